@@ -1,0 +1,33 @@
+# make demo    label a dozen photographs and look at them      (TEACHER=center.tflite where there is no network)
+# make test    the test suite, on this machine
+# make lint    ruff and mypy
+# make bench   every benchmark, as ratios from one run
+
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/installed
+
+.PHONY: demo test lint bench clean
+
+demo: $(INSTALLED)
+	$(BIN)/python -m labeler.run $(if $(TEACHER),--teacher $(TEACHER))
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(INSTALLED)
+	for benchmark in tests/benchmarks/bench_*.py; do $(BIN)/python $$benchmark || exit 1; done
+
+$(INSTALLED): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[teacher,eval,dev]'
+	touch $(INSTALLED)
+
+clean:
+	rm -rf .venv runs build *.egg-info

@@ -1,0 +1,1 @@
+"""What the labelling and the training job share: settings, storage, the shards' format, images, pages."""

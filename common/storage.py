@@ -1,0 +1,186 @@
+"""Where data sets lie: one small interface over a folder (later also S3), whose writes are whole or not at all."""
+
+import contextlib
+import fcntl
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO, Protocol
+
+from common.errors import UserError
+
+PARTIAL = ".partial"  # unfinished files, of a running or a killed job
+
+
+class Storage(Protocol):
+    """A data set's place. Names are relative, with `/`; a name appears only when its content is complete."""
+
+    def exists(self, name: str) -> bool:
+        """Is there such an object?"""
+        ...
+
+    def list(self, folder: str = "") -> list[str]:
+        """Sorted names of the objects directly in a folder; empty where there is no such folder."""
+        ...
+
+    def open(self, name: str) -> BinaryIO:
+        """Open for reading, seekable. Raises FileNotFoundError."""
+        ...
+
+    def read(self, name: str) -> bytes:
+        """The whole content. Raises FileNotFoundError."""
+        ...
+
+    def scratch(self) -> contextlib.AbstractContextManager[BinaryIO]:
+        """A new local file to write to, gone after the `with` block unless it was put."""
+        ...
+
+    def put_file(self, name: str, file: BinaryIO) -> bool:
+        """Give a scratch file its name if nothing has that name yet; False where something has."""
+        ...
+
+    def put(self, name: str, content: bytes) -> bool:
+        """Write if absent, atomically; False where something has that name."""
+        ...
+
+    def replace(self, name: str, content: bytes) -> None:
+        """Write or overwrite, atomically."""
+        ...
+
+    def check_writable(self) -> None:
+        """Prove that new data can be written so. Raises UserError."""
+        ...
+
+    def sweep(self) -> None:
+        """Remove what dead writers left unfinished."""
+        ...
+
+    def free_bytes(self) -> int:
+        """Space for new data."""
+        ...
+
+
+class LocalStorage:
+    """A folder on a local or shared POSIX file system.
+
+    Files are written under `.partial/`, flushed to disk and hard-linked to their name: linking never overwrites.
+    Writers hold a lock on their unfinished file, so that `sweep` can tell a dead writer's files from a live one's.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def exists(self, name: str) -> bool:
+        return (self.root / name).exists()
+
+    def list(self, folder: str = "") -> list[str]:
+        try:
+            with os.scandir(self.root / folder) as entries:
+                return sorted(f"{folder}/{e.name}".lstrip("/") for e in entries if e.is_file())
+        except FileNotFoundError:
+            return []
+
+    def open(self, name: str) -> BinaryIO:
+        return (self.root / name).open("rb")
+
+    def read(self, name: str) -> bytes:
+        return (self.root / name).read_bytes()
+
+    @contextlib.contextmanager
+    def scratch(self) -> Iterator[BinaryIO]:
+        path, file = self._create_locked()
+        try:
+            with file:
+                yield file
+        finally:
+            path.unlink(missing_ok=True)
+
+    def put_file(self, name: str, file: BinaryIO) -> bool:
+        file.flush()
+        os.fsync(file.fileno())
+        target = self.root / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            os.link(file.name, target)
+        except FileExistsError:
+            return False
+        _sync_folder(target.parent)
+        return True
+
+    def put(self, name: str, content: bytes) -> bool:
+        with self.scratch() as file:
+            file.write(content)
+            return self.put_file(name, file)
+
+    def replace(self, name: str, content: bytes) -> None:
+        target = self.root / name
+        with self.scratch() as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+            target.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(file.name, target)
+            _sync_folder(target.parent)
+
+    def check_writable(self) -> None:
+        """Prove that the folder takes files and hard links. Raises UserError."""
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            with self.scratch() as file:
+                probe = f"{PARTIAL}/{uuid.uuid4().hex}.probe"
+                self.put_file(probe, file)
+                (self.root / probe).unlink()
+        except OSError as error:
+            raise UserError(
+                f"cannot write to {self.root}: {error.strerror}; "
+                "expected a folder, new or writable, on a file system with hard links"
+            ) from None
+
+    def sweep(self) -> None:
+        """Remove the unfinished files of writers that are dead; those of live ones stay."""
+        folder = self.root / PARTIAL
+        if not folder.is_dir():
+            return
+        for path in folder.iterdir():
+            with contextlib.suppress(OSError), path.open("rb") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                path.unlink()
+        with contextlib.suppress(OSError):
+            folder.rmdir()
+
+    def free_bytes(self) -> int:
+        """Free space for new files."""
+        return shutil.disk_usage(self.root).free
+
+    def _create_locked(self) -> tuple[Path, BinaryIO]:
+        """A new unfinished file that this process holds the lock of."""
+        while True:
+            path = self.root / PARTIAL / uuid.uuid4().hex
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                file = path.open("xb")
+            except FileNotFoundError:  # another run's sweep removed the folder just now
+                continue
+            with contextlib.suppress(OSError):  # a file system without locks: sweep will leave its files alone
+                fcntl.flock(file, fcntl.LOCK_EX)
+            if os.fstat(file.fileno()).st_nlink:
+                return path, file
+            file.close()  # another run's sweep took it between creation and lock
+
+
+def open_storage(location: str) -> Storage:
+    """The storage at a local path."""
+    if "://" in location:
+        raise UserError(f"{location}: only local folders can be used as yet")
+    return LocalStorage(Path(location))
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a new name in a folder survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

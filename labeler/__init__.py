@@ -1,0 +1,1 @@
+"""The labelling job: photographs in, ImageNet-Attn shards out."""

@@ -1,0 +1,51 @@
+"""EXIF orientations: turn a picture upright for the teacher, and its map and points back to the stored pixels.
+
+Upright = the stored pixels, transposed or not, then flipped along x or y or both.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from torch import Tensor
+
+
+class _Turn(NamedTuple):
+    transpose: bool
+    flip_x: bool
+    flip_y: bool
+
+
+TURNS = {
+    1: _Turn(False, False, False),
+    2: _Turn(False, True, False),
+    3: _Turn(False, True, True),
+    4: _Turn(False, False, True),
+    5: _Turn(True, False, False),
+    6: _Turn(True, True, False),
+    7: _Turn(True, True, True),
+    8: _Turn(True, False, True),
+}
+
+
+def upright(pixels: Tensor, orientation: int) -> Tensor:
+    """Stored pixels [..., H, W] -> the picture as people see it."""
+    turn = TURNS[orientation]
+    if turn.transpose:
+        pixels = pixels.transpose(-1, -2)
+    flips = [axis for axis, flip in ((-1, turn.flip_x), (-2, turn.flip_y)) if flip]
+    return pixels.flip(flips) if flips else pixels
+
+
+def map_to_stored(attention: np.ndarray, orientation: int) -> np.ndarray:
+    """A map [H, W] of the upright picture -> of the stored pixels."""
+    turn = TURNS[orientation]
+    attention = attention[:: -1 if turn.flip_y else 1, :: -1 if turn.flip_x else 1]
+    return np.ascontiguousarray(attention.T if turn.transpose else attention)
+
+
+def points_to_stored(points: np.ndarray, orientation: int) -> np.ndarray:
+    """Points [n, 3] of x, y in [0, 1] and strength, of the upright picture -> of the stored pixels."""
+    turn = TURNS[orientation]
+    x = 1 - points[:, 0] if turn.flip_x else points[:, 0]
+    y = 1 - points[:, 1] if turn.flip_y else points[:, 1]
+    return np.stack([y, x, points[:, 2]] if turn.transpose else [x, y, points[:, 2]], axis=1)
