@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import itertools
 import tarfile
 from collections.abc import Iterator
 from typing import BinaryIO, Literal, NamedTuple
@@ -106,21 +107,20 @@ class _HashingFile:
         return self.position
 
 
-def read_samples(file: BinaryIO) -> Iterator[tuple[str, dict[str, bytes]]]:
-    """The samples of a shard, as key and members by extension. Raises tarfile.ReadError on a damaged archive."""
-    key = ""
-    members: dict[str, bytes] = {}
+def read_members(file: BinaryIO) -> Iterator[tuple[tarfile.TarInfo, bytes]]:
+    """The files of a shard with their headers, in order. Raises tarfile.ReadError on a damaged archive."""
     with tarfile.open(fileobj=file, mode="r:") as tar:
         for header in tar:
-            name, _, extension = header.name.partition(".")
-            if name != key and members:
-                yield key, members
-                members = {}
             content = tar.extractfile(header)
-            key, members[extension] = name, content.read() if content else b""
+            yield header, content.read() if content else b""
             tar.members = []  # type: ignore[attr-defined]  # tarfile would keep every header
-    if members:
-        yield key, members
+
+
+def read_samples(file: BinaryIO) -> Iterator[tuple[str, dict[str, bytes]]]:
+    """The samples of a shard, as key and members by extension. Raises tarfile.ReadError on a damaged archive."""
+    members = ((*header.name.partition(".")[::2], content) for header, content in read_members(file))
+    for key, group in itertools.groupby(members, key=lambda member: member[0]):
+        yield key, {extension: content for _, extension, content in group}
 
 
 def encode_map(attention: np.ndarray) -> bytes:
