@@ -5,6 +5,8 @@ from collections.abc import Callable
 from enum import StrEnum
 from typing import NoReturn
 
+from pydantic import ValidationError
+
 
 class UserError(Exception):
     """Something only the user can mend. The message says what was expected, what was found and what to do."""
@@ -36,6 +38,14 @@ class ImageFailure(ValueError):
 
     def __reduce__(self) -> tuple[type, tuple[Reason, str]]:
         return ImageFailure, (self.reason, self.message)
+
+
+def told(error: Exception) -> str:
+    """An error as one line, without pydantic's addresses."""
+    if isinstance(error, ValidationError):
+        first = error.errors()[0]
+        return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def run_program(main: Callable[[], int]) -> NoReturn:

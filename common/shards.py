@@ -123,6 +123,18 @@ def read_samples(file: BinaryIO) -> Iterator[tuple[str, dict[str, bytes]]]:
         yield key, {extension: content for _, extension, content in group}
 
 
+def decode_sample(key: str, members: dict[str, bytes]) -> Sample:
+    """The inverse of `Sample.members`. Raises KeyError, ValueError or Pillow's errors on missing or damaged members."""
+    return Sample(
+        key,
+        members.get("jpg"),
+        int(members["cls"]) if "cls" in members else None,
+        SampleInfo.model_validate_json(members["json"]),
+        decode_map(members["attn.png"]),
+        decode_points(members["gaze.npy"]),
+    )
+
+
 def encode_map(attention: np.ndarray) -> bytes:
     """uint8 [S, S] -> PNG, 8-bit grey."""
     buffer = io.BytesIO()

@@ -17,6 +17,8 @@ PARTIAL = ".partial"  # unfinished files, of a running or a killed job
 class Storage(Protocol):
     """A data set's place. Names are relative, with `/`; a name appears only when its content is complete."""
 
+    location: str  # as the user named it
+
     def exists(self, name: str) -> bool:
         """Is there such an object?"""
         ...
@@ -71,6 +73,7 @@ class LocalStorage:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self.location = str(root)
 
     def exists(self, name: str) -> bool:
         return (self.root / name).exists()

@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from common.manifest import Manifest, Plan
+from common.manifest import CARD, Manifest, Plan
 
 CONTEXT: dict[str, Any] = {
     "@language": "en",
@@ -16,6 +16,7 @@ CONTEXT: dict[str, Any] = {
     "data": {"@id": "cr:data", "@type": "@json"},
     "dataType": {"@id": "cr:dataType", "@type": "@vocab"},
     "dct": "http://purl.org/dc/terms/",
+    "equivalentProperty": "cr:equivalentProperty",
     "examples": {"@id": "cr:examples", "@type": "@json"},
     "extract": "cr:extract",
     "field": "cr:field",
@@ -35,6 +36,7 @@ CONTEXT: dict[str, Any] = {
     "regex": "cr:regex",
     "repeated": "cr:repeated",
     "replace": "cr:replace",
+    "samplingRate": "cr:samplingRate",
     "sc": "https://schema.org/",
     "separator": "cr:separator",
     "source": "cr:source",
@@ -79,7 +81,7 @@ def croissant(plan: Plan, manifest: Manifest) -> bytes:
         f"network ({manifest.teacher.id}). {manifest.written} samples in WebDataset tar shards.",
         "citeAs": CITATION,
         "license": "The labels: https://www.apache.org/licenses/LICENSE-2.0. The photographs keep their own licences.",
-        "url": "https://github.com/google/attention-center",
+        "url": CARD,
         "version": manifest.schema_version + ".0",
         "distribution": shards + [_file_set(name, extension, mime, manifest) for name, extension, mime, _, _ in kinds],
         "recordSet": [

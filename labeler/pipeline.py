@@ -2,7 +2,6 @@
 
 import logging
 import os
-import threading
 from typing import Any
 
 import ray
@@ -63,7 +62,7 @@ class LabelWorker:
 
 
 def label_shards(
-    settings: LabelSettings, output: str, plan: Plan, pending: list[int], teacher: TeacherSource, line: ProgressLine
+    settings: LabelSettings, output: str, plan: Plan, pending: list[int], teacher: TeacherSource
 ) -> dict[int, str]:
     """Label the pending shards. Returns those that failed, with the reason. Raises UserError where Ray has no room."""
     _start_ray()
@@ -79,17 +78,18 @@ def label_shards(
         num_gpus=gpus or None,
     ).iter_rows()
     problems: dict[int, str] = {}
-    with _polling(counter, line):
+    with ProgressLine(plan, pending, lambda: ray.get(counter.total.remote())) as line:
         for row in rows:
             line.shard_done()
             if row["error"]:
                 problems[row["shard"]] = row["error"]
-    line.images(*ray.get(counter.total.remote()))
     return problems
 
 
 def _start_ray() -> None:
     """Join the cluster that the environment names, or start one here; no noise beside our own progress line."""
+    # Ray's core prints an error for every actor of Ray Data (ray#53727), which means nothing for this job
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     ray.init(log_to_driver=False, logging_level=logging.ERROR, ignore_reinit_error=True)
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     context = DataContext.get_current()
@@ -113,24 +113,3 @@ def _room(settings: LabelSettings, pending: int) -> tuple[int, float]:
 def _threads(settings: LabelSettings, gpus: float) -> int:
     """A GPU is fed by many decoding threads; beside the teacher on a CPU core, two keep it busy."""
     return settings.threads_per_worker or (max(4, min(16, os.cpu_count() or 4)) if gpus else 2)
-
-
-class _polling:
-    """Show the counter on the progress line, twice a second, while the `with` block runs."""
-
-    def __init__(self, counter: Any, line: ProgressLine) -> None:
-        self.counter = counter
-        self.line = line
-        self.stop = threading.Event()
-        self.thread = threading.Thread(target=self._poll, daemon=True)
-
-    def __enter__(self) -> None:
-        self.thread.start()
-
-    def __exit__(self, *exception: object) -> None:
-        self.stop.set()
-        self.thread.join()
-
-    def _poll(self) -> None:
-        while not self.stop.wait(0.5):
-            self.line.images(*ray.get(self.counter.total.remote()))

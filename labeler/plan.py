@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from common.errors import UserError
+from common.errors import UserError, told
 from common.manifest import (
     LISTING,
     PLAN,
@@ -99,9 +99,9 @@ def read_plan(storage: Storage) -> Plan:
     try:
         return Plan.model_validate_json(storage.read(PLAN))
     except FileNotFoundError:
-        raise UserError(f"there is no {PLAN} here: expected the folder of a data set that labeler.run made") from None
+        raise UserError(f"{storage.location}: expected the folder of a data set, found no {PLAN} in it") from None
     except ValueError as error:
-        raise UserError(f"{PLAN} is damaged or of another version: {str(error).splitlines()[0]}") from None
+        raise UserError(f"{storage.location}/{PLAN} is damaged or of another version: {told(error)}") from None
 
 
 def read_listing(storage: Storage) -> pa.Table:

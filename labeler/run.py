@@ -82,7 +82,6 @@ def _label(
     settings: LabelSettings, output: str, storage: Storage, plan: Plan, teacher: "TeacherSource"
 ) -> dict[int, str]:
     """Make the shards that are not there yet. Returns those that failed, with the reason."""
-    from labeler.progress import ProgressLine
     from labeler.publish import read_records
 
     storage.sweep()
@@ -95,12 +94,7 @@ def _label(
     _check_space(storage, output, plan, len(pending))
     from labeler.pipeline import label_shards
 
-    done = sum(record.samples + len(record.failed) for record in records.values())
-    line = ProgressLine(plan, done, len(records))
-    try:
-        return label_shards(settings, output, plan, pending, teacher, line)
-    finally:
-        line.close()
+    return label_shards(settings, output, plan, pending, teacher)
 
 
 def _check_space(storage: Storage, output: str, plan: Plan, pending: int) -> None:

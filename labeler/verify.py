@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 from tqdm import tqdm
 
-from common.errors import UserError, run_program
+from common.errors import UserError, run_program, told
 from common.manifest import (
     CARD,
     CROISSANT,
@@ -78,7 +78,7 @@ def _records(storage: Storage, plan: Plan, problems: list[str]) -> dict[int, Rec
         try:
             record = Record.model_validate_json(storage.read(name))
         except ValueError as error:
-            problems.append(f"{name}: damaged: {_first_line(error)}")
+            problems.append(f"{name}: damaged: {told(error)}")
             continue
         if record.shard != shard_name(names[name]):
             problems.append(f"{name}: speaks of {record.shard}")
@@ -105,7 +105,7 @@ def _plan_problems(storage: Storage, plan: Plan, started: bool) -> list[str]:
             problems.append(f"{LISTING}: its images are not those of the plan")
         problems += _deal_problems(table, plan)
     except (pa.ArrowException, OSError, KeyError, ValueError) as error:
-        problems.append(f"{LISTING}: damaged: {_first_line(error)}")
+        problems.append(f"{LISTING}: damaged: {told(error)}")
     return problems
 
 
@@ -161,7 +161,7 @@ def _manifest_problems(storage: Storage, plan: Plan, records: dict[int, Record])
             differing = [name for name in Manifest.model_fields if getattr(manifest, name) != getattr(expected, name)]
             problems.append(f"{MANIFEST}: not what the records say: {', '.join(differing)}")
     except ValueError as error:
-        problems.append(f"{MANIFEST}: damaged: {_first_line(error)}")
+        problems.append(f"{MANIFEST}: damaged: {told(error)}")
     if expected.written + expected.failed != plan.images:
         problems.append(
             f"{expected.written} samples and {expected.failed} failures are not the {plan.images} planned images"
@@ -180,10 +180,6 @@ def _same_json(found: bytes, expected: bytes) -> bool:
         return [json.loads(line) for line in found.splitlines()] == [json.loads(line) for line in expected.splitlines()]
     except ValueError:
         return False
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
 def main() -> int:

@@ -10,6 +10,7 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image
 
+from common.errors import told
 from common.manifest import Plan, Record, canonical_json, record_name, sha256, shard_name
 from common.shards import MEMBERS, SampleInfo, decode_map, decode_points, read_members
 from common.sources import class_folder
@@ -33,7 +34,7 @@ def shard_problems(dataset: str, shard: int) -> list[str]:
     except FileNotFoundError:
         return []  # said of the data set as a whole
     except Exception as error:  # damage takes many shapes
-        return [f"{name}: cannot be checked: {type(error).__name__}: {error}"]
+        return [f"{name}: cannot be checked: {told(error)}"]
     return [f"{name}: {problem}" for problem in problems]
 
 
@@ -94,7 +95,7 @@ def _sample_problems(members: dict[str, bytes], image: PlannedImage, plan: Plan)
         yield from _map_problems(decode_map(members["attn.png"]), plan)
         yield from _points_problems(decode_points(members["gaze.npy"]), info, plan)
     except Exception as error:  # the decoders of damaged bytes raise what they like
-        yield f"unreadable: {' '.join(str(error).split())}"
+        yield f"unreadable: {told(error)}"
 
 
 def _info_problems(members: dict[str, bytes], info: SampleInfo, image: PlannedImage, plan: Plan) -> Iterator[str]:

@@ -1,0 +1,117 @@
+"""What a preview needs to know of a data set: its records added up, and samples measured for comparison."""
+
+import functools
+import itertools
+import math
+import tarfile
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass, field
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+from pydantic import ValidationError
+
+from common.errors import Reason, told
+from common.manifest import RECORDS, Failure, Record
+from common.shards import Sample, decode_sample, read_samples
+from common.storage import Storage
+
+MOST_SHARDS, MOST_SAMPLES = 8, 4000  # measured of one data set
+EXAMPLES = 3  # kept of each kind of failure
+
+T = TypeVar("T")
+
+
+@dataclass
+class Ledger:
+    """What the records say was written and left out, and what is wrong with the files."""
+
+    shards: dict[str, int] = field(default_factory=dict)  # samples by name
+    samples: int = 0
+    bytes: int = 0
+    failures: Counter[Reason] = field(default_factory=Counter)
+    examples: dict[Reason, list[Failure]] = field(default_factory=dict)
+    notes: dict[str, str] = field(default_factory=dict)  # the first trouble met, by file
+
+
+class Finding(NamedTuple):
+    """What a sample is compared by. `mean` and `area` are parts of 1, of the map's maximum and of the frame."""
+
+    shard: str
+    key: str
+    points: int
+    mean: float
+    area: float
+    map_max: float
+
+
+def read_ledger(storage: Storage) -> Ledger:
+    """Add up the records of the committed shards. A record that cannot be read is noted."""
+    ledger = Ledger()
+    for name in storage.list(RECORDS):
+        try:
+            record = Record.model_validate_json(storage.read(name))
+        except (OSError, ValidationError) as error:
+            ledger.notes[name] = told(error)
+            continue
+        ledger.shards[record.shard] = record.samples
+        ledger.samples += record.samples
+        ledger.bytes += record.bytes
+        ledger.failures.update(record.failures)
+        for failure in record.failed:
+            examples = ledger.examples.setdefault(failure.reason, [])
+            examples.extend([failure] if len(examples) < EXAMPLES else [])
+    return ledger
+
+
+def survey(storage: Storage, ledger: Ledger, generator: np.random.Generator) -> list[Finding]:
+    """Measure the first samples of shards drawn at random: which image is in which shard was drawn by the plan."""
+    filled = [name for name, samples in ledger.shards.items() if samples]
+    names = sorted(generator.permutation(filled)[:MOST_SHARDS].tolist())
+    share = math.ceil(MOST_SAMPLES / max(len(names), 1))
+    found = (read_each(storage, name, ledger, functools.partial(measured, name)) for name in names)
+    return [finding for findings in found for finding in itertools.islice(findings, share)]
+
+
+def measured(shard: str, sample: Sample) -> Finding:
+    """What is compared of a sample."""
+    mean, area = float(sample.attention.mean() / 255), map_area(sample.attention)
+    return Finding(shard, sample.key, len(sample.gaze), mean, area, sample.info.map_max)
+
+
+def map_area(attention: np.ndarray) -> float:
+    """The part of the frame that a map spreads over: exp(entropy) of the map as a distribution, over its pixels.
+
+    attention: uint8 [H, W]. An even map gives 1, a map of one pixel 1 / (H W), an empty map 0.
+    """
+    counts, values = np.bincount(attention.ravel(), minlength=256)[1:], np.arange(1, 256)
+    total = float(counts @ values)
+    if total == 0:
+        return 0.0
+    entropy = math.log(total) - float(counts @ (values * np.log(values))) / total
+    return math.exp(entropy) / attention.size
+
+
+def read_each(
+    storage: Storage, shard: str, ledger: Ledger, use: Callable[[Sample], T], keys: Collection[str] | None = None
+) -> Iterator[T]:
+    """What `use` makes of a shard's samples (only of those in `keys`, if given); what cannot be read is noted."""
+    count = 0
+    try:
+        with storage.open(shard) as file:
+            for key, members in read_samples(file):
+                count += 1
+                if keys is not None and key not in keys:
+                    continue
+                try:
+                    used = use(decode_sample(key, members))
+                except Exception as error:  # Pillow and numpy raise many kinds on damaged bytes
+                    ledger.notes.setdefault(shard, f"sample {key} cannot be read: {told(error)}")
+                    continue
+                yield used
+    except (OSError, tarfile.TarError) as error:
+        ledger.notes.setdefault(shard, f"damaged after {count} samples: {told(error)}")
+        return
+    if count != ledger.shards[shard]:
+        ledger.notes.setdefault(shard, f"holds {count} samples, its record counts {ledger.shards[shard]}")
