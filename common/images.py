@@ -12,9 +12,10 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from torchvision.io import ImageReadMode, decode_jpeg
 
-from common.errors import ImageFailure, Reason
+from common.errors import ImageFailure, Reason, told
 
 JPEG_QUALITY = 95  # of the sources that must be encoded anew
+JPEG_LONGEST_SIDE = 65_500  # libjpeg's own limit
 ORIENTATION_TAG = 0x0112
 BASELINE_OR_PROGRESSIVE = (0xC0, 0xC1, 0xC2)
 STANDALONE_MARKERS = {0x01, *range(0xD0, 0xD9)}
@@ -101,14 +102,14 @@ def _reencoded(data: bytes, max_pixels: int, min_side: int) -> tuple[Tensor, Sto
         raise ImageFailure(Reason.NOT_AN_IMAGE, f"no decoder knows these {len(data)} bytes") from None
     _check_size(image.width, image.height, max_pixels, min_side)
     source = f"{image.format} {image.mode}"
+    encoded = io.BytesIO()
     try:
         rgb = _flattened(ImageOps.exif_transpose(image))
+        rgb.save(encoded, "JPEG", quality=JPEG_QUALITY)
     except Exception as error:
-        message = f"{source}: {' '.join(str(error).split()) or type(error).__name__}"
+        message = f"{source}: {told(error)}"
         reason = Reason.TRUNCATED if "truncated" in message.lower() else Reason.CORRUPT
         raise ImageFailure(reason, message) from None
-    encoded = io.BytesIO()
-    rgb.save(encoded, "JPEG", quality=JPEG_QUALITY)
     jpeg = encoded.getvalue()
     return _decoded(jpeg), StoredImage(jpeg, rgb.width, rgb.height, 1, source)
 
@@ -132,7 +133,7 @@ def _flattened(image: Image.Image) -> Image.Image:
 
 def _orientation(data: bytes) -> int:
     """The EXIF orientation of a JPEG; 1 where it has none or a senseless one."""
-    if b"Exif\0" not in data[: 1 << 16]:
+    if b"Exif\0" not in data:
         return 1
     try:
         value = Image.open(io.BytesIO(data)).getexif().get(ORIENTATION_TAG)
@@ -144,5 +145,9 @@ def _orientation(data: bytes) -> int:
 def _check_size(width: int, height: int, max_pixels: int, min_side: int) -> None:
     if width * height > max_pixels:
         raise ImageFailure(Reason.TOO_LARGE, f"{width} x {height} pixels, over max_pixels = {max_pixels}")
+    if max(width, height) > JPEG_LONGEST_SIDE:
+        raise ImageFailure(
+            Reason.TOO_LARGE, f"{width} x {height} pixels, a JPEG holds at most {JPEG_LONGEST_SIDE} a side"
+        )
     if min(width, height) < min_side:
         raise ImageFailure(Reason.TOO_SMALL, f"{width} x {height} pixels, a side below min_side = {min_side}")

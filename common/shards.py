@@ -12,6 +12,7 @@ from PIL import Image
 from pydantic import Field
 
 from common.manifest import SCHEMA_VERSION, Document, canonical_json
+from common.tars import tar_headers
 
 PNG_LEVEL = 1  # 16 KB a map; level 9 saves a tenth for ten times the time
 MEMBERS = ("jpg", "cls", "json", "attn.png", "gaze.npy")  # in this order; jpg and cls may be absent throughout
@@ -109,11 +110,9 @@ class _HashingFile:
 
 def read_members(file: BinaryIO) -> Iterator[tuple[tarfile.TarInfo, bytes]]:
     """The files of a shard with their headers, in order. Raises tarfile.ReadError on a damaged archive."""
-    with tarfile.open(fileobj=file, mode="r:") as tar:
-        for header in tar:
-            content = tar.extractfile(header)
-            yield header, content.read() if content else b""
-            tar.members = []  # type: ignore[attr-defined]  # tarfile would keep every header
+    for header in tar_headers(file):
+        file.seek(header.offset_data)
+        yield header, file.read(header.size)
 
 
 def read_samples(file: BinaryIO) -> Iterator[tuple[str, dict[str, bytes]]]:

@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from common import demo
 from common.errors import ImageFailure, Reason, UserError
+from common.tars import tar_headers
 
 IMAGE_EXTENSIONS = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm"}
 TAR_EXTENSION = ".tar"
@@ -131,34 +132,33 @@ class LocalSource:
                     identity = _identity(Path(entry.path))
                     if identity not in ancestors:  # else a symbolic link back to a folder we are in
                         pending.append((Path(entry.path), f"{uri}/", ancestors | {identity}))
-                elif _is_tar(entry.name):
+                elif _is_tar(entry.name) and entry.is_file():
                     yield from _tar_images(Path(entry.path), uri, f"{uri}/", skipped)
                 elif _is_image(entry.name):
                     yield ImageRef(uri, _size(entry), None, 0)
                 else:
-                    skipped[PurePosixPath(uri).suffix.lower() or "no extension"] += 1
+                    skipped[_kind(uri)] += 1
 
 
 def _tar_images(path: Path, container: str, prefix: str, skipped: Counter[str]) -> Iterator[ImageRef]:
     """The images in a tar and in the tars inside it (ImageNet's own file is a tar of tars), with absolute offsets."""
     try:
         with path.open("rb") as file:
-            pending = [(0, prefix)]
+            pending: list[tuple[int, int | None, str]] = [(0, None, prefix)]
             while pending:
-                base, inner = pending.pop()
-                file.seek(base)
-                with tarfile.open(fileobj=file, mode="r:") as tar:
-                    for member in tar:
-                        if not member.isreg():
-                            continue
-                        uri = inner + _text(member.name)
-                        if _is_tar(member.name):
-                            pending.append((member.offset_data, f"{uri}/"))
-                        elif _is_image(member.name):
-                            yield ImageRef(uri, member.size, container, member.offset_data)
-                        else:
-                            skipped[PurePosixPath(uri).suffix.lower() or "no extension"] += 1
-                        tar.members = []  # type: ignore[attr-defined]  # tarfile would keep every header
+                start, end, inner = pending.pop()
+                for header in tar_headers(file, start, end):
+                    uri = inner + _text(header.name)
+                    if header.isdir():
+                        continue
+                    if not header.isreg():
+                        skipped["links in tars"] += 1
+                    elif _is_tar(header.name):
+                        pending.append((header.offset_data, header.offset_data + header.size, f"{uri}/"))
+                    elif _is_image(header.name):
+                        yield ImageRef(uri, header.size, container, header.offset_data)
+                    else:
+                        skipped[_kind(uri)] += 1
     except (OSError, tarfile.TarError) as error:
         raise UserError(f"{path} cannot be read as an uncompressed tar file: {error}") from None
 
@@ -166,7 +166,11 @@ def _tar_images(path: Path, container: str, prefix: str, skipped: Counter[str]) 
 def class_folder(uri: str) -> str | None:
     """The folder (or tar) that holds an image: its class in ImageNet's layout; None for an image at the top."""
     parent = PurePosixPath(uri).parent.name
-    return parent.removesuffix(TAR_EXTENSION) or None
+    return (parent[: -len(TAR_EXTENSION)] if _is_tar(parent) else parent) or None
+
+
+def _kind(uri: str) -> str:
+    return PurePosixPath(uri).suffix.lower() or "no extension"
 
 
 def _is_image(name: str) -> bool:

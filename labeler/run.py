@@ -3,6 +3,7 @@
 python -m labeler.run --input IMAGES --output DATASET
 """
 
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,7 +35,7 @@ def main(argv: list[str] | None = None) -> int:
     plan, table = make_plan(listing, settings.deciding(), teacher.identity, settings.input)
     storage.check_writable()
     keep_plan(storage, plan, table)
-    _describe(plan, output, sum(listing.skipped.values()))
+    _describe(plan, output, listing.skipped)
     if settings.plan_only:
         return 0
     problems = _label(settings, output, storage, plan, teacher)
@@ -69,13 +70,16 @@ def _find_teacher(name: str) -> "TeacherSource":
     return find_teacher(name)
 
 
-def _describe(plan: Plan, output: str, skipped: int) -> None:
+def _describe(plan: Plan, output: str, skipped: Counter[str]) -> None:
     """What is going to happen, in a few lines."""
-    classes = f"{len(plan.classes):,} classes" if plan.classes else "no classes (some images lie in no class folder)"
+    classes = (
+        f"{len(plan.classes):,} classes" if plan.classes else "no classes (there are images outside of class folders)"
+    )
     print(f"plan: {plan.shards:,} shards, {plan.images:,} images, {plan.bytes:,} bytes, {classes}")
     print(f"      teacher {plan.teacher.id}, output {output}, fingerprint {plan.fingerprint[:12]}")
     if skipped:
-        print(f"      {skipped:,} other files in the input are not images by their names and are left alone")
+        kinds = ", ".join(f"{count:,} {kind}" for kind, count in skipped.most_common(5))
+        print(f"      {skipped.total():,} other files in the input are left alone ({kinds})")
 
 
 def _label(

@@ -45,7 +45,8 @@ class ForeignTeacher(nn.Module):
         maps = self.module(images).float()
         maps = maps[:, 0] if maps.ndim == 4 else maps
         maxima = maps.amax((1, 2))
-        return maps / maxima[:, None, None], maxima
+        divisors = torch.where(maxima > 0, maxima, 1)  # a map without a positive value stays one
+        return maps / divisors[:, None, None], maxima
 
     def forward(self, images: Tensor) -> Tensor:
         return self.predict(images)[0]
