@@ -31,7 +31,7 @@ class StoredImage(NamedTuple):
     width: int
     height: int
     orientation: int  # EXIF, 1..8; 1 is upright
-    reencoded_from: str | None  # the source's format where `jpeg` is not the source's own bytes
+    reencoded_from: str  # the source's format where `jpeg` is not the source's own bytes, else empty
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def read_photograph(data: bytes, max_pixels: int, min_side: int) -> tuple[Tensor
         pixels = _decoded(data)
     except RuntimeError as error:
         raise ImageFailure(Reason.CORRUPT, str(error).splitlines()[0]) from None
-    return pixels, StoredImage(data, header.width, header.height, _orientation(data), None)
+    return pixels, StoredImage(data, header.width, header.height, _orientation(data), "")
 
 
 def jpeg_header(data: bytes) -> JpegHeader | None:

@@ -3,6 +3,7 @@
 import argparse
 import difflib
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Any, TypeVar
@@ -35,6 +36,9 @@ class Settings(BaseSettings):
 
     config: Path | None = Field(None, description="YAML file of settings; keys are the flags' names with underscores")
 
+
+# what Kubernetes sets in every container for a service that happens to be named like the prefix
+KUBERNETES_VARIABLE = re.compile(r"_(SERVICE_HOST|SERVICE_PORT|PORT)(_|$)")
 
 S = TypeVar("S", bound=Settings)
 
@@ -74,7 +78,9 @@ def load_settings(cls: type[S], argv: list[str] | None = None) -> S:
 def _config_path(cls: type[Settings], arguments: list[str]) -> Path | None:
     """The YAML file that the arguments or the environment name, checked to be one."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--config", default=os.environ.get(f"{cls.model_config['env_prefix']}CONFIG"))
+    variable = f"{cls.model_config['env_prefix']}CONFIG"
+    from_environment = next((value for name, value in os.environ.items() if name.upper() == variable), None)
+    parser.add_argument("--config", default=from_environment)
     try:
         named = parser.parse_known_args(arguments)[0].config
     except SystemExit:
@@ -85,8 +91,8 @@ def _config_path(cls: type[Settings], arguments: list[str]) -> Path | None:
         content = yaml.safe_load(Path(named).read_text())
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UserError(f"--config {named}: cannot be read as YAML: {' '.join(str(error).split())}") from None
-    if content is not None and not isinstance(content, dict):
-        raise UserError(f"--config {named}: expected lines of `setting: value`, found a {type(content).__name__}")
+    if content is not None and not (isinstance(content, dict) and all(isinstance(key, str) for key in content)):
+        raise UserError(f"--config {named}: expected lines of `setting: value`, found {content!r:.60}")
     return Path(named)
 
 
@@ -95,8 +101,10 @@ def _check_environment(cls: type[Settings]) -> None:
     prefix = str(cls.model_config["env_prefix"])
     known = {f"{prefix}{name}".upper() for name in cls.model_fields}
     for variable in os.environ:
-        if variable.upper().startswith(prefix) and variable.upper() not in known:
-            raise UserError(f"environment variable {variable}: there is no such setting (--help lists every setting)")
+        name = variable.upper()
+        if name.startswith(prefix) and name not in known and not KUBERNETES_VARIABLE.search(name):
+            suggestion = _suggestion(cls, name.removeprefix(prefix).lower())
+            raise UserError(f"environment variable {variable}: there is no such setting{suggestion}")
 
 
 def _sentence(cls: type[Settings], error: ValidationError) -> str:

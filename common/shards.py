@@ -19,16 +19,20 @@ MEMBERS = ("jpg", "cls", "json", "attn.png", "gaze.npy")  # in this order; jpg a
 
 
 class SampleInfo(Document):
-    """The content of `<key>.json`."""
+    """The content of `<key>.json`. No value is null: readers that infer types from the first samples would trip."""
 
     schema_version: Literal["1.0"] = SCHEMA_VERSION
     source: str = Field(description="the image's path, relative to the input")
-    wnid: str | None = Field(description="the folder that held the image, the WordNet id in ImageNet")
+    wnid: str = Field(
+        description="the folder that held the image, the WordNet id in ImageNet; empty where there was none"
+    )
     width: int = Field(gt=0, description="of the stored pixels")
     height: int = Field(gt=0, description="of the stored pixels")
     exif_orientation: int = Field(ge=1, le=8, description="how a viewer turns the stored pixels; 1 is upright")
     source_sha256: str = Field(pattern="^[0-9a-f]{64}$", description="checksum of the source file's bytes")
-    reencoded_from: str | None = Field(description="the source's format where the jpg is not the source's own bytes")
+    reencoded_from: str = Field(
+        description="the source's format where the jpg is not the source's own bytes; empty where it is"
+    )
     teacher: str = Field(description="name@checksum of the network that made the map")
     map_max: float = Field(description="the map's maximum before it was divided by it")
     gaze_points: int = Field(ge=0, description="rows of gaze.npy")

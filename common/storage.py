@@ -82,7 +82,7 @@ class LocalStorage:
         try:
             with os.scandir(self.root / folder) as entries:
                 return sorted(f"{folder}/{e.name}".lstrip("/") for e in entries if e.is_file())
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return []
 
     def open(self, name: str) -> BinaryIO:

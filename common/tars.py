@@ -16,6 +16,8 @@ def tar_headers(file: BinaryIO, start: int = 0, end: int | None = None) -> Itera
         for header in tar:
             if end is not None and header.offset >= end:
                 return  # an inner tar without an end mark: what follows is the outer tar's
+            if end is not None and header.offset_data + header.size > end:
+                raise tarfile.ReadError(f"{header.name} goes beyond the end of its tar")
             yield header
             tar.members = []  # type: ignore[attr-defined]  # tarfile would keep every header
         stopped = tar.offset

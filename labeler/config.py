@@ -40,7 +40,9 @@ class LabelSettings(LabelConfig, Settings):
     model_config = SettingsConfigDict(env_prefix="LABELER_", cli_prog_name="python -m labeler.run")
 
     input: str = Field(
-        "demo:photos", description="folder of images or of class folders, a tar file, demo:photos or demo:scenes"
+        "demo:photos",
+        min_length=1,
+        description="folder of images or of class folders, a tar file, demo:photos or demo:scenes",
     )
     output: str | None = Field(None, description="folder of the data set, new or to be resumed")
     teacher: str = Field(
@@ -49,7 +51,10 @@ class LabelSettings(LabelConfig, Settings):
     )
     workers: int | None = Field(None, ge=1, description="labelling processes; by default one a GPU, or one a CPU core")
     gpus_per_worker: float | None = Field(
-        None, ge=0, description="GPUs of each worker, a fraction to share one; by default 1 where there are GPUs"
+        None,
+        ge=0,
+        allow_inf_nan=False,
+        description="GPUs of each worker, a fraction to share one; by default 1 where there are GPUs",
     )
     threads_per_worker: int | None = Field(None, ge=1, description="threads that fetch, decode and encode")
     max_bad_fraction: float = Field(

@@ -61,14 +61,20 @@ def make_plan(listing: Listing, config: dict[str, Any], teacher: Teacher, source
         shards=shards,
         classes=names,
         listing_sha256=checksum,
-        fingerprint=fingerprint(config, teacher, checksum),
+        fingerprint=fingerprint(config, teacher, names, checksum),
     )
     return plan, table
 
 
-def fingerprint(config: dict[str, Any], teacher: Teacher, listing_sha256: str) -> str:
+def fingerprint(config: dict[str, Any], teacher: Teacher, classes: list[str] | None, listing_sha256: str) -> str:
     """Checksum over all that decides the bytes of the shards."""
-    decides = {"schema_version": SCHEMA_VERSION, "config": config, "teacher": teacher.id, "listing": listing_sha256}
+    decides = {
+        "schema_version": SCHEMA_VERSION,
+        "config": config,
+        "teacher": teacher.id,
+        "classes": classes,
+        "listing": listing_sha256,
+    }
     return sha256(canonical_json(decides))
 
 
@@ -157,10 +163,13 @@ def _difference(storage: Storage, kept: Plan, new: Plan, table: pa.Table) -> str
     ]
     if kept.teacher != new.teacher:
         changes.append(f"the teacher was {kept.teacher.id}, is {new.teacher.id}")
-    if kept.listing_sha256 != new.listing_sha256 and not changes:
+    if not changes and kept.classes != new.classes:
+        names = set(kept.classes or []) ^ set(new.classes or [])
+        changes.append(f"the input's class folders have changed: {', '.join(sorted(names)[:5])}")
+    if not changes and storage.exists(LISTING):
         changes.append(_listing_difference(read_listing(storage), table))
     return (
-        f"this output was planned differently: {'; '.join(changes) or 'the fingerprints differ'}. "
+        f"this output was planned differently: {'; '.join(changes) or 'the input has changed'}. "
         "Give the same settings and input as before to go on with it, or another --output"
     )
 

@@ -151,7 +151,7 @@ class ShardLabeler:
                 label = label_image(maps, index, stored.orientation, config.gaze_threshold, config.max_gaze_points)
                 info = SampleInfo(
                     source=item.image.ref.uri,
-                    wnid=class_folder(item.image.ref.uri),
+                    wnid=class_folder(item.image.ref.uri) or "",
                     width=stored.width,
                     height=stored.height,
                     exif_orientation=stored.orientation,

@@ -95,7 +95,7 @@ def _records(storage: Storage, plan: Plan, problems: list[str]) -> dict[int, Rec
 def _plan_problems(storage: Storage, plan: Plan, started: bool) -> list[str]:
     """Is the plan what its checksums say, and the listing what the plan says?"""
     problems = []
-    if fingerprint(plan.config, plan.teacher, plan.listing_sha256) != plan.fingerprint:
+    if fingerprint(plan.config, plan.teacher, plan.classes, plan.listing_sha256) != plan.fingerprint:
         problems.append(f"{PLAN}: its fingerprint is not that of its content")
     if not storage.exists(LISTING):
         return [*problems, f"{LISTING} is missing"] if started else problems

@@ -101,7 +101,7 @@ def _sample_problems(members: dict[str, bytes], image: PlannedImage, plan: Plan)
 def _info_problems(members: dict[str, bytes], info: SampleInfo, image: PlannedImage, plan: Plan) -> Iterator[str]:
     if canonical_json(info.model_dump(mode="json")) != members["json"]:
         yield "its json is not canonical"
-    if (info.source, info.wnid) != (image.ref.uri, class_folder(image.ref.uri)):
+    if (info.source, info.wnid) != (image.ref.uri, class_folder(image.ref.uri) or ""):
         yield f"made from {info.source}, planned from {image.ref.uri}"
     if info.teacher != plan.teacher.id:
         yield f"labelled by {info.teacher}, planned {plan.teacher.id}"
@@ -110,7 +110,7 @@ def _info_problems(members: dict[str, bytes], info: SampleInfo, image: PlannedIm
 
 
 def _jpeg_problems(jpeg: bytes, info: SampleInfo) -> Iterator[str]:
-    if info.reencoded_from is None and sha256(jpeg) != info.source_sha256:
+    if not info.reencoded_from and sha256(jpeg) != info.source_sha256:
         yield "its jpg is not the source's bytes"
     picture = Image.open(io.BytesIO(jpeg))
     if picture.format not in ("JPEG", "MPO") or picture.mode not in ("RGB", "L"):

@@ -1,5 +1,6 @@
 """Teachers of the tests' own, for `--teacher tests.teachers:NAME`: quick, without weights, and the same everywhere."""
 
+import os
 import time
 
 import torch
@@ -7,13 +8,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 GRID = (60, 80)
-SECONDS = 0.06  # that the slow teacher takes for a batch
+SECONDS = "TEACHER_SECONDS"  # environment variable: how long a batch takes, for tests that stop a run in its middle
 
 
 class GradientTeacher(nn.Module):
     """Smooth maps that depend on the picture: its coarse brightness, under a hill at the centre."""
 
     def forward(self, images: Tensor) -> Tensor:
+        time.sleep(float(os.environ.get(SECONDS, "0")))
         coarse = F.adaptive_avg_pool2d(images.mean(1, keepdim=True), (6, 8))
         brightness = F.interpolate(coarse, GRID, mode="bilinear")[:, 0]
         rows = torch.linspace(-1, 1, GRID[0], device=images.device)[:, None]
@@ -21,20 +23,13 @@ class GradientTeacher(nn.Module):
         return (0.05 + brightness) ** 2 * torch.exp(-2 * (rows**2 + columns**2))
 
 
-class SlowTeacher(GradientTeacher):
-    """The same maps, after a while: time to stop a run in its middle."""
-
-    def forward(self, images: Tensor) -> Tensor:
-        time.sleep(SECONDS)
-        return super().forward(images)
-
-
 def gradient_teacher() -> nn.Module:
     return GradientTeacher()
 
 
-def slow_teacher() -> nn.Module:
-    return SlowTeacher()
+def other_teacher() -> nn.Module:
+    """Another one, for runs that must be refused."""
+    return nn.Sequential(GradientTeacher(), nn.Identity())
 
 
 def not_a_teacher() -> nn.Module:

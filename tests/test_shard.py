@@ -137,7 +137,7 @@ def test_map_of_a_turned_photograph_lies_in_the_stored_frame(tmp_path: Path) -> 
     label(images, tmp_path / "out")
     maps = {}
     for name, content in members(tmp_path / "out" / TAR).items():
-        key, _, extension = name.partition(".")
+        extension = name.partition(".")[2]
         if extension == "json":
             source, orientation = json.loads(content)["source"], json.loads(content)["exif_orientation"]
             assert orientation == (6 if source == "b.jpg" else 1)

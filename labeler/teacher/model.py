@@ -141,9 +141,9 @@ class AttentionTeacher(nn.Module):
 
     def predict(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Maps divided by their maximum, and that maximum: [B, 3, H, W] -> [B, H, W] in (0, 1], [B], both fp32."""
-        logits = self.logits(images)
-        maxima = logits.amax((1, 2)).sigmoid()
-        return logits.sigmoid() / maxima[:, None, None], maxima
+        maps = self.logits(images).sigmoid()
+        maxima = maps.amax((1, 2))
+        return maps / maxima[:, None, None], maxima
 
     def forward(self, images: Tensor) -> Tensor:
         """Maps divided by their maximum: [B, 3, H, W] -> [B, H, W] in (0, 1], fp32."""

@@ -9,9 +9,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from common.errors import UserError, run_program
+from common.errors import UserError, run_program, told
 from labeler.teacher.model import AttentionTeacher, SqueezeExcite
 
 IDENTIFIER = b"TFL3"  # at byte 4 of every TensorFlow Lite file
@@ -29,8 +31,8 @@ def read_tflite(content: bytes) -> dict[str, Tensor]:
     teacher = AttentionTeacher()
     convolutions = [module for module in teacher.modules() if isinstance(module, nn.Conv2d)]
     norms = [module for module in teacher.modules() if isinstance(module, nn.GroupNorm)]
-    weights, constants = graph.convolutions(), graph.norm_constants()
     try:
+        weights, constants = graph.convolutions(), graph.norm_constants()
         for convolution, (weight, bias) in zip(convolutions, weights, strict=True):
             _assign(convolution.weight, weight)
             if convolution.bias is not None:
@@ -117,8 +119,6 @@ def _assign(parameter: Tensor, values: np.ndarray) -> None:
 
 def main() -> int:
     """Convert a file. Returns 0."""
-    from safetensors.torch import save_file
-
     parser = argparse.ArgumentParser(prog="python -m labeler.teacher.tflite", description=__doc__)
     parser.add_argument("source", type=Path, help="center.tflite of github.com/google/attention-center")
     parser.add_argument("target", type=Path, help="the .safetensors file to write")
@@ -126,8 +126,8 @@ def main() -> int:
     try:
         state = read_tflite(arguments.source.read_bytes())
         save_file({name: tensor.contiguous() for name, tensor in state.items()}, arguments.target)
-    except OSError as error:
-        raise UserError(f"{error.filename or arguments.target}: {error.strerror}") from None
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"cannot convert {arguments.source} to {arguments.target}: {told(error)}") from None
     print(f"wrote {sum(tensor.numel() for tensor in state.values()):,} parameters to {arguments.target}")
     return 0
 

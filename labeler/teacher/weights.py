@@ -1,12 +1,13 @@
 """Teachers by name: the published one, a file of weights, or anyone's own network."""
 
+import contextlib
 import hashlib
+import http.client
 import importlib
 import inspect
 import os
 import sys
 import tempfile
-import urllib.error
 import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,7 +44,12 @@ class ForeignTeacher(nn.Module):
 
     def predict(self, images: Tensor) -> tuple[Tensor, Tensor]:
         maps = self.module(images).float()
-        maps = maps[:, 0] if maps.ndim == 4 else maps
+        if maps.ndim == 4 and maps.shape[1] == 1:
+            maps = maps[:, 0]
+        if maps.ndim != 3:
+            raise ValueError(
+                f"expected maps [B, h, w] or [B, 1, h, w] for images [B, 3, H, W], found {tuple(maps.shape)}"
+            )
         maxima = maps.amax((1, 2))
         divisors = torch.where(maxima > 0, maxima, 1)  # a map without a positive value stays one
         return maps / divisors[:, None, None], maxima
@@ -151,8 +157,8 @@ def _call_factory(name: str) -> nn.Module:
 def _factory_checksum(name: str, module: nn.Module) -> str:
     """Over the factory's source file and the weights that it made."""
     digest = hashlib.sha256()
-    factory_module = importlib.import_module(name.partition(":")[0])
-    digest.update(inspect.getsource(factory_module).encode())
+    with contextlib.suppress(OSError):  # a module without its source is known by its weights alone
+        digest.update(inspect.getsource(importlib.import_module(name.partition(":")[0])).encode())
     for key, tensor in sorted(module.state_dict().items()):
         digest.update(key.encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
@@ -164,11 +170,9 @@ def _try_out(name: str, teacher: nn.Module) -> None:
     picture = torch.full((1, 3, *INPUT_SIZE), 0.5)
     try:
         with torch.inference_mode():
-            maps, _ = teacher.predict(picture)  # type: ignore[operator]
+            teacher.predict(picture)  # type: ignore[operator]
     except Exception as error:
         raise UserError(f"--teacher {name}: fails on a picture: {type(error).__name__}: {error}") from None
-    if maps.ndim != 3 or maps.shape[0] != 1:
-        raise UserError(f"--teacher {name}: expected maps [B, h, w] for images [B, 3, H, W], found {tuple(maps.shape)}")
 
 
 def _published_file() -> Path:
@@ -186,7 +190,7 @@ def _published_file() -> Path:
         with tempfile.NamedTemporaryFile(dir=cache, delete=False) as file:
             file.write(content)
         os.replace(file.name, target)
-    except OSError as error:  # urllib's errors are OSErrors
+    except (OSError, http.client.HTTPException) as error:  # urllib's own errors are OSErrors
         reason = getattr(error, "reason", None) or error
         raise UserError(
             f"the published teacher could not be fetched ({reason}). Fetch {PUBLISHED_URL} on a machine with a network "
