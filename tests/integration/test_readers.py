@@ -1,0 +1,226 @@
+"""A finished data set, read by the tools that other teams use."""
+
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from common.manifest import sha256
+from common.storage import LocalStorage
+from labeler.plan import read_shard
+from labeler.publish import publish
+from labeler.verify import verify
+from tests.jobs import command, environment, members, photographs, planned, run, shard_labeler
+from tests.pictures import encoded, jpeg, photograph
+
+MAP_SIZE = 96
+REENCODED = "class1/png under a JPEG name.JPEG"
+
+
+class Expected(NamedTuple):
+    """A data set, and what must be found in it: the sources' bytes by uri."""
+
+    folder: Path
+    sources: dict[str, bytes]
+
+    def shards(self) -> list[str]:
+        return [str(path) for path in sorted(self.folder.glob("train-*.tar"))]
+
+    def check(self, key: str, picture: bytes, class_index: int, info: dict[str, Any]) -> str:
+        """Compare what every reader gives of a sample. Returns the sample's source."""
+        source = self.sources[info["source"]]
+        assert re.fullmatch(r"\d{9}", key)
+        assert info["source"].split("/")[0] == f"class{class_index}" == info["wnid"]
+        assert info["source_sha256"] == sha256(source)
+        assert (info["reencoded_from"] != "") == (info["source"] == REENCODED)
+        if info["source"] != REENCODED:
+            assert picture == source
+        return info["source"]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Expected:
+    """Made without Ray: 20 images of 3 classes in 3 shards, one of them a PNG, one with a name of many dots."""
+    folder = tmp_path_factory.mktemp("readers")
+    images, output = photographs(folder / "images", 18, classes=3), folder / "out"
+    (images / REENCODED).write_bytes(encoded(photograph(), "PNG"))
+    (images / "class2/many.dots.in.it.jpg").write_bytes(jpeg(seed=77))
+    plan = planned(images, output, samples_per_shard=7, map_size=MAP_SIZE)
+    labeler = shard_labeler(plan, output)
+    for shard in range(plan.shards):
+        labeler.label(shard)
+    storage = LocalStorage(output)
+    assert publish(storage, plan, 0).published
+    storage.sweep()
+    return Expected(output, {path.relative_to(images).as_posix(): path.read_bytes() for path in images.rglob("*.*")})
+
+
+def test_plain_tarfile_and_numpy_read_it(finished: Expected) -> None:
+    found = []
+    for path in finished.shards():
+        with tarfile.open(path) as tar:
+            names = tar.getnames()
+            for key in dict.fromkeys(name.split(".")[0] for name in names):
+                kinds = ("jpg", "cls", "json", "attn.png", "gaze.npy")
+                picture, class_index, info, attention, points = (tar.extractfile(f"{key}.{kind}") for kind in kinds)
+                described = json.load(info)
+                found.append(finished.check(key, picture.read(), int(class_index.read()), described))
+                assert Image.open(picture).size == (described["width"], described["height"])
+                assert Image.open(attention).size == (MAP_SIZE, MAP_SIZE)
+                check_points(np.load(io.BytesIO(points.read()), allow_pickle=False), described)
+    assert sorted(found) == sorted(finished.sources)
+
+
+def check_points(points: np.ndarray, info: dict[str, Any]) -> None:
+    assert points.dtype == np.float32
+    assert points.shape == (info["gaze_points"], 3)
+    assert ((points >= 0) & (points <= 1)).all()
+
+
+def test_webdataset_reads_it(finished: Expected) -> None:
+    import webdataset
+
+    raw = webdataset.WebDataset(finished.shards(), shardshuffle=False)
+    found = [
+        finished.check(sample["__key__"], sample["jpg"], int(sample["cls"]), json.loads(sample["json"]))
+        for sample in raw
+    ]
+    assert sorted(found) == sorted(finished.sources)
+    decoded = webdataset.WebDataset(finished.shards(), shardshuffle=False).decode("rgb8")
+    tuples = decoded.to_tuple("jpg", "cls", "json", "attn.png", "gaze.npy")
+    for picture, class_index, info, attention, points in tuples:
+        assert picture.shape == (info["height"], info["width"], 3)
+        assert f"class{class_index}" == info["wnid"]
+        assert attention.shape[:2] == (MAP_SIZE, MAP_SIZE)
+        assert attention.max() == 255
+        check_points(points, info)
+
+
+def test_hugging_face_datasets_reads_it(finished: Expected, tmp_path: Path) -> None:
+    from datasets import Image as ImageFeature
+    from datasets import load_dataset
+
+    samples = load_dataset("webdataset", data_files=finished.shards(), split="train", cache_dir=str(tmp_path))
+    found = []
+    for sample in samples.cast_column("jpg", ImageFeature(decode=False)):
+        info = sample["json"]
+        found.append(finished.check(sample["__key__"], sample["jpg"]["bytes"], sample["cls"], info))
+        assert sample["attn.png"].size == (MAP_SIZE, MAP_SIZE)
+        check_points(np.asarray(sample["gaze.npy"], np.float32).reshape(-1, 3), info)
+    assert sorted(found) == sorted(finished.sources)
+    assert samples[0]["jpg"].size == (samples[0]["json"]["width"], samples[0]["json"]["height"])
+
+
+def test_hugging_face_datasets_reads_images_in_and_outside_of_class_folders(tmp_path: Path) -> None:
+    from datasets import load_dataset
+
+    images, output = photographs(tmp_path / "images", 20), tmp_path / "out"
+    (images / "class0").mkdir()
+    (images / "class0/inside.jpg").write_bytes(jpeg())
+    plan = planned(images, output)
+    assert [image.ref.uri for image in read_shard(LocalStorage(output), 0)].index("class0/inside.jpg") >= 5
+    shard_labeler(plan, output).label(0)
+    shard = str(output / "train-000000.tar")
+    samples = load_dataset("webdataset", data_files=[shard], split="train", cache_dir=str(tmp_path / "cache"))
+    assert len(samples) == 21
+
+
+@pytest.fixture
+def ray_data() -> Iterator[Any]:
+    import ray
+
+    ray.init(address="local", log_to_driver=False, num_cpus=2)
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    yield ray.data
+    ray.shutdown()
+
+
+def test_ray_data_reads_it(ray_data: Any, finished: Expected) -> None:
+    found = []
+    for sample in ray_data.read_webdataset(finished.shards()).take_all():
+        info = sample["json"]
+        # Ray Data decodes the pictures; the sources' bytes come with decoder=None
+        assert sample["jpg"].shape[:2] == (info["height"], info["width"])
+        assert sample["attn.png"].shape[:2] == (MAP_SIZE, MAP_SIZE)
+        check_points(sample["gaze.npy"], info)
+        found.append(info["source"])
+    assert sorted(found) == sorted(finished.sources)
+    raw = ray_data.read_webdataset(finished.shards(), decoder=None).take_all()
+    for sample in raw:
+        finished.check(sample["__key__"], sample["jpg"], int(sample["cls"]), json.loads(sample["json"]))
+
+
+def test_croissant_is_valid_and_its_records_can_be_read(
+    finished: Expected, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import mlcroissant
+    from etils import epath
+
+    # its cache knows a tar by its name alone, and would give us another data set's train-000000.tar
+    monkeypatch.setattr("mlcroissant._src.operation_graph.operations.extract.EXTRACT_PATH", epath.Path(tmp_path))
+    described = mlcroissant.Dataset(jsonld=finished.folder / "croissant.json")
+    assert not described.metadata.ctx.issues.errors
+    assert all("datePublished" in warning for warning in described.metadata.ctx.issues.warnings)
+    contents = {name: content for path in finished.shards() for name, content in members(Path(path)).items()}
+    kinds = {"images": "jpg", "maps": "attn.png", "points": "gaze.npy", "descriptions": "json", "classes": "cls"}
+    for kind, extension in kinds.items():
+        records = f"{kind}-records"
+        files = set()
+        for record in described.records(records):
+            name = os.path.basename(record[f"{records}/file"].decode())
+            files.add(name)
+            found = record[f"{records}/content"]
+            if kind in ("descriptions", "classes"):
+                assert found == contents[name]
+        assert files == {name for name in contents if name.partition(".")[2] == extension}, kind
+
+
+def test_every_example_on_the_card_runs(finished: Expected, tmp_path: Path) -> None:
+    card = (finished.folder / "README.md").read_text()
+    examples = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+    assert len(examples) == 4
+    home = {"HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "1"}
+    for example in examples:
+        done = subprocess.run(
+            [sys.executable, "-c", example],
+            cwd=finished.folder,
+            env=environment(**home),
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        assert done.returncode == 0, f"{example}\n{done.stderr}"
+        assert done.stdout, example
+
+
+def test_imagenet_sample_is_labelled_by_the_published_teacher(shared_data: Path, tmp_path: Path) -> None:
+    """298 real photographs of as many classes: three shards, every JPEG as it was."""
+    images, output = shared_data / "imagenet-sample", tmp_path / "out"
+    teacher = shared_data / "attention-center/center.tflite"
+    done = run(command(input=images, output=output, teacher=teacher, samples_per_shard=100))
+    assert done.returncode == 0, done.stderr
+    report = verify(str(output), workers=1)
+    assert (report["ok"], report["complete"], report["samples"]) == (True, True, 298)
+    assert list(json.loads((output / "sizes.json").read_bytes()).values()) == [100, 99, 99]
+    assert len(json.loads((output / "classes.json").read_bytes())) == 298
+    assert json.loads((output / "manifest.json").read_bytes())["teacher"]["name"] == "attention-center"
+    for path in sorted(output.glob("*.tar")):
+        content = members(path)
+        for name in content:
+            if name.endswith(".json"):
+                info = json.loads(content[name])
+                assert info["reencoded_from"] == "", info
+                assert content[name.replace("json", "jpg")] == (images / info["source"]).read_bytes()
+                assert 1 <= info["gaze_points"] <= 100
