@@ -191,18 +191,22 @@ def test_every_example_on_the_card_runs(finished: Expected, tmp_path: Path) -> N
     card = (finished.folder / "README.md").read_text()
     examples = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
     assert len(examples) == 4
-    home = {"HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "1"}
-    for example in examples:
-        done = subprocess.run(
+    settings = environment(HF_HOME=str(tmp_path / "hf"), HF_HUB_OFFLINE="1")
+    running = [
+        subprocess.Popen(
             [sys.executable, "-c", example],
             cwd=finished.folder,
-            env=environment(**home),
-            capture_output=True,
+            env=settings,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
-            timeout=120,
         )
-        assert done.returncode == 0, f"{example}\n{done.stderr}"
-        assert done.stdout, example
+        for example in examples
+    ]
+    for example, process in zip(examples, running, strict=True):
+        printed, errors = process.communicate(timeout=120)
+        assert process.returncode == 0, f"{example}\n{errors}"
+        assert printed, example
 
 
 def test_imagenet_sample_is_labelled_by_the_published_teacher(shared_data: Path, tmp_path: Path) -> None:
