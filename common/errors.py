@@ -44,7 +44,7 @@ def told(error: Exception) -> str:
     """An error as one line, without pydantic's addresses."""
     if isinstance(error, ValidationError):
         first = error.errors()[0]
-        return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+        return ": ".join(filter(None, [".".join(map(str, first["loc"])), first["msg"]]))
     return " ".join(str(error).split()) or type(error).__name__
 
 

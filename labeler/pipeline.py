@@ -2,12 +2,13 @@
 
 import logging
 import os
+import time
 from typing import Any
 
 import ray
 from ray.data import ActorPoolStrategy, DataContext
 
-from common.errors import UserError
+from common.errors import UserError, told
 from common.manifest import Plan
 from common.sources import open_source
 from common.storage import open_storage
@@ -42,6 +43,7 @@ class LabelWorker:
 
         plan, teacher = ray.get(job[0])
         self.counter = counter
+        self.reported = 0.0
         self.labeler = ShardLabeler(plan, open_storage(output), open_source(plan.input), teacher.build(), threads)
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
@@ -50,15 +52,20 @@ class LabelWorker:
         shard, error = int(row["shard"]), ""
         for attempt in range(1, ATTEMPTS + 1):
             try:
-                record = self.labeler.label(
-                    shard, attempt, lambda done, failed: self.counter.report.remote(shard, done, failed)
-                )
-                return {"shard": shard, "samples": record.samples, "failed": len(record.failed), "error": ""}
+                record = self.labeler.label(shard, attempt, lambda done, failed: self._report(shard, done, failed))
+                self.counter.report.remote(shard, record.samples + len(record.failed), len(record.failed))
+                return {"shard": shard, "error": ""}
             except ShardConflict as conflict:
-                return {"shard": shard, "samples": 0, "failed": 0, "error": str(conflict)}
+                return {"shard": shard, "error": str(conflict)}
             except Exception as problem:  # whatever it is, the other shards must go on
-                error = f"{type(problem).__name__}: {problem}"
-        return {"shard": shard, "samples": 0, "failed": 0, "error": f"failed {ATTEMPTS} times, the last time: {error}"}
+                error = f"{type(problem).__name__}: {told(problem)}"
+        return {"shard": shard, "error": f"failed {ATTEMPTS} times, the last time: {error}"}
+
+    def _report(self, shard: int, done: int, failed: int) -> None:
+        """At most twice a second: each word to the counter costs a remote call."""
+        if time.monotonic() - self.reported > 0.5:
+            self.reported = time.monotonic()
+            self.counter.report.remote(shard, done, failed)
 
 
 def label_shards(

@@ -113,13 +113,14 @@ def read_plan(storage: Storage) -> Plan:
 def read_listing(storage: Storage) -> pa.Table:
     """The whole listing, in the order of the keys."""
     with storage.open(LISTING) as file:
-        return pq.read_table(file)
+        # without threads: those that Arrow starts for a Python file can abort the process when it exits (arrow#34314)
+        return pq.read_table(file, use_threads=False)
 
 
 def read_shard(storage: Storage, shard: int) -> list[PlannedImage]:
     """The images of one shard: a row group of the listing, so that a worker reads no more than it needs."""
     with storage.open(LISTING) as file:
-        return planned_images(pq.ParquetFile(file).read_row_group(shard))
+        return planned_images(pq.ParquetFile(file).read_row_group(shard, use_threads=False))
 
 
 def planned_images(table: pa.Table) -> list[PlannedImage]:

@@ -37,6 +37,7 @@ def main(argv: list[str] | None = None) -> int:
     keep_plan(storage, plan, table)
     _describe(plan, output, listing.skipped)
     if settings.plan_only:
+        storage.sweep()
         return 0
     problems = _label(settings, output, storage, plan, teacher)
     return _finish(settings, output, storage, plan, problems)
@@ -140,8 +141,8 @@ def _why_not(settings: LabelSettings, outcome: "Outcome") -> str:
         return f"{len(outcome.unfinished):,} shards are not made yet: run the same command again to go on"
     return (
         f"not published: {outcome.failed:,} of {outcome.planned:,} images failed, more than --max-bad-fraction "
-        f"{settings.max_bad_fraction:g}. failures.jsonl says why; mend the input and use a new output, or run again "
-        "with a larger --max-bad-fraction"
+        f"{settings.max_bad_fraction:g}. failures.jsonl says why; run again with a larger --max-bad-fraction to publish "
+        "all the same, or mend the input and label it into a new --output"
     )
 
 
