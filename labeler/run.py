@@ -141,8 +141,8 @@ def _why_not(settings: LabelSettings, outcome: "Outcome") -> str:
         return f"{len(outcome.unfinished):,} shards are not made yet: run the same command again to go on"
     return (
         f"not published: {outcome.failed:,} of {outcome.planned:,} images failed, more than --max-bad-fraction "
-        f"{settings.max_bad_fraction:g}. failures.jsonl says why; run again with a larger --max-bad-fraction to publish "
-        "all the same, or mend the input and label it into a new --output"
+        f"{settings.max_bad_fraction:g}. failures.jsonl says why; run again with a larger --max-bad-fraction to "
+        "publish all the same, or mend the input and label it into a new --output"
     )
 
 
