@@ -14,6 +14,7 @@ from common.storage import Storage, open_storage
 from labeler.config import DEMO_OUTPUTS, LabelSettings
 
 if TYPE_CHECKING:  # torch and Ray are imported where they are needed, so that --help and bad settings answer at once
+    from common.sources import Source
     from labeler.publish import Outcome
     from labeler.teacher.weights import TeacherSource
 
@@ -43,7 +44,7 @@ def main(argv: list[str] | None = None) -> int:
     return _finish(settings, output, storage, plan, problems)
 
 
-def _open_input(location: str, output: str):  # type: ignore[no-untyped-def]
+def _open_input(location: str, output: str) -> "Source":
     """The source of images, checked to be there and not to hold its own output."""
     from common.sources import open_source
 
