@@ -17,7 +17,7 @@ from labeler.progress import ProgressLine
 from labeler.teacher.weights import TeacherSource
 
 # glibc gives the teacher's feature maps back to the system after every layer and faults their pages in again: kept, the
-# teacher's share of a shard fell from 3.0 to 2.5 s
+# teacher's share of a shard fell from 3.0 to 2.5 s. A process reads them when it starts
 ALLOCATOR = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "268435456", "MALLOC_TRIM_THRESHOLD_": "1073741824"}
 ATTEMPTS = 3  # of a shard, within a worker; Ray itself repeats the shards of a worker that died
 
@@ -86,6 +86,7 @@ def label_shards(
         compute=ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=2),
         num_cpus=1,
         num_gpus=gpus or None,
+        runtime_env={"env_vars": ALLOCATOR},
     ).iter_rows()
     problems: dict[int, str] = {}
     with ProgressLine(plan, pending, lambda: ray.get(counter.total.remote())) as line:
@@ -98,8 +99,6 @@ def label_shards(
 
 def _start_ray() -> None:
     """Join the cluster that the environment names, or start one here; no noise beside our own progress line."""
-    for name, value in ALLOCATOR.items():
-        os.environ.setdefault(name, value)  # inherited by the workers of a Ray that starts here
     # Ray's core prints an error for every actor of Ray Data (ray#53727), which means nothing for this job
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR, ignore_reinit_error=True)

@@ -3,8 +3,8 @@
 Both label the same plan of real photographs, in shards of 100, with the published teacher. Start-up is left out of both
 in the same way: from the start of the first shard to the record of the last one, as the records tell it (when a record
 was written, less the seconds that its shard took). The job therefore pays for all that Ray does meanwhile, and for the
-uneven start of its workers, but not for Ray's start. Ray makes its
-workers nice, as in every user's run: measure on a machine that does nothing else.
+uneven start of its workers, but not for Ray's start. Both give their workers the same settings of the allocator. Ray
+makes its workers nice, as in every user's run: measure on a machine that does nothing else.
 
 Also: two workers against one, and the memory of one worker at a shard of 1,000 images.
 """
@@ -26,6 +26,7 @@ from common.manifest import Plan
 from common.sources import open_source
 from common.storage import LocalStorage
 from labeler.config import LabelConfig
+from labeler.pipeline import ALLOCATOR
 from labeler.plan import keep_plan, make_plan
 from labeler.shard import ShardLabeler
 from labeler.teacher.weights import find_teacher
@@ -46,6 +47,7 @@ def main() -> None:
     parser.add_argument("--repetitions", type=int, default=3)
     arguments = parser.parse_args()
     needed(WEIGHTS)
+    os.environ.update(ALLOCATOR)
     with tempfile.TemporaryDirectory(prefix="bench") as scratch:
         folder = Path(scratch)
         workers, images = arguments.workers, arguments.workers * SHARDS_PER_WORKER * PER_SHARD
