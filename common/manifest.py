@@ -18,6 +18,7 @@ SCHEMA = "schema.json"
 CLASSES = "classes.json"
 CARD = "README.md"
 CROISSANT = "croissant.json"
+PROGRESS = "progress.json"
 RECORDS = "records"
 
 
@@ -44,9 +45,17 @@ class Teacher(Document):
 
 
 class Plan(Document):
-    """What a labelling job will do, fixed before it starts; the images themselves are in `listing.parquet`."""
+    """What a labelling job will do, fixed before it starts; the images themselves are in the listing beside it.
+
+    The first plan of a data set is generation 0. A later one (images tried again, or added) has shards and keys that
+    follow those of the generation before.
+    """
 
     schema_version: Literal["1.0"] = SCHEMA_VERSION
+    generation: int = 0
+    parent: str | None = Field(None, description="fingerprint of the generation before; null for the first")
+    first_shard: int = 0
+    first_image: int = 0
     input: str = Field(description="where the images were listed, as the user named it")
     config: dict[str, Any] = Field(description="every setting that decides the bytes of the shards")
     teacher: Teacher
@@ -56,6 +65,21 @@ class Plan(Document):
     classes: list[str] | None = Field(description="folder names by class index; null when the input has no classes")
     listing_sha256: str = Field(description="checksum over the listing's uris, sizes and positions")
     fingerprint: str = Field(description="checksum over all that decides the bytes")
+
+    @property
+    def name(self) -> str:
+        """The file of this plan."""
+        return plan_name(self.generation)
+
+    @property
+    def listing(self) -> str:
+        """The file that lists this plan's images."""
+        return LISTING if self.generation == 0 else f"listing-{self.generation:04d}.parquet"
+
+    @property
+    def shard_indices(self) -> range:
+        """The shards of this generation, numbered through all generations."""
+        return range(self.first_shard, self.first_shard + self.shards)
 
     def shard_sizes(self) -> list[int]:
         """Planned samples of each shard: even, to within one."""
@@ -99,6 +123,8 @@ class Manifest(Document):
     """Written last: its presence says that the data set is complete. Readers need only this and the tars."""
 
     schema_version: Literal["1.0"] = SCHEMA_VERSION
+    generation: int = Field(description="of the last plan that it covers")
+    parent: str | None = Field(description="sha256 of the manifest of the generation before; null for the first")
     fingerprint: str
     teacher: Teacher
     map_size: int
@@ -120,6 +146,11 @@ def canonical_json(value: Any) -> bytes:
 def sha256(content: bytes) -> str:
     """SHA-256 in hexadecimal."""
     return hashlib.sha256(content).hexdigest()
+
+
+def plan_name(generation: int) -> str:
+    """`plan.json`, `plan-0001.json`, ..."""
+    return PLAN if generation == 0 else f"plan-{generation:04d}.json"
 
 
 def shard_name(index: int) -> str:

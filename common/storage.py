@@ -1,9 +1,10 @@
-"""Where data sets lie: one small interface over a folder (later also S3), whose writes are whole or not at all."""
+"""Where data sets lie: one small interface over a folder or S3, whose writes are whole or not at all."""
 
 import contextlib
 import fcntl
 import os
 import shutil
+import sys
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +19,7 @@ class Storage(Protocol):
     """A data set's place. Names are relative, with `/`; a name appears only when its content is complete."""
 
     location: str  # as the user named it
+    largest_object: int  # bytes
 
     def exists(self, name: str) -> bool:
         """Is there such an object?"""
@@ -51,6 +53,10 @@ class Storage(Protocol):
         """Write or overwrite, atomically."""
         ...
 
+    def swap(self, name: str, expected: bytes | None, content: bytes) -> bool:
+        """Write or overwrite, atomically, if the content is `expected` (None: absent) or ours already; else False."""
+        ...
+
     def check_writable(self) -> None:
         """Prove that new data can be written so. Raises UserError."""
         ...
@@ -63,6 +69,10 @@ class Storage(Protocol):
         """Space for new data."""
         ...
 
+    def scratch_bytes(self) -> int:
+        """Space for scratch files, on this machine."""
+        ...
+
 
 class LocalStorage:
     """A folder on a local or shared POSIX file system.
@@ -70,6 +80,8 @@ class LocalStorage:
     Files are written under `.partial/`, flushed to disk and hard-linked to their name: linking never overwrites.
     Writers hold a lock on their unfinished file, so that `sweep` can tell a dead writer's files from a live one's.
     """
+
+    largest_object = sys.maxsize
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -127,6 +139,13 @@ class LocalStorage:
             os.replace(file.name, target)
             _sync_folder(target.parent)
 
+    def swap(self, name: str, expected: bytes | None, content: bytes) -> bool:
+        with _locked(self.root):
+            found = self.read(name) if self.exists(name) else None
+            if found == expected:
+                self.replace(name, content)
+            return found in (expected, content)
+
     def check_writable(self) -> None:
         """Prove that the folder takes files and hard links. Raises UserError."""
         try:
@@ -157,6 +176,8 @@ class LocalStorage:
         """Free space for new files."""
         return shutil.disk_usage(self.root).free
 
+    scratch_bytes = free_bytes  # scratch files lie beside the data, so that they can be linked
+
     def _create_locked(self) -> tuple[Path, BinaryIO]:
         """A new unfinished file that this process holds the lock of."""
         while True:
@@ -174,10 +195,29 @@ class LocalStorage:
 
 
 def open_storage(location: str) -> Storage:
-    """The storage at a local path."""
+    """The storage at a local path or at `s3://BUCKET/PREFIX`. Raises UserError where S3 cannot be reached or listed."""
+    if location.startswith("s3://"):
+        from common.s3 import check_reachable  # boto3 takes a third of a second to import
+        from common.s3_storage import S3Storage
+
+        storage = S3Storage(location)
+        check_reachable(storage.root)
+        return storage
     if "://" in location:
-        raise UserError(f"{location}: only local folders can be used as yet")
+        raise UserError(f"{location}: expected a local folder or s3://BUCKET/PREFIX")
     return LocalStorage(Path(location))
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Keep other processes of this kind out; on a file system without locks, nobody is."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -3,7 +3,7 @@
 from typing import Any
 
 from pydantic import BaseModel, Field
-from pydantic_settings import SettingsConfigDict
+from pydantic_settings import CliPositionalArg, SettingsConfigDict
 
 from common.errors import UserError
 from common.settings import Settings
@@ -29,7 +29,29 @@ class LabelConfig(BaseModel):
     )
 
 
-class LabelSettings(LabelConfig, Settings):
+class WorkSettings(BaseModel):
+    """How the work is done, and when its result is good enough: none of it changes the bytes of a shard."""
+
+    workers: int | None = Field(None, ge=1, description="labelling processes; by default one a GPU, or one a CPU core")
+    gpus_per_worker: float | None = Field(
+        None,
+        ge=0,
+        allow_inf_nan=False,
+        description="GPUs of each worker, a fraction to share one; by default 1 where there are GPUs",
+    )
+    threads_per_worker: int | None = Field(None, ge=1, description="threads that fetch, decode and encode")
+    wait_for_machines: float = Field(
+        30, ge=0, allow_inf_nan=False, description="seconds to wait for a cluster that is still starting machines"
+    )
+    max_bad_fraction: float = Field(
+        0.1, ge=0, le=1, description="share of images that may fail before publishing is refused"
+    )
+    price_per_hour: float | None = Field(
+        None, ge=0, allow_inf_nan=False, description="what a machine costs an hour: the report then projects the cost"
+    )
+
+
+class LabelSettings(LabelConfig, WorkSettings, Settings):
     """Label photographs with where people look: images in, ImageNet-Attn shards out.
 
     Without arguments a dozen demo photographs are labelled into runs/demo/photos. The same command again goes on where
@@ -42,23 +64,18 @@ class LabelSettings(LabelConfig, Settings):
     input: str = Field(
         "demo:photos",
         min_length=1,
-        description="folder of images or of class folders, a tar file, demo:photos or demo:scenes",
+        description="folder of images or of class folders, or a tar file, local or s3://BUCKET/PREFIX; demo:photos or "
+        "demo:scenes",
     )
-    output: str | None = Field(None, description="folder of the data set, new or to be resumed")
+    output: str | None = Field(
+        None, description="folder of the data set, new or to be resumed, local or s3://BUCKET/PREFIX"
+    )
     teacher: str = Field(
         DEFAULT_TEACHER,
         description="attention-center (fetched once), a .tflite or .safetensors file, or package.module:factory",
     )
-    workers: int | None = Field(None, ge=1, description="labelling processes; by default one a GPU, or one a CPU core")
-    gpus_per_worker: float | None = Field(
-        None,
-        ge=0,
-        allow_inf_nan=False,
-        description="GPUs of each worker, a fraction to share one; by default 1 where there are GPUs",
-    )
-    threads_per_worker: int | None = Field(None, ge=1, description="threads that fetch, decode and encode")
-    max_bad_fraction: float = Field(
-        0.1, ge=0, le=1, description="share of images that may fail before publishing is refused"
+    append: bool = Field(
+        False, description="go on with a data set whose input has grown: label what it lacks, in further shards"
     )
     plan_only: bool = Field(False, description="write the plan, print shards, images and bytes, and stop")
 
@@ -72,3 +89,16 @@ class LabelSettings(LabelConfig, Settings):
         if not output:
             raise UserError(f"--output is needed: the folder for the shards made from {self.input}")
         return output
+
+
+class RetrySettings(WorkSettings, Settings):
+    """Try again what failed: shards that were set aside, and images that were left out.
+
+    The images are labelled into further shards of the same data set, which is then published again.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="LABELER_RETRY_", cli_prog_name="python -m labeler.retry")
+
+    dataset: CliPositionalArg[str] = Field(description="folder of the data set, local or s3://BUCKET/PREFIX")
+    input: str | None = Field(None, description="where the images are now; by default where they were")
+    teacher: str | None = Field(None, description="the same teacher as before, where it was a file")

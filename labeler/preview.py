@@ -18,7 +18,7 @@ from common.manifest import MANIFEST, Plan
 from common.page import Html
 from common.shards import Sample
 from common.storage import Storage, open_storage
-from labeler.plan import read_plan
+from labeler.generations import read_plans
 from labeler.survey import EXAMPLES, Finding, Ledger, map_area, read_each, read_ledger, survey
 
 PER_EXTREME = 4
@@ -39,11 +39,15 @@ EXTREMES: dict[str, Callable[[Finding], float]] = {  # the smallest first
 def main(argv: list[str] | None = None) -> int:
     """Entry point. Raises UserError."""
     parser = argparse.ArgumentParser(prog="python -m labeler.preview", description=__doc__)
-    parser.add_argument("dataset", metavar="DATASET", help="folder of a data set, complete or not")
+    parser.add_argument(
+        "dataset", metavar="DATASET", help="folder of a data set, complete or not, local or s3://BUCKET/PREFIX"
+    )
     parser.add_argument("--to", type=Path, help="the page to write (default: DATASET/preview.html)")
     parser.add_argument("--samples", type=int, default=24, help="pictures drawn at random (default: 24)")
     parser.add_argument("--seed", type=int, default=0, help="another seed draws other pictures (default: 0)")
     arguments = parser.parse_args(argv)
+    if arguments.to is None and "://" in arguments.dataset:
+        raise UserError("--to is needed: the local file that the page of a data set in S3 goes to")
     to = arguments.to or Path(arguments.dataset) / "preview.html"
     write_preview(arguments.dataset, to, arguments.samples, arguments.seed)
     print(to)
@@ -59,15 +63,16 @@ def write_preview(dataset: str, to: Path, samples: int = 24, seed: int = 0) -> N
     if samples < 0 or seed < 0:
         raise UserError(f"samples and seed: expected 0 or more, found {samples} and {seed}")
     storage, generator = open_storage(dataset), np.random.default_rng(seed)
-    plan, ledger = read_plan(storage), read_ledger(storage)
+    plans = read_plans(storage)
+    plan, ledger = plans[-1], read_ledger(storage, plans)
     findings = survey(storage, ledger, generator)
     drawn = [findings[index] for index in sorted(generator.permutation(len(findings))[:samples].tolist())]
     extremes = {title: heapq.nsmallest(PER_EXTREME, findings, order) for title, order in EXTREMES.items()}
     figures = _figures(storage, plan, ledger, itertools.chain(drawn, *extremes.values()))
     content = page.document(
-        f"{Path(dataset).resolve().name}: preview",
+        f"{dataset.rstrip('/').rpartition('/')[2] if '://' in dataset else Path(dataset).resolve().name}: preview",
         f"Photographs from {plan.input}, with the attention map and the gaze points that the teacher gave each.",
-        _tiles(plan, ledger, storage.exists(MANIFEST)),
+        _tiles(plans, ledger, storage.exists(MANIFEST)),
         page.notes([f"{name}: {trouble}" for name, trouble in ledger.notes.items()]),
         page.layer_switches() if findings else Html(""),
         page.section("Samples drawn at random", _pictures(drawn, figures)),
@@ -116,13 +121,14 @@ def _details(sample: Sample, classes: list[str] | None) -> str:
     return " · ".join(detail.replace(" ", "\N{NO-BREAK SPACE}") for detail in details if detail)
 
 
-def _tiles(plan: Plan, ledger: Ledger, complete: bool) -> Html:
+def _tiles(plans: list[Plan], ledger: Ledger, complete: bool) -> Html:
+    plan = plans[-1]
     return page.tiles(
         {
-            "planned": plan.images,
+            "planned": ledger.planned,
             "written": ledger.samples,
             "left out": ledger.failures.total(),
-            "shards": f"{len(ledger.shards):,} of {plan.shards:,}",
+            "shards": f"{len(ledger.shards):,} of {plan.first_shard + plan.shards:,}",
             "size": f"{ledger.bytes / 1e6:,.1f} MB",
             "classes": len(plan.classes) if plan.classes is not None else "none",
             "state": "complete" if complete else "unfinished",

@@ -1,61 +1,109 @@
-"""The line that a person watches: shards done, images a second, failures, time left."""
+"""How far a run is: a line for people, `progress.json` beside the plan for scripts."""
 
+import contextlib
+import json
 import sys
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 from tqdm import tqdm
 
-from common.manifest import Plan
+from common.errors import UserError
+from common.manifest import PROGRESS, Plan
+from common.storage import Storage
+from labeler.ledger import Records
+
+POLL, WRITE = 0.5, 5.0  # seconds between two looks, and between two versions of progress.json
 
 Counter = Callable[[], tuple[int, int]]
 
 
-class ProgressLine:
-    """Progress of a run, while its `with` block lasts: redrawn in place on a terminal, every 15 seconds in a log.
+class Progress:
+    """Progress of a run: redrawn in place on a terminal, every 15 seconds in a log. `before` was done before it."""
 
-    `counter` gives the images that this run has done and how many of them failed; it is asked twice a second.
-    """
+    def __init__(self, storage: Storage, plans: Sequence[Plan], before: Records) -> None:
+        self.storage = storage
+        self.images, self.total_shards = sum(plan.images for plan in plans), sum(plan.shards for plan in plans)
+        self.images_before = sum(record.samples + len(record.failed) for record in before.values())
+        self.shards = len(before)
+        self.done, self.failed = 0, 0  # images of this run
+        self.workers = 0  # at most at the same time
+        self.written = 0.0
+        self.bar: tqdm[Any] | None = None
 
-    def __init__(self, plan: Plan, pending: list[int], counter: Counter) -> None:
-        sizes = plan.shard_sizes()
-        self.counter = counter
-        self.before = plan.images - sum(sizes[shard] for shard in pending)
-        self.shards = plan.shards - len(pending)
-        self.total_shards = plan.shards
-        self.stop = threading.Event()
-        self.thread = threading.Thread(target=self._poll, daemon=True)
-        self.bar = tqdm(
+    @contextlib.contextmanager
+    def watching(self, counter: Counter) -> Iterator[None]:
+        """Show progress while the `with` block lasts; `counter` gives its images that are done, and of them failed."""
+        before, stop = (self.done, self.failed), threading.Event()
+        bar = self.bar = self.bar or self._bar()
+
+        def look() -> None:
+            done, failed = counter()
+            self.done, self.failed = before[0] + done, before[1] + failed
+            self._show(bar)
+
+        def poll() -> None:
+            while not stop.wait(POLL):
+                look()
+
+        thread = threading.Thread(target=poll, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            thread.join()
+        look()
+
+    def shard_done(self) -> None:
+        """One more shard is committed."""
+        self.shards += 1
+
+    def tell(self, text: str) -> None:
+        """A line above the progress line."""
+        tqdm.write(text, file=sys.stderr)
+
+    def close(self, state: str, report: dict[str, Any]) -> None:
+        """The run has ended; where it did nothing, nothing is written."""
+        if self.bar is not None:
+            self.bar.close()
+            self._write(self.bar, state, report)
+
+    def _bar(self) -> "tqdm[Any]":
+        return tqdm(
             desc=f"{self.shards}/{self.total_shards} shards",
-            total=plan.images,
-            initial=self.before,
+            total=self.images,
+            initial=self.images_before,
             mininterval=0.2 if sys.stderr.isatty() else 15,
             bar_format="{desc}, {n_fmt}/{total_fmt} images, {rate_fmt}{postfix}, {remaining} left",
             unit=" images",
             smoothing=0.05,
         )
 
-    def __enter__(self) -> "ProgressLine":
-        self._show()
-        self.thread.start()
-        return self
+    def _show(self, bar: "tqdm[Any]") -> None:
+        bar.set_description_str(f"{self.shards}/{self.total_shards} shards", refresh=False)
+        bar.set_postfix_str(f"{self.failed} failed", refresh=False)
+        bar.update(max(self.images_before + self.done - bar.n, 0))
+        if time.monotonic() - self.written > WRITE:
+            self.written = time.monotonic()
+            self._write(bar, "labelling", None)
 
-    def __exit__(self, *exception: object) -> None:
-        self.stop.set()
-        self.thread.join()
-        self._show()
-        self.bar.close()
-
-    def shard_done(self) -> None:
-        """One more shard is committed, or set aside."""
-        self.shards += 1
-
-    def _poll(self) -> None:
-        while not self.stop.wait(0.5):
-            self._show()
-
-    def _show(self) -> None:
-        done, failed = self.counter()
-        self.bar.set_description_str(f"{self.shards}/{self.total_shards} shards", refresh=False)
-        self.bar.set_postfix_str(f"{failed} failed", refresh=False)
-        self.bar.update(max(self.before + done - self.bar.n, 0))
+    def _write(self, bar: "tqdm[Any]", state: str, report: dict[str, Any] | None) -> None:
+        rate = bar.format_dict["rate"]
+        content = {
+            "state": state,
+            "shards": self.shards,
+            "shards_planned": self.total_shards,
+            "images": bar.n,
+            "images_planned": self.images,
+            "failed": self.failed,
+            "images_per_second": rate,
+            "seconds_left": (self.images - bar.n) / rate if rate else None,
+            "updated": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "report": report,
+        }
+        # nothing depends on this file: a store that is down for a moment must not end the run
+        with contextlib.suppress(OSError, UserError):
+            self.storage.replace(PROGRESS, (json.dumps(content, indent=1) + "\n").encode())

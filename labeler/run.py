@@ -14,34 +14,57 @@ from common.storage import Storage, open_storage
 from labeler.config import DEMO_OUTPUTS, LabelSettings
 
 if TYPE_CHECKING:  # torch and Ray are imported where they are needed, so that --help and bad settings answer at once
+    from common.listing import Listing
     from common.sources import Source
-    from labeler.publish import Outcome
     from labeler.teacher.weights import TeacherSource
-
-LABEL_BYTES = 40_000  # the map, points and tar headers beside each image, generously
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run a labelling job. Returns 0 where the data set is complete, 1 where shards or too many images failed."""
     settings = load_settings(LabelSettings, argv)
     output = settings.output_folder()
-    from labeler.plan import keep_plan, make_plan
+    from labeler.job import label_and_publish, list_images
+    from labeler.teacher.weights import find_teacher
 
     source = _open_input(settings.input, output)
     storage = open_storage(output)
     _check_output(storage, output)
-    teacher = _find_teacher(settings.teacher)
-    print(f"listing {settings.input} ...", flush=True)
-    listing = source.list()
-    plan, table = make_plan(listing, settings.deciding(), teacher.identity, settings.input)
-    storage.check_writable()
-    keep_plan(storage, plan, table)
-    _describe(plan, output, listing.skipped)
+    teacher = find_teacher(settings.teacher)
+    listing = list_images(source, settings.input)
+    plans = _plan(settings, storage, listing, teacher)
+    _describe(plans, output, listing.skipped)
     if settings.plan_only:
         storage.sweep()
         return 0
-    problems = _label(settings, output, storage, plan, teacher)
-    return _finish(settings, output, storage, plan, problems)
+    code = label_and_publish(settings, storage, plans, teacher, listing.table.num_rows)
+    if code == 0:
+        _point_to_preview(settings, output)
+    return code
+
+
+def _plan(settings: LabelSettings, storage: Storage, listing: "Listing", teacher: "TeacherSource") -> list[Plan]:
+    """The plans of the data set, the new one kept. Raises UserError where the output was planned differently."""
+    from labeler.generations import check_same_kind, keep_first_plan, keep_later_plan, read_plans, without_planned
+    from labeler.job import check_object_size
+    from labeler.plan import make_plan
+
+    if not (settings.append and storage.exists(PLAN)):
+        first, table = make_plan(listing, settings.deciding(), teacher.identity, settings.input)
+        check_object_size(storage, first)
+        storage.check_writable()
+        keep_first_plan(storage, first, table)
+        return [first, *read_plans(storage)[1:]]
+    plans = read_plans(storage)
+    check_same_kind(plans, settings.deciding(), teacher.identity)
+    storage.check_writable()
+    new = without_planned(storage, plans, listing)
+    if not new.table.num_rows:
+        print("nothing to append: every image of the input is planned already")
+        return plans
+    later, table = make_plan(new, settings.deciding(), teacher.identity, settings.input, before=plans[-1])
+    check_object_size(storage, later)
+    keep_later_plan(storage, later, table)
+    return [*plans, later]
 
 
 def _open_input(location: str, output: str) -> "Source":
@@ -49,16 +72,22 @@ def _open_input(location: str, output: str) -> "Source":
     from common.sources import open_source
 
     source = open_source(location)
-    if Path(output).resolve().is_relative_to(Path(location).resolve()):
+    if _inside(output, location):
         raise UserError(
             f"--output {output} lies inside --input {location}: the shards would become input; choose another"
         )
     return source
 
 
+def _inside(output: str, location: str) -> bool:
+    if "://" in output or "://" in location:
+        return f"{output.rstrip('/')}/".startswith(f"{location.rstrip('/')}/")
+    return Path(output).resolve().is_relative_to(Path(location).resolve())
+
+
 def _check_output(storage: Storage, output: str) -> None:
     """Nobody's other files may lie where the data set goes."""
-    if Path(output).exists() and not Path(output).is_dir():
+    if "://" not in output and Path(output).exists() and not Path(output).is_dir():
         raise UserError(f"--output {output}: expected a folder, found a file")
     if storage.list() and not storage.exists(PLAN):
         raise UserError(
@@ -66,67 +95,22 @@ def _check_output(storage: Storage, output: str) -> None:
         )
 
 
-def _find_teacher(name: str) -> "TeacherSource":
-    from labeler.teacher.weights import find_teacher
-
-    return find_teacher(name)
-
-
-def _describe(plan: Plan, output: str, skipped: Counter[str]) -> None:
+def _describe(plans: list[Plan], output: str, skipped: Counter[str]) -> None:
     """What is going to happen, in a few lines."""
-    classes = (
-        f"{len(plan.classes):,} classes" if plan.classes else "no classes (there are images outside of class folders)"
-    )
-    print(f"plan: {plan.shards:,} shards, {plan.images:,} images, {plan.bytes:,} bytes, {classes}")
-    print(f"      teacher {plan.teacher.id}, output {output}, fingerprint {plan.fingerprint[:12]}")
+    for plan in plans:
+        classes = f"{len(plan.classes):,} classes" if plan.classes else "no classes (images outside of class folders)"
+        name = "plan" if len(plans) == 1 else f"generation {plan.generation}"
+        print(f"{name}: {plan.shards:,} shards, {plan.images:,} images, {plan.bytes:,} bytes, {classes}")
+    last = plans[-1]
+    print(f"      teacher {last.teacher.id}, output {output}, fingerprint {last.fingerprint[:12]}")
     if skipped:
         kinds = ", ".join(f"{count:,} {kind}" for kind, count in skipped.most_common(5))
         print(f"      {skipped.total():,} other files in the input are left alone ({kinds})")
 
 
-def _label(
-    settings: LabelSettings, output: str, storage: Storage, plan: Plan, teacher: "TeacherSource"
-) -> dict[int, str]:
-    """Make the shards that are not there yet. Returns those that failed, with the reason."""
-    from labeler.publish import read_records
-
-    storage.sweep()
-    records = read_records(storage, plan)
-    pending = [shard for shard in range(plan.shards) if shard not in records]
-    if not pending:
-        return {}
-    if records:
-        print(f"going on: {len(records):,} shards are there, {len(pending):,} are to be made")
-    _check_space(storage, output, plan, len(pending))
-    from labeler.pipeline import label_shards
-
-    return label_shards(settings, output, plan, pending, teacher)
-
-
-def _check_space(storage: Storage, output: str, plan: Plan, pending: int) -> None:
-    images = plan.bytes if plan.config["include_images"] else 0
-    needed = (images + plan.images * LABEL_BYTES) * pending // plan.shards
-    free = storage.free_bytes()
-    if free < needed:
-        raise UserError(f"--output {output}: the shards need about {needed:,} bytes, {free:,} are free")
-
-
-def _finish(settings: LabelSettings, output: str, storage: Storage, plan: Plan, problems: dict[int, str]) -> int:
-    """Publish, and say what was made."""
-    from labeler.publish import publish
-
-    outcome = publish(storage, plan, settings.max_bad_fraction)
-    storage.sweep()
-    for shard, problem in sorted(problems.items()):
-        print(f"shard {shard} was set aside: {problem}")
-    reasons = ", ".join(f"{count:,} {reason}" for reason, count in sorted(outcome.failures.items()))
-    failed = f"{outcome.failed:,} failed" + (f" ({reasons})" if reasons else "")
-    print(f"{outcome.written:,} of {outcome.planned:,} images labelled, {failed}")
-    if not outcome.published:
-        print(_why_not(settings, outcome))
-        return 1
-    print(f"the data set is complete: {output}")
-    if settings.input in DEMO_OUTPUTS:
+def _point_to_preview(settings: LabelSettings, output: str) -> None:
+    """Say what to look at; for the demo, make it."""
+    if settings.input in DEMO_OUTPUTS and "://" not in output:
         from labeler.preview import write_preview
 
         page = Path(output) / "preview.html"
@@ -134,17 +118,6 @@ def _finish(settings: LabelSettings, output: str, storage: Storage, plan: Plan, 
         print(f"open {page} in a browser to see it")
     else:
         print(f"look at it: python -m labeler.preview {output} --to page.html")
-    return 0
-
-
-def _why_not(settings: LabelSettings, outcome: "Outcome") -> str:
-    if outcome.unfinished:
-        return f"{len(outcome.unfinished):,} shards are not made yet: run the same command again to go on"
-    return (
-        f"not published: {outcome.failed:,} of {outcome.planned:,} images failed, more than --max-bad-fraction "
-        f"{settings.max_bad_fraction:g}. failures.jsonl says why; run again with a larger --max-bad-fraction to "
-        "publish all the same, or mend the input and label it into a new --output"
-    )
 
 
 if __name__ == "__main__":

@@ -14,15 +14,17 @@ from torch import Tensor, nn
 
 from common.errors import ImageFailure
 from common.images import StoredImage, read_photograph
+from common.listing import class_folder
 from common.manifest import Failure, Plan, Record, record_name, sha256, shard_name
 from common.shards import Sample, SampleInfo, ShardWriter
-from common.sources import Source, class_folder
+from common.sources import Source
 from common.storage import Storage
 from labeler.config import LabelConfig
 from labeler.label import Maps, label_image, predict_maps, teacher_picture
-from labeler.plan import PlannedImage, read_shard
+from labeler.listing import ListingReader, PlannedImage
 
 CPU_BATCH, GPU_BATCH = 1, 32  # fixed by the kind of hardware, never by the number of workers: they touch the last bit
+LABEL_BYTES = 40_000  # the map, points and tar headers beside each image, generously
 T = TypeVar("T")
 R = TypeVar("R")
 Progress = Callable[[int, int], None]
@@ -30,6 +32,10 @@ Progress = Callable[[int, int], None]
 
 class ShardConflict(Exception):
     """A shard of this name exists with other bytes: two different jobs write to one output."""
+
+
+class NoSpace(Exception):
+    """The disk of this machine is too full for a shard."""
 
 
 class Prepared(NamedTuple):
@@ -60,6 +66,7 @@ class ShardLabeler:
         self.plan = plan
         self.config = LabelConfig(**plan.config)
         self.storage = storage
+        self.listing = ListingReader(storage, plan)
         self.source = source
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.teacher = teacher.to(self.device)
@@ -76,7 +83,8 @@ class ShardLabeler:
 
         Raises ShardConflict where another shard has its name; the same bytes there are a success.
         """
-        images = read_shard(self.storage, shard)
+        images = self.listing.shard(shard)
+        self._check_scratch(images)
         seconds: Counter[str] = Counter()
         failed: list[Failure] = []
         with self.storage.scratch() as file, _timed(seconds, "total"):
@@ -108,6 +116,16 @@ class ShardLabeler:
         )
         self.storage.put(record_name(shard), record.to_json())
         return record
+
+    def _check_scratch(self, images: list[PlannedImage]) -> None:
+        """Better to learn of a full disk before a minute of work than after it."""
+        needed = shard_bytes(len(images), sum(image.ref.size for image in images), self.config.include_images)
+        free = self.storage.scratch_bytes()
+        if free < needed:
+            raise NoSpace(
+                f"a shard needs about {needed:,} bytes of scratch space on {socket.gethostname()}, {free:,} are free: "
+                "make room there, or let TMPDIR name a larger disk"
+            )
 
     def _finished(self, images: list[PlannedImage], seconds: Counter[str]) -> Iterator[list[Finished | Failure]]:
         """Batches of finished images in the plan's order; the teacher runs while threads prepare and finish others."""
@@ -177,6 +195,11 @@ class ShardLabeler:
                 f"{name} exists with checksum {found[:12]}, this run made {checksum[:12]}: another job writes to this "
                 "output, or the shard was made on another kind of hardware. Nothing was overwritten"
             )
+
+
+def shard_bytes(images: int, source_bytes: int, include_images: bool) -> int:
+    """The size of a shard of so many images, generously."""
+    return images * LABEL_BYTES + (source_bytes if include_images else 0)
 
 
 def in_order(pool: ThreadPoolExecutor, function: Callable[[T], R], items: Iterable[T], ahead: int) -> Iterator[R]:

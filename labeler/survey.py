@@ -5,7 +5,7 @@ import itertools
 import math
 import tarfile
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, TypeVar
 
@@ -13,9 +13,10 @@ import numpy as np
 from pydantic import ValidationError
 
 from common.errors import Reason, told
-from common.manifest import RECORDS, Failure, Record
+from common.manifest import RECORDS, Failure, Plan, Record, record_name
 from common.shards import Sample, decode_sample, read_samples
 from common.storage import Storage
+from labeler.ledger import Records, outcome
 
 MOST_SHARDS, MOST_SAMPLES = 8, 4000  # measured of one data set
 EXAMPLES = 3  # kept of each kind of failure
@@ -28,6 +29,7 @@ class Ledger:
     """What the records say was written and left out, and what is wrong with the files."""
 
     shards: dict[str, int] = field(default_factory=dict)  # samples by name
+    planned: int = 0
     samples: int = 0
     bytes: int = 0
     failures: Counter[Reason] = field(default_factory=Counter)
@@ -46,9 +48,11 @@ class Finding(NamedTuple):
     map_max: float
 
 
-def read_ledger(storage: Storage) -> Ledger:
+def read_ledger(storage: Storage, plans: Sequence[Plan]) -> Ledger:
     """Add up the records of the committed shards. A record that cannot be read is noted."""
     ledger = Ledger()
+    shards = {record_name(shard): shard for plan in plans for shard in plan.shard_indices}
+    records: Records = {}
     for name in storage.list(RECORDS):
         try:
             record = Record.model_validate_json(storage.read(name))
@@ -56,12 +60,14 @@ def read_ledger(storage: Storage) -> Ledger:
             ledger.notes[name] = told(error)
             continue
         ledger.shards[record.shard] = record.samples
-        ledger.samples += record.samples
         ledger.bytes += record.bytes
-        ledger.failures.update(record.failures)
-        for failure in record.failed:
-            examples = ledger.examples.setdefault(failure.reason, [])
-            examples.extend([failure] if len(examples) < EXAMPLES else [])
+        if name in shards:
+            records[shards[name]] = record
+    result = outcome(storage, plans, records)
+    ledger.planned, ledger.samples, ledger.failures = result.planned, result.written, result.failures
+    for failure in result.failed:
+        examples = ledger.examples.setdefault(failure.reason, [])
+        examples.extend([failure] if len(examples) < EXAMPLES else [])
     return ledger
 
 

@@ -12,7 +12,6 @@ import os
 import sys
 from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,19 +23,21 @@ from common.manifest import (
     CARD,
     CROISSANT,
     FAILURES,
-    LISTING,
     MANIFEST,
-    PLAN,
     RECORDS,
     Manifest,
     Plan,
     Record,
+    plan_name,
     record_name,
     shard_name,
 )
 from common.storage import Storage, open_storage
-from labeler.plan import fingerprint, listing_checksum, read_listing, read_plan
-from labeler.publish import description, failures_ledger, make_manifest
+from labeler.generations import read_plans
+from labeler.ledger import Records, failures_ledger, outcome
+from labeler.listing import listing_checksum, read_listing
+from labeler.plan import fingerprint, planned_keys
+from labeler.publish import description, make_manifest, published_generation
 from labeler.verify_shard import shard_problems
 
 
@@ -46,30 +47,56 @@ def verify(dataset: str, workers: int | None = None) -> dict[str, Any]:
     report: dict[str, Any] = {"ok": False, "complete": False, "shards": 0, "samples": 0, "failures": 0, "problems": []}
     problems: list[str] = report["problems"]
     try:
-        plan = read_plan(storage)
+        plans = read_plans(storage)
     except UserError as error:
         problems.append(str(error))
         return report
-    records = _records(storage, plan, problems)
-    complete = storage.exists(MANIFEST)
-    problems += _plan_problems(storage, plan, complete or bool(records))
-    problems += _file_problems(storage, plan, records, complete)
+    records = _records(storage, plans, problems)
+    published = _published(storage, plans, problems)
+    for before, plan in zip([None, *plans], plans, strict=False):
+        started = bool(published) or any(shard in records for shard in plan.shard_indices)
+        problems += _plan_problems(storage, plan, before, started)
+    problems += _file_problems(storage, plans, published, records)
     problems += _each_shard(dataset, sorted(records), workers)
-    if complete:
-        problems += _manifest_problems(storage, plan, records)
+    if published and not any(shard not in records for plan in published for shard in plan.shard_indices):
+        problems += _manifest_problems(storage, published, records)
     report |= {
         "ok": not problems,
-        "complete": complete,
+        "complete": len(published) == len(plans),
         "shards": len(records),
         "samples": sum(record.samples for record in records.values()),
-        "failures": sum(len(record.failed) for record in records.values()),
+        "failures": _failures(storage, plans, records, problems),
     }
+    report["ok"] = not problems
     return report
 
 
-def _records(storage: Storage, plan: Plan, problems: list[str]) -> dict[int, Record]:
+def _published(storage: Storage, plans: list[Plan], problems: list[str]) -> list[Plan]:
+    """The plans that the manifest covers; none where there is no manifest."""
+    if not storage.exists(MANIFEST):
+        return []
+    try:
+        generation = published_generation(storage, storage.read(MANIFEST))
+    except UserError as error:
+        problems.append(str(error))
+        return plans
+    if generation >= len(plans):
+        problems.append(f"{MANIFEST}: speaks of generation {generation}, but there is no {plan_name(generation)}")
+    return plans[: generation + 1]
+
+
+def _failures(storage: Storage, plans: list[Plan], records: Records, problems: list[str]) -> int:
+    """Images that are still left out."""
+    try:
+        return len(outcome(storage, plans, records).failed)
+    except (pa.ArrowException, OSError, KeyError, ValueError):  # of a damaged listing, which is among the problems
+        return sum(len(record.failed) for record in records.values())
+
+
+def _records(storage: Storage, plans: list[Plan], problems: list[str]) -> Records:
     """The readable records; what is wrong with the others goes to the problems."""
-    names = {record_name(shard): shard for shard in range(plan.shards)}
+    names = {record_name(shard): shard for plan in plans for shard in plan.shard_indices}
+    sizes = [size for plan in plans for size in plan.shard_sizes()]
     records = {}
     for name in storage.list(RECORDS):
         if name not in names:
@@ -82,7 +109,7 @@ def _records(storage: Storage, plan: Plan, problems: list[str]) -> dict[int, Rec
             continue
         if record.shard != shard_name(names[name]):
             problems.append(f"{name}: speaks of {record.shard}")
-        elif record.samples + len(record.failed) != plan.shard_sizes()[names[name]]:
+        elif record.samples + len(record.failed) != sizes[names[name]]:
             problems.append(
                 f"{name}: {record.samples} samples and {len(record.failed)} failures are not what was planned"
             )
@@ -92,47 +119,52 @@ def _records(storage: Storage, plan: Plan, problems: list[str]) -> dict[int, Rec
     return records
 
 
-def _plan_problems(storage: Storage, plan: Plan, started: bool) -> list[str]:
+def _plan_problems(storage: Storage, plan: Plan, before: Plan | None, started: bool) -> list[str]:
     """Is the plan what its checksums say, and the listing what the plan says?"""
     problems = []
-    if fingerprint(plan.config, plan.teacher, plan.classes, plan.listing_sha256) != plan.fingerprint:
-        problems.append(f"{PLAN}: its fingerprint is not that of its content")
-    if not storage.exists(LISTING):
-        return [*problems, f"{LISTING} is missing"] if started else problems
+    if fingerprint(plan.config, plan.teacher, plan.classes, plan.listing_sha256, plan.parent) != plan.fingerprint:
+        problems.append(f"{plan.name}: its fingerprint is not that of its content")
+    if before is not None and (plan.parent, plan.first_shard, plan.first_image) != (
+        before.fingerprint,
+        before.first_shard + before.shards,
+        before.first_image + before.images,
+    ):
+        problems.append(f"{plan.name}: does not follow {before.name}")
+    if not storage.exists(plan.listing):
+        return [*problems, f"{plan.listing} is missing"] if started else problems
     try:
-        table = read_listing(storage)
+        table = read_listing(storage, plan)
         if listing_checksum(table) != plan.listing_sha256:
-            problems.append(f"{LISTING}: its images are not those of the plan")
+            problems.append(f"{plan.listing}: its images are not those of the plan")
         problems += _deal_problems(table, plan)
     except (pa.ArrowException, OSError, KeyError, ValueError) as error:
-        problems.append(f"{LISTING}: damaged: {told(error)}")
+        problems.append(f"{plan.listing}: damaged: {told(error)}")
     return problems
 
 
 def _deal_problems(table: pa.Table, plan: Plan) -> list[str]:
     """Even to within one, keys without gaps."""
-    sizes = plan.shard_sizes()
     if table.num_rows != plan.images:
-        return [f"{LISTING}: {table.num_rows} images, planned {plan.images}"]
-    expected = np.repeat(np.arange(plan.shards), sizes)
+        return [f"{plan.listing}: {table.num_rows} images, planned {plan.images}"]
+    expected = np.repeat(np.array(plan.shard_indices), plan.shard_sizes())
     if not np.array_equal(table["shard"].to_numpy(), expected):
-        return [f"{LISTING}: the images are not dealt evenly to {plan.shards} shards"]
-    if table["key"].to_pylist() != [f"{key:09d}" for key in range(plan.images)]:
-        return [f"{LISTING}: the keys are not the numbers from 0 to {plan.images - 1}"]
+        return [f"{plan.listing}: the images are not dealt evenly to {plan.shards} shards"]
+    first = plan.first_image
+    if not table["key"].combine_chunks().equals(planned_keys(first, plan.images)):
+        return [f"{plan.listing}: the keys are not the numbers from {first} to {first + plan.images - 1}"]
     return []
 
 
-def _file_problems(storage: Storage, plan: Plan, records: dict[int, Record], complete: bool) -> list[str]:
-    """Tars without a plan, records without a tar; in a finished data set also tars without a record."""
-    planned = {shard_name(shard): shard for shard in range(plan.shards)}
+def _file_problems(storage: Storage, plans: list[Plan], published: list[Plan], records: Records) -> list[str]:
+    """Tars without a plan, records without a tar; of what is published also tars without a record."""
+    planned = {shard_name(shard) for plan in plans for shard in plan.shard_indices}
     present = {name for name in storage.list() if name.endswith(".tar")}
-    problems = [f"{name}: no such shard is planned" for name in sorted(present - planned.keys())]
+    problems = [f"{name}: no such shard is planned" for name in sorted(present - planned)]
     problems += [
         f"{shard_name(shard)}: has a record, but is missing" for shard in records if shard_name(shard) not in present
     ]
-    if complete:
-        problems += [f"{name}: has no record" for name, shard in planned.items() if shard not in records]
-    return problems
+    expected = [shard for plan in published for shard in plan.shard_indices]
+    return problems + [f"{shard_name(shard)}: has no record" for shard in expected if shard not in records]
 
 
 def _each_shard(dataset: str, shards: list[int], workers: int | None) -> list[str]:
@@ -150,23 +182,22 @@ def _each_shard(dataset: str, shards: list[int], workers: int | None) -> list[st
     return [problem for problems in found for problem in problems]
 
 
-def _manifest_problems(storage: Storage, plan: Plan, records: dict[int, Record]) -> list[str]:
+def _manifest_problems(storage: Storage, plans: list[Plan], records: Records) -> list[str]:
     """Is what was published what the records say?"""
-    in_order = [records[shard] for shard in sorted(records)]
-    expected = make_manifest(plan, in_order)
+    expected, result = make_manifest(storage, plans, records), outcome(storage, plans, records)
     problems = []
     try:
         manifest = Manifest.model_validate_json(storage.read(MANIFEST))
         if manifest != expected:
             differing = [name for name in Manifest.model_fields if getattr(manifest, name) != getattr(expected, name)]
             problems.append(f"{MANIFEST}: not what the records say: {', '.join(differing)}")
-    except ValueError as error:
-        problems.append(f"{MANIFEST}: damaged: {told(error)}")
-    if expected.written + expected.failed != plan.images:
+    except ValueError:
+        pass  # said before
+    if expected.written + expected.failed != expected.planned:
         problems.append(
-            f"{expected.written} samples and {expected.failed} failures are not the {plan.images} planned images"
+            f"{expected.written} samples and {expected.failed} failures are not the {expected.planned} planned images"
         )
-    for name, content in {**description(plan, expected), FAILURES: failures_ledger(in_order)}.items():
+    for name, content in {**description(plans[-1], expected), FAILURES: failures_ledger(result.failed)}.items():
         if not storage.exists(name):
             problems.append(f"{name} is missing")
         elif name not in (CARD, CROISSANT) and not _same_json(storage.read(name), content):
@@ -187,11 +218,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         prog="python -m labeler.verify", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("dataset", help="folder of the data set")
+    parser.add_argument("dataset", help="folder of the data set, local or s3://BUCKET/PREFIX")
     parser.add_argument("--workers", type=int, help="processes; by default one a core")
     arguments = parser.parse_args()
-    if not Path(arguments.dataset).is_dir():
-        raise UserError(f"{arguments.dataset}: expected the folder of a data set, found none")
     report = verify(arguments.dataset, arguments.workers)
     for problem in report["problems"]:
         print(problem)

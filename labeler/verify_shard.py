@@ -1,5 +1,6 @@
 """Does one committed shard hold exactly the samples it should, each as the format says?"""
 
+import functools
 import hashlib
 import io
 import itertools
@@ -11,31 +12,45 @@ import numpy as np
 from PIL import Image
 
 from common.errors import told
+from common.listing import class_folder
 from common.manifest import Plan, Record, canonical_json, record_name, sha256, shard_name
 from common.shards import MEMBERS, SampleInfo, decode_map, decode_points, read_members
-from common.sources import class_folder
-from common.storage import open_storage
-from labeler.plan import PlannedImage, read_plan, read_shard
+from common.storage import Storage, open_storage
+from labeler.generations import read_plans
+from labeler.listing import ListingReader, PlannedImage
 
 SHOWN = 5  # problems of one shard; a damaged one would fill the screen
+IN_MEMORY = 1 << 30  # bytes of a shard that is fetched once; a larger one is read twice
+
+
+@functools.cache
+def _opened(dataset: str) -> tuple[Storage, list[ListingReader]]:
+    """What a process needs for shard after shard."""
+    storage = open_storage(dataset)
+    return storage, [ListingReader(storage, plan) for plan in read_plans(storage)]
 
 
 def shard_problems(dataset: str, shard: int) -> list[str]:
     """What is wrong with a shard that has a record; empty where nothing is."""
-    storage = open_storage(dataset)
     name = shard_name(shard)
     try:
-        plan = read_plan(storage)
+        storage, listings = _opened(dataset)
+        listing = next(listing for listing in listings if shard in listing.plan.shard_indices)
         record = Record.model_validate_json(storage.read(record_name(shard)))
-        with storage.open(name) as file:
+        with _fetched(storage, name, record.bytes) as file:
             problems = list(itertools.islice(_checksum_problems(file, record), SHOWN))
             file.seek(0)
-            problems += itertools.islice(_content_problems(file, plan, record, read_shard(storage, shard)), SHOWN)
+            found = _content_problems(file, listing.plan, record, listing.shard(shard))
+            problems += itertools.islice(found, SHOWN)
     except FileNotFoundError:
         return []  # said of the data set as a whole
     except Exception as error:  # damage takes many shapes
         return [f"{name}: cannot be checked: {told(error)}"]
     return [f"{name}: {problem}" for problem in problems]
+
+
+def _fetched(storage: Storage, name: str, size: int) -> BinaryIO:
+    return io.BytesIO(storage.read(name)) if size < IN_MEMORY else storage.open(name)
 
 
 def _checksum_problems(file: BinaryIO, record: Record) -> Iterator[str]:

@@ -15,7 +15,9 @@ from common.manifest import Plan, Teacher
 from common.sources import open_source
 from common.storage import LocalStorage
 from labeler.config import LabelConfig
-from labeler.plan import keep_plan, make_plan
+from labeler.generations import keep_first_plan, read_plans
+from labeler.listing import ListingReader, PlannedImage
+from labeler.plan import make_plan
 from labeler.shard import ShardLabeler
 from labeler.teacher.weights import ForeignTeacher
 from tests.pictures import jpeg
@@ -38,8 +40,14 @@ def planned(images: Path, output: Path, **config: Any) -> Plan:
     """Plan a job, as `labeler.run` does."""
     listing = open_source(str(images)).list()
     plan, table = make_plan(listing, LabelConfig(**config).model_dump(), TEACHER, str(images))
-    keep_plan(LocalStorage(output), plan, table)
+    keep_first_plan(LocalStorage(output), plan, table)
     return plan
+
+
+def planned_shard(output: Path, shard: int = 0) -> list[PlannedImage]:
+    """The images that a shard of the first plan is to hold."""
+    storage = LocalStorage(output)
+    return ListingReader(storage, read_plans(storage)[0]).shard(shard)
 
 
 def shard_labeler(plan: Plan, output: Path, teacher: nn.Module | None = None, threads: int = 2) -> ShardLabeler:
@@ -55,13 +63,13 @@ def members(tar: Path) -> dict[str, bytes]:
 
 
 def checksums(output: Path, records: bool = False) -> dict[str, str]:
-    """Every file of a data set by its path; the records tell times and hosts, so they are left out unless asked for."""
+    """Every file of a data set by its path; records and progress tell times, so they are left out unless asked for."""
     files = (path for path in output.rglob("*") if path.is_file())
     names = {path.relative_to(output).as_posix(): path for path in files}
     return {
         name: hashlib.sha256(path.read_bytes()).hexdigest()
         for name, path in sorted(names.items())
-        if records or not name.startswith("records/")
+        if records or not name.startswith(("records/", "progress.json"))
     }
 
 

@@ -11,21 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.errors import UserError
+from common.listing import SCHEMA, ImageRef, Listing
+from common.local_source import LocalSource
 from common.manifest import LISTING, PLAN, Plan, Teacher
 from common.settings import load_settings
-from common.sources import SCHEMA, ImageRef, Listing, LocalSource
 from common.storage import LocalStorage
 from labeler.config import LabelSettings
-from labeler.plan import (
-    PlannedImage,
-    keep_plan,
-    listing_checksum,
-    make_plan,
-    planned_images,
-    read_listing,
-    read_plan,
-    read_shard,
-)
+from labeler.generations import keep_first_plan, read_plans
+from labeler.listing import ListingReader, PlannedImage, listing_checksum, planned_images, read_listing
+from labeler.plan import make_plan
 
 TEACHER = Teacher(name="mine", sha256="a" * 64)
 URIS = [f"n{index % 3:02d}/{index:03d}.jpg" for index in range(25)]
@@ -55,10 +49,10 @@ def planned(uris: list[str] = URIS, teacher: Teacher = TEACHER, sizes: dict[str,
 
 
 def refusal(storage: LocalStorage, plan: Plan, table: pa.Table) -> str:
-    """What keep_plan says to a plan that is not the one that was kept, which stays."""
+    """What keep_first_plan says to a plan that is not the one that was kept, which stays."""
     before = storage.read(PLAN), storage.read(LISTING)
     with pytest.raises(UserError) as error:
-        keep_plan(storage, plan, table)
+        keep_first_plan(storage, plan, table)
     assert (storage.read(PLAN), storage.read(LISTING)) == before
     return str(error.value)
 
@@ -193,17 +187,17 @@ def test_the_listings_checksum_tells_names_apart_at_their_borders() -> None:
 
 def test_a_kept_plan_and_listing_read_back(storage: LocalStorage) -> None:
     plan, table = planned(samples_per_shard=4)
-    keep_plan(storage, plan, table)
-    assert read_plan(storage) == plan
-    kept = read_listing(storage)
+    keep_first_plan(storage, plan, table)
+    assert read_plans(storage) == [plan]
+    kept = read_listing(storage, read_plans(storage)[0])
     assert kept.to_pylist() == table.to_pylist()
     assert listing_checksum(kept) == plan.listing_sha256
 
 
 def test_each_shard_reads_back_its_rows_of_the_listing(storage: LocalStorage) -> None:
     plan, table = planned(samples_per_shard=4)
-    keep_plan(storage, plan, table)
-    shards = [read_shard(storage, shard) for shard in range(plan.shards)]
+    keep_first_plan(storage, plan, table)
+    shards = [ListingReader(storage, plan).shard(shard) for shard in range(plan.shards)]
     assert [len(shard) for shard in shards] == plan.shard_sizes()
     assert [image for shard in shards for image in shard] == planned_images(table)
     with storage.open(LISTING) as file:
@@ -213,35 +207,36 @@ def test_each_shard_reads_back_its_rows_of_the_listing(storage: LocalStorage) ->
 def test_planned_images_of_a_tar_know_their_place(tmp_path: Path, shared_data: Path, storage: LocalStorage) -> None:
     source = LocalSource(shared_data / "cifar10-test.tar")
     plan, table = make_plan(source.list(), config(limit=5), TEACHER, "cifar10-test.tar")
-    keep_plan(storage, plan, table)
-    for image in read_shard(storage, 0):
+    keep_first_plan(storage, plan, table)
+    for image in ListingReader(storage, plan).shard(0):
         assert source.read(image.ref).startswith(b"\xff\xd8")
         assert plan.classes is not None
         assert image.class_index == plan.classes.index(image.ref.uri.split("/")[-2])
 
 
 def test_a_planned_image_has_no_class_where_the_input_has_none(storage: LocalStorage) -> None:
-    keep_plan(storage, *planned(["x.jpg"]))
-    assert read_shard(storage, 0) == [PlannedImage("000000000", ImageRef("x.jpg", 1005, None, 0), None)]
+    plan, table = planned(["x.jpg"])
+    keep_first_plan(storage, plan, table)
+    assert ListingReader(storage, plan).shard(0) == [PlannedImage("000000000", ImageRef("x.jpg", 1005, None, 0), None)]
 
 
 def test_keeping_the_same_plan_again_changes_nothing(storage: LocalStorage) -> None:
-    keep_plan(storage, *planned())
+    keep_first_plan(storage, *planned())
     before = storage.read(PLAN), storage.read(LISTING)
-    keep_plan(storage, *planned())
+    keep_first_plan(storage, *planned())
     assert (storage.read(PLAN), storage.read(LISTING)) == before
 
 
 def test_a_lost_listing_is_written_anew_with_the_same_bytes(storage: LocalStorage) -> None:
-    keep_plan(storage, *planned())
+    keep_first_plan(storage, *planned())
     before = storage.read(LISTING)
     (storage.root / LISTING).unlink()
-    keep_plan(storage, *planned())
+    keep_first_plan(storage, *planned())
     assert storage.read(LISTING) == before
 
 
 def test_a_changed_setting_is_refused_by_name(storage: LocalStorage) -> None:
-    keep_plan(storage, *planned())
+    keep_first_plan(storage, *planned())
     message = refusal(storage, *planned(map_size=32, seed=1))
     assert "map_size was 224, is 32" in message
     assert "seed was 0, is 1" in message
@@ -249,23 +244,23 @@ def test_a_changed_setting_is_refused_by_name(storage: LocalStorage) -> None:
 
 
 def test_another_teacher_is_refused_by_name(storage: LocalStorage) -> None:
-    keep_plan(storage, *planned())
+    keep_first_plan(storage, *planned())
     message = refusal(storage, *planned(teacher=Teacher(name="other", sha256="b" * 64)))
     assert "the teacher was mine@aaaaaaaaaaaa, is other@bbbbbbbbbbbb" in message
 
 
 def test_a_new_image_is_refused_by_name(storage: LocalStorage) -> None:
-    keep_plan(storage, *planned())
+    keep_first_plan(storage, *planned())
     assert "1 new (first: n00/new.jpg)" in refusal(storage, *planned([*URIS, "n00/new.jpg"]))
 
 
 def test_a_removed_image_is_refused_by_name(storage: LocalStorage) -> None:
-    keep_plan(storage, *planned())
+    keep_first_plan(storage, *planned())
     assert f"2 gone (first: {URIS[0]})" in refusal(storage, *planned([u for u in URIS if u not in (URIS[0], URIS[3])]))
 
 
 def test_an_image_of_another_size_is_refused_by_name(storage: LocalStorage) -> None:
-    keep_plan(storage, *planned())
+    keep_first_plan(storage, *planned())
     message = refusal(storage, *planned(sizes={URIS[7]: 1}))
     assert f"1 of another size (first: {URIS[7]})" in message
     assert "gone" not in message
@@ -274,22 +269,22 @@ def test_an_image_of_another_size_is_refused_by_name(storage: LocalStorage) -> N
 
 def test_images_at_other_places_in_a_tar_are_refused(storage: LocalStorage) -> None:
     plan, table = planned()
-    keep_plan(storage, plan, table)
+    keep_first_plan(storage, plan, table)
     moved = listing(URIS)
     moved = moved._replace(table=moved.table.set_column(3, "offset", pa.array([512] * 25)))
     assert "at other places in their tars" in refusal(storage, *make_plan(moved, config(), TEACHER, "images"))
 
 
 def test_a_changed_input_is_a_user_error_too_where_the_listing_is_lost(storage: LocalStorage) -> None:
-    keep_plan(storage, *planned())
+    keep_first_plan(storage, *planned())
     (storage.root / LISTING).unlink()
     with pytest.raises(UserError, match="planned differently"):
-        keep_plan(storage, *planned(URIS[1:]))
+        keep_first_plan(storage, *planned(URIS[1:]))
 
 
 def test_no_plan_is_a_user_error(storage: LocalStorage) -> None:
     with pytest.raises(UserError, match=r"plan\.json"):
-        read_plan(storage)
+        read_plans(storage)
 
 
 @pytest.mark.parametrize(
@@ -300,9 +295,9 @@ def test_no_plan_is_a_user_error(storage: LocalStorage) -> None:
 def test_a_damaged_plan_is_a_user_error(storage: LocalStorage, content: bytes) -> None:
     storage.put(PLAN, content)
     with pytest.raises(UserError, match=r"plan\.json is damaged or of another version"):
-        read_plan(storage)
+        read_plans(storage)
     with pytest.raises(UserError, match=r"plan\.json is damaged or of another version"):
-        keep_plan(storage, *planned())
+        keep_first_plan(storage, *planned())
 
 
 def test_a_plan_of_another_version_or_with_unknown_keys_is_a_user_error(storage: LocalStorage) -> None:
@@ -310,4 +305,4 @@ def test_a_plan_of_another_version_or_with_unknown_keys_is_a_user_error(storage:
     for changed in (content.replace(b'"1.0"', b'"2.0"'), content.replace(b'"images":', b'"pictures":')):
         storage.replace(PLAN, changed)
         with pytest.raises(UserError, match="damaged or of another version"):
-            read_plan(storage)
+            read_plans(storage)

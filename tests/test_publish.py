@@ -9,12 +9,13 @@ import pyarrow as pa
 import pytest
 
 from common.errors import Reason, UserError
+from common.listing import SCHEMA, Listing
 from common.manifest import Failure, Manifest, Plan, Record, Teacher, record_name, sha256, shard_name
-from common.sources import SCHEMA, Listing
 from common.storage import LocalStorage
 from labeler.config import LabelConfig
+from labeler.ledger import Outcome, read_records
 from labeler.plan import make_plan
-from labeler.publish import Outcome, publish, read_records
+from labeler.publish import publish
 from tests.jobs import checksums, failures
 
 DESCRIPTION = {"failures.jsonl", "manifest.json", "sizes.json", "schema.json", "README.md", "croissant.json"}
@@ -83,8 +84,9 @@ def manifest_of(storage: LocalStorage) -> Manifest:
 
 def test_finished_shards_become_a_described_data_set(storage: LocalStorage, plan: Plan) -> None:
     records = [commit(storage, plan, shard, {4: Reason.EMPTY} if shard == 1 else None) for shard in range(3)]
-    outcome = publish(storage, plan, max_bad_fraction=0.1)
-    assert outcome == Outcome(30, 29, Counter({Reason.EMPTY: 1}), [], published=True)
+    outcome, published = publish(storage, [plan], max_bad_fraction=0.1)
+    assert published
+    assert outcome == Outcome(30, 29, records[1].failed, [])
     assert DESCRIPTION | {"classes.json"} <= checksums(storage.root).keys()
     manifest = manifest_of(storage)
     assert (manifest.planned, manifest.written, manifest.failed) == (30, 29, 1)
@@ -108,9 +110,9 @@ def test_finished_shards_become_a_described_data_set(storage: LocalStorage, plan
 def test_publishing_again_writes_the_same_bytes(storage: LocalStorage, plan: Plan) -> None:
     for shard in range(3):
         commit(storage, plan, shard, {0: Reason.CORRUPT})
-    publish(storage, plan, 0.1)
+    publish(storage, [plan], 0.1)
     once = checksums(storage.root)
-    publish(storage, plan, 0.1)
+    publish(storage, [plan], 0.1)
     assert checksums(storage.root) == once
 
 
@@ -120,15 +122,16 @@ def test_order_in_which_shards_were_made_does_not_show(tmp_path: Path, plan: Pla
         storage = LocalStorage(tmp_path / str(order[0]))
         for shard in order:
             commit(storage, plan, shard, {shard: Reason.EMPTY})
-        publish(storage, plan, 0.1)
+        publish(storage, [plan], 0.1)
         found.append(checksums(storage.root))
     assert found[0] == found[1]
 
 
 def test_unfinished_shards_are_named_and_nothing_is_published(storage: LocalStorage, plan: Plan) -> None:
-    commit(storage, plan, 1, {3: Reason.MISSING})
-    outcome = publish(storage, plan, 0.1)
-    assert outcome == Outcome(30, 9, Counter({Reason.MISSING: 1}), [0, 2], published=False)
+    record = commit(storage, plan, 1, {3: Reason.MISSING})
+    outcome, published = publish(storage, [plan], 0.1)
+    assert not published
+    assert outcome == Outcome(30, 9, record.failed, [0, 2])
     assert set(checksums(storage.root)) == {"failures.jsonl", "train-000001.tar"}
 
 
@@ -142,8 +145,8 @@ def test_too_many_failures_keep_shards_and_ledger_but_no_manifest(
     for shard in range(3):
         failed = {place: Reason.TRUNCATED for place in range(10) if shard * 10 + place < bad}
         commit(storage, plan, shard, failed)
-    outcome = publish(storage, plan, max_bad_fraction)
-    assert (outcome.published, outcome.failed, outcome.written) == (published, bad, 30 - bad)
+    outcome, found = publish(storage, [plan], max_bad_fraction)
+    assert (found, len(outcome.failed), outcome.written) == (published, bad, 30 - bad)
     assert storage.exists("manifest.json") == published
     assert len(failures(storage.root)) == bad
     assert {"train-000000.tar", "train-000001.tar", "train-000002.tar"} <= checksums(storage.root).keys()
@@ -153,21 +156,21 @@ def test_exactly_the_fraction_may_fail(storage: LocalStorage) -> None:
     plan = plan_of([f"{index}.jpg" for index in range(100)])
     for shard in range(10):
         commit(storage, plan, shard, {place: Reason.EMPTY for place in range(10) if shard * 10 + place < 29})
-    assert publish(storage, plan, 0.29).published
+    assert publish(storage, [plan], 0.29)[1]
 
 
 def test_a_larger_fraction_publishes_what_a_smaller_one_refused(storage: LocalStorage, plan: Plan) -> None:
     for shard in range(3):
         commit(storage, plan, shard, {0: Reason.EMPTY, 1: Reason.EMPTY})
-    assert not publish(storage, plan, 0.1).published
-    assert publish(storage, plan, 0.5).published
+    assert not publish(storage, [plan], 0.1)[1]
+    assert publish(storage, [plan], 0.5)[1]
     assert manifest_of(storage).failed == 6
 
 
 def test_ledger_is_in_the_order_of_the_keys(storage: LocalStorage, plan: Plan) -> None:
     for shard in (2, 0, 1):
         commit(storage, plan, shard, {2: Reason.EMPTY, 7: Reason.CORRUPT})
-    publish(storage, plan, 1)
+    publish(storage, [plan], 1)
     lines = [json.loads(line) for line in storage.read("failures.jsonl").decode().splitlines()]
     assert [line["key"] for line in lines] == [f"{key:09d}" for key in (2, 7, 12, 17, 22, 27)]
     assert lines[0] == {"key": "000000002", "uri": "é <2>.jpg", "reason": "empty", "message": "why"}
@@ -176,7 +179,7 @@ def test_ledger_is_in_the_order_of_the_keys(storage: LocalStorage, plan: Plan) -
 def test_ledger_of_a_clean_run_is_empty(storage: LocalStorage, plan: Plan) -> None:
     for shard in range(3):
         commit(storage, plan, shard)
-    publish(storage, plan, 0.1)
+    publish(storage, [plan], 0.1)
     assert storage.read("failures.jsonl") == b""
 
 
@@ -184,7 +187,7 @@ def test_damaged_record_is_an_error(storage: LocalStorage, plan: Plan) -> None:
     commit(storage, plan, 0)
     storage.replace(record_name(0), b"{")
     with pytest.raises(UserError, match=r"train-000000.json is damaged"):
-        read_records(storage, plan)
+        read_records(storage, [plan])
 
 
 @pytest.mark.parametrize("include_images", [True, False])
@@ -194,7 +197,7 @@ def test_card_and_croissant_tell_of_what_is_there(include_images: bool, classes:
     plan = plan_of([f"{folder}{index}.jpg" for index in range(20)], include_images=include_images, map_size=64)
     for shard in range(2):
         commit(storage, plan, shard, {0: Reason.TOO_SMALL})
-    publish(storage, plan, 0.1)
+    publish(storage, [plan], 0.1)
     card = storage.read("README.md").decode()
     assert card.startswith("---\n")
     assert "18 of 20 planned; 2 left out (2 too_small)" in card

@@ -17,12 +17,10 @@ from torch import Tensor, nn
 from common.errors import Reason
 from common.manifest import Record, sha256
 from common.shards import decode_map, decode_points
-from common.storage import LocalStorage
 from labeler.orientation import map_to_stored
-from labeler.plan import read_shard
 from labeler.shard import ShardConflict, in_order
 from labeler.teacher.weights import ForeignTeacher
-from tests.jobs import checksums, members, photographs, planned, shard_labeler
+from tests.jobs import checksums, members, photographs, planned, planned_shard, shard_labeler
 from tests.pictures import jpeg
 from tests.teachers import gradient_teacher
 
@@ -55,7 +53,7 @@ def test_shard_holds_its_images_in_the_order_of_the_plan(images: Path, tmp_path:
     output = tmp_path / "out"
     record = label(images, output, map_size=32)
     content = members(output / TAR)
-    plan = read_shard(LocalStorage(output), 0)
+    plan = planned_shard(output)
     extensions = ("jpg", "cls", "json", "attn.png", "gaze.npy")
     assert list(content) == [f"{image.key}.{extension}" for image in plan for extension in extensions]
     for image in plan:
@@ -150,7 +148,7 @@ def test_map_of_a_turned_photograph_lies_in_the_stored_frame(tmp_path: Path) -> 
 def test_failed_images_are_told_and_the_others_stay_in_order(images: Path, tmp_path: Path) -> None:
     output = tmp_path / "out"
     plan = planned(images, output)
-    first, second, *_ = read_shard(LocalStorage(output), 0)
+    first, second, *_ = planned_shard(output)
     (images / first.ref.uri).unlink()
     (images / second.ref.uri).write_bytes(b"other")
     record = shard_labeler(plan, output).label(0)
@@ -193,7 +191,7 @@ def test_batches_are_cut_by_index_so_that_a_failure_shifts_no_other_batch(images
     shards = {}
     for name in ("whole", "missing"):
         plan = planned(images, tmp_path / name, batch_size=4)
-        lost = read_shard(LocalStorage(tmp_path / name), 0)[1]
+        lost = planned_shard(tmp_path / name)[1]
         if name == "missing":
             (images / lost.ref.uri).unlink()
         shard_labeler(plan, tmp_path / name, teacher).label(0)

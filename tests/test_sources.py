@@ -8,7 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.errors import ImageFailure, Reason, UserError
-from common.sources import ImageRef, LocalSource, Source, class_folder, open_source
+from common.listing import ImageRef, class_folder
+from common.local_source import LocalSource
+from common.sources import Source, open_source
 from tests.pictures import jpeg
 
 IMAGES = {f"{folder}/{name}.jpg": jpeg(seed=seed) for seed, (folder, name) in enumerate(["ax", "bx", "by", "cz"])}
@@ -350,9 +352,9 @@ def test_a_hard_link_in_a_tar_is_not_lost_silently(tmp_path: Path) -> None:
     assert listing.table.num_rows + sum(listing.skipped.values()) == 2
 
 
-@pytest.mark.parametrize("location", ["s3://bucket/images", "https://example.org/x.tar"])
+@pytest.mark.parametrize("location", ["gs://bucket/images", "https://example.org/x.tar"])
 def test_an_address_is_a_user_error(location: str) -> None:
-    with pytest.raises(UserError, match="only local folders and tar files"):
+    with pytest.raises(UserError, match="expected a local path or s3://"):
         open_source(location)
 
 

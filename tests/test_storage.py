@@ -288,8 +288,8 @@ def test_free_bytes_is_what_the_file_system_says(storage: LocalStorage) -> None:
 
 
 def test_an_address_is_a_user_error() -> None:
-    with pytest.raises(UserError, match="s3://bucket/x: only local folders"):
-        open_storage("s3://bucket/x")
+    with pytest.raises(UserError, match="https://host/x: expected a local folder or s3://"):
+        open_storage("https://host/x")
 
 
 def test_a_path_is_a_folder(tmp_path: Path) -> None:

@@ -26,8 +26,9 @@ from common.manifest import Plan
 from common.sources import open_source
 from common.storage import LocalStorage
 from labeler.config import LabelConfig
+from labeler.generations import keep_first_plan
 from labeler.pipeline import ALLOCATOR
-from labeler.plan import keep_plan, make_plan
+from labeler.plan import make_plan
 from labeler.shard import ShardLabeler
 from labeler.teacher.weights import find_teacher
 from tests.jobs import command, run
@@ -94,7 +95,7 @@ def planned(source: Path, output: Path, **config: Any) -> Plan:
     listing = open_source(str(source)).list()
     teacher = find_teacher(str(WEIGHTS)).identity
     plan, images = make_plan(listing, LabelConfig(**config).model_dump(), teacher, str(source))
-    keep_plan(LocalStorage(output), plan, images)
+    keep_first_plan(LocalStorage(output), plan, images)
     return plan
 
 

@@ -292,7 +292,8 @@ def test_tar_files_are_read_without_unpacking(images: Path, tmp_path: Path) -> N
     labeler = shard_labeler(plan, output)
     for shard in range(plan.shards):
         labeler.label(shard)
-    assert publish(LocalStorage(output), plan, 0).published
+    storage = LocalStorage(output)
+    assert publish(storage, [plan], 0)[1]
     assert_sound(output)
     assert json.loads((output / "classes.json").read_bytes()) == {"0": "class0", "1": "class1", "2": "class2"}
     stored = {content for tar in output.glob("*.tar") for name, content in members(tar).items() if name.endswith("jpg")}

@@ -19,10 +19,9 @@ from PIL import Image
 
 from common.manifest import sha256
 from common.storage import LocalStorage
-from labeler.plan import read_shard
 from labeler.publish import publish
 from labeler.verify import verify
-from tests.jobs import command, environment, members, photographs, planned, run, shard_labeler
+from tests.jobs import command, environment, members, photographs, planned, planned_shard, run, shard_labeler
 from tests.pictures import encoded, jpeg, photograph
 
 MAP_SIZE = 96
@@ -62,7 +61,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Expected:
     for shard in range(plan.shards):
         labeler.label(shard)
     storage = LocalStorage(output)
-    assert publish(storage, plan, 0).published
+    assert publish(storage, [plan], 0)[1]
     storage.sweep()
     return Expected(output, {path.relative_to(images).as_posix(): path.read_bytes() for path in images.rglob("*.*")})
 
@@ -130,7 +129,7 @@ def test_hugging_face_datasets_reads_images_in_and_outside_of_class_folders(tmp_
     (images / "class0").mkdir()
     (images / "class0/inside.jpg").write_bytes(jpeg())
     plan = planned(images, output)
-    assert [image.ref.uri for image in read_shard(LocalStorage(output), 0)].index("class0/inside.jpg") >= 5
+    assert [image.ref.uri for image in planned_shard(output)].index("class0/inside.jpg") >= 5
     shard_labeler(plan, output).label(0)
     shard = str(output / "train-000000.tar")
     samples = load_dataset("webdataset", data_files=[shard], split="train", cache_dir=str(tmp_path / "cache"))

@@ -1,0 +1,126 @@
+"""Images in S3: objects under a prefix, and the insides of tar files among them."""
+
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import repeat
+from typing import Any, BinaryIO
+
+from common import s3
+from common.listing import (
+    ImageRef,
+    Listing,
+    ListingBuilder,
+    Seen,
+    changed,
+    cut_off,
+    is_image,
+    is_tar,
+    kind,
+    missing,
+)
+from common.tars import TarPart, list_tars
+
+THREADS = 16  # that list
+PAGES_AT_ONCE = 4 * THREADS  # of a thousand objects
+
+Objects = list[dict[str, Any]]  # as boto3 lists them
+Tars = list[TarPart]
+DEPTH = 4  # of folders looked into for enough of them to list at the same time
+
+
+class S3Source:
+    """The objects under a prefix, to any depth, or a single tar. Raises UserError where it cannot be listed."""
+
+    def __init__(self, location: str) -> None:
+        self.place = s3.parse(location)
+        self.location = location
+        s3.check_reachable(self.place)
+        self.single = is_tar(self.place.key) and self._size(self.place) is not None
+
+    def list(self, seen: Seen = lambda images: None) -> Listing:
+        builder = ListingBuilder(seen)
+        tars: Tars = []
+        if self.single:
+            tars.append(TarPart(self.place.key.rpartition("/")[2], ""))
+        else:
+            for objects in self._pages():
+                builder.add(self._sort(objects, builder, tars))
+        list_tars(tars, self._open_tar, builder, THREADS)
+        return builder.finish()
+
+    def read(self, image: ImageRef) -> bytes:
+        place = self._object(image.container or image.uri)
+        for attempt in range(1, s3.ATTEMPTS + 1):
+            try:
+                data = s3.get(place)[0] if image.container is None else s3.get_range(place, image.offset, image.size)
+            except FileNotFoundError:
+                raise missing() from None
+            if len(data) == image.size:
+                return data
+            size = self._size(place)
+            if size is None:
+                raise missing()
+            if image.container is None and size != image.size:
+                raise changed(image, size)
+            if image.container is not None and size < image.offset + image.size:
+                raise cut_off(image, max(0, size - image.offset))
+            time.sleep(s3.pause(attempt))  # an answer cut short on its way
+        raise s3.S3Error(f"{place}: {len(data)} of {image.size} bytes came, {s3.ATTEMPTS} times; check the network")
+
+    def _object(self, name: str) -> s3.Place:
+        return self.place if self.single else s3.Place(self.place.bucket, self._prefix() + name)
+
+    def _prefix(self) -> str:
+        return f"{self.place.key}/" if self.place.key else ""
+
+    def _open_tar(self, name: str) -> BinaryIO:
+        return s3.open_object(self._object(name))
+
+    def _size(self, place: s3.Place) -> int | None:
+        try:
+            return int(s3.call("HeadObject", place)["ContentLength"])
+        except FileNotFoundError:
+            return None
+
+    def _sort(self, objects: Objects, builder: ListingBuilder, tars: Tars) -> Iterator[ImageRef]:
+        """Images among objects; tars are collected, other files counted."""
+        start = len(self._prefix())
+        for item in objects:
+            uri = item["Key"][start:]
+            if not uri or uri.endswith("/"):
+                continue  # what consoles make to show an empty folder
+            if is_tar(uri):
+                tars.append(TarPart(uri, f"{uri}/"))
+            elif is_image(uri):
+                yield ImageRef(uri, int(item["Size"]), None, 0)
+            else:
+                builder.skipped[kind(uri)] += 1
+
+    def _pages(self) -> Iterator[Objects]:
+        """Every object, by the page: folder by folder, until there are enough folders to list many at a time."""
+        folders = [self._prefix()]
+        for _ in range(DEPTH):
+            if len(folders) >= THREADS:
+                break
+            below = []
+            for page in self._listed(folders, "/"):
+                yield page.get("Contents", [])
+                below += [found["Prefix"] for found in page.get("CommonPrefixes", [])]
+            folders = below
+        for page in self._listed(folders, ""):
+            yield page.get("Contents", [])
+
+    def _listed(self, folders: Iterable[str], delimiter: str) -> Iterator[dict[str, Any]]:
+        """The pages of many folders' listings, several at a time; only so many are held at once."""
+        waiting = deque((folder, "") for folder in folders)
+        with ThreadPoolExecutor(THREADS) as pool:
+            while waiting:
+                asked = [waiting.popleft() for _ in range(min(PAGES_AT_ONCE, len(waiting)))]
+                places = [s3.Place(self.place.bucket, folder) for folder, _ in asked]
+                tokens = [token for _, token in asked]
+                for (folder, _), page in zip(asked, pool.map(s3.page, places, tokens, repeat(delimiter)), strict=True):
+                    yield page
+                    if page.get("IsTruncated"):
+                        waiting.append((folder, page["NextContinuationToken"]))
