@@ -6,10 +6,12 @@ Endpoint, region and credentials come from boto3's usual chain alone (environmen
 import functools
 import io
 import os
+import re
 import time
 from typing import Any, BinaryIO, NamedTuple
 
 import boto3
+import botocore.session
 from botocore.config import Config
 from botocore.exceptions import (
     BotoCoreError,
@@ -66,13 +68,18 @@ def parse(location: str) -> Place:
     bucket, _, key = location.removeprefix(SCHEME).partition("/")
     if not location.startswith(SCHEME) or not bucket:
         raise UserError(f"{location}: expected s3://BUCKET/PREFIX")
+    if "@" in bucket:  # do not repeat what may be a secret
+        raise UserError(f"expected s3://BUCKET/PREFIX, found an @ in the bucket's name; credentials: set {CREDENTIALS}")
     return Place(bucket, key.strip("/"))
 
 
 @functools.cache
 def client(patient: bool = True) -> Any:
     """This process's client (threads may share it). An impatient one finds out within a minute that nobody answers."""
-    session = boto3.Session()
+    core = botocore.session.get_session()
+    # nobody asks when an object was written: unread, a page of a listing takes 27 instead of 65 ms
+    core.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=str)
+    session = boto3.Session(botocore_session=core)
     timeouts = {"connect_timeout": 10, "read_timeout": 30} if patient else {"connect_timeout": 5, "read_timeout": 8}
     config = Config(
         retries={"mode": "standard", "total_max_attempts": ATTEMPTS if patient else 3},
@@ -116,7 +123,7 @@ def call(operation: str, place: Place, patient: bool = True, /, **arguments: Any
     except ClientError as error:
         code = str(error.response.get("Error", {}).get("Code", ""))
         if code in ABSENT:
-            raise FileNotFoundError(f"{place}: there is no such object at {made.meta.endpoint_url}") from None
+            raise FileNotFoundError(f"{place}: there is no such object at {_endpoint(made)}") from None
         if code in PRECONDITION:
             raise ConditionFailed(str(place)) from None
         raise S3Error(_told(error, operation, place, made)) from None
@@ -126,7 +133,12 @@ def call(operation: str, place: Place, patient: bool = True, /, **arguments: Any
 
 def _told(error: Exception, operation: str, place: Place, made: Any) -> str:
     found, advice = _finding(error), _advice(error, operation)
-    return f"{place}: {operation} at {made.meta.endpoint_url} failed: {found}. {advice}"
+    return f"{place}: {operation} at {_endpoint(made)} failed: {found}. {advice}"
+
+
+def _endpoint(made: Any) -> str:
+    """Without a user and password that somebody may have put into it."""
+    return re.sub("//[^/]*@", "//", made.meta.endpoint_url)
 
 
 def _finding(error: Exception) -> str:

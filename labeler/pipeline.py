@@ -4,113 +4,26 @@ The work is done in passes. A shard that fails, or whose worker dies, is left to
 for a machine that does not come back; after `ATTEMPTS` failures it is set aside.
 """
 
-import logging
-import os
-import time
-import warnings
 from collections import Counter
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import ray
-from ray.data import ActorPoolStrategy, DataContext
+from ray.data import ActorPoolStrategy
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from common.errors import UserError, told
-from common.manifest import Plan, record_name
-from common.sources import open_source
-from common.storage import open_storage
+from common.errors import UserError
+from common.manifest import Plan, shard_name
+from labeler.cluster import room, start_ray, threads, worker_environment
 from labeler.config import WorkSettings
-from labeler.metrics import JobMetrics, WorkerMetrics
+from labeler.metrics import JobMetrics
 from labeler.progress import Progress
 from labeler.teacher.weights import TeacherSource
+from labeler.worker import Job, LabelWorker, ProgressCounter
 
-# glibc gives the teacher's feature maps back to the system after every layer and faults their pages in again: kept, the
-# teacher's share of a shard fell from 3.0 to 2.5 s. A process reads them when it starts
-ALLOCATOR = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "268435456", "MALLOC_TRIM_THRESHOLD_": "1073741824"}
-# of the driver's environment, what workers on other machines need too; credentials never travel
-FORWARDED = (
-    "AWS_ENDPOINT_URL",
-    "AWS_ENDPOINT_URL_S3",
-    "AWS_REGION",
-    "AWS_DEFAULT_REGION",
-    "IMAGENET_ATTN_SSE",
-    "IMAGENET_ATTN_SSE_KMS_KEY_ID",
-)
 ATTEMPTS = 3  # of a shard
-PAUSE_AFTER_FAILURE = 5.0  # seconds: a worker on a broken machine must not take all shards from the sound ones
-
-
-class Job(NamedTuple):
-    """What every worker of a plan needs."""
-
-    plan: Plan
-    output: str
-    teacher: TeacherSource
-    threads: int
-
-
-@ray.remote(num_cpus=0)
-class ProgressCounter:
-    """Where workers say how far they are in their shards: {shard: (images done, of them failed)}."""
-
-    def __init__(self) -> None:
-        self.shards: dict[int, tuple[int, int]] = {}
-
-    def report(self, shard: int, done: int, failed: int) -> None:
-        """A worker's word; a repeated shard starts again at 0."""
-        self.shards[shard] = (done, failed)
-
-    def total(self) -> tuple[int, int]:
-        """Images done and failed over all shards of this run."""
-        return sum(done for done, _ in self.shards.values()), sum(failed for _, failed in self.shards.values())
-
-    def begin_pass(self) -> None:
-        """Forget nothing of the images, but which shards were begun."""
-        self.begun: set[int] = set()
-
-    def begin(self, shard: int) -> None:
-        """A worker begins with a shard."""
-        self.begun.add(shard)
-        self.shards[shard] = (0, 0)
-
-    def begun_shards(self) -> set[int]:
-        """Shards begun in this pass."""
-        return self.begun
-
-
-class LabelWorker:
-    """One actor: it builds the teacher once and labels shard after shard."""
-
-    def __init__(self, job: list[Any], counter: Any) -> None:
-        from labeler.shard import ShardLabeler
-
-        plan, output, teacher, threads = ray.get(job[0])
-        self.counter = counter
-        self.reported = 0.0
-        self.storage = open_storage(output)
-        self.metrics = WorkerMetrics(output)
-        self.labeler = ShardLabeler(plan, self.storage, open_source(plan.input), teacher.build(), threads)
-
-    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        shard, error = int(row["shard"]), ""
-        ray.get(self.counter.begin.remote(shard))
-        try:
-            if not self.storage.exists(record_name(shard)):  # else another job on this output was first
-                record = self.labeler.label(shard, int(row["attempt"]), lambda *done: self._report(shard, *done))
-                self.counter.report.remote(shard, record.samples + len(record.failed), len(record.failed))
-                self.metrics.committed(record)
-        except Exception as problem:  # whatever it is, the other shards must go on
-            error = f"{type(problem).__name__}: {told(problem)}"
-            time.sleep(PAUSE_AFTER_FAILURE)
-        return {"shard": shard, "error": error}
-
-    def _report(self, shard: int, done: int, failed: int) -> None:
-        """At most twice a second: each word to the counter costs a remote call."""
-        if time.monotonic() - self.reported > 0.5:
-            self.reported = time.monotonic()
-            self.counter.report.remote(shard, done, failed)
+FAILURES_IN_A_ROW = 10  # at least, until it cannot be the shards
 
 
 def label_shards(
@@ -131,10 +44,11 @@ def label_shards(
         while pending:
             workers, gpus = room(settings, len(pending))
             progress.workers = max(progress.workers, workers)
-            job = Job(plan, output, teacher, _threads(settings, gpus))
+            most = max(workers, min(settings.workers or 0, len(pending)))  # when more machines join
+            job = Job(plan, output, teacher, threads(settings, gpus))
             ray.get(counter.begin_pass.remote())
             attempts = {shard: failures[shard] + 1 for shard in pending}
-            outcomes = dict(_one_pass(job, attempts, workers, gpus, counter, progress))
+            outcomes = dict(_one_pass(job, attempts, (workers, most), gpus, counter, progress))
             begun = ray.get(counter.begun_shards.remote())
             for shard in pending:
                 if shard not in outcomes and shard in begun:
@@ -152,26 +66,34 @@ def label_shards(
 
 
 def _one_pass(
-    job: Job, attempts: dict[int, int], workers: int, gpus: float, counter: Any, progress: Progress
+    job: Job, attempts: dict[int, int], workers: tuple[int, int], gpus: float, counter: Any, progress: Progress
 ) -> Iterator[tuple[int, str]]:
-    """Give every shard to a worker once. Yields shard and error, empty where it is committed; nothing of lost ones."""
+    """Give every shard to a worker once. Yields shard and error, empty where it is committed; nothing of lost ones.
+
+    Raises UserError where workers cannot start, or where shard after shard fails.
+    """
     rows = [{"shard": shard, "attempt": attempt} for shard, attempt in attempts.items()]
     results = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
         LabelWorker,  # type: ignore[arg-type]
         fn_constructor_args=([ray.put(job)], counter),  # in a list, so that a restarted actor fetches it itself
-        compute=ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=2),
+        compute=ActorPoolStrategy(min_size=workers[0], max_size=workers[1], max_tasks_in_flight_per_actor=2),
         num_cpus=1,
         num_gpus=gpus or None,
         max_task_retries=0,  # has no other name yet: Ray warns that it will get one
-        runtime_env={"env_vars": ALLOCATOR | {name: os.environ[name] for name in FORWARDED if name in os.environ}},
+        runtime_env={"env_vars": worker_environment()},
     )
+    in_a_row = 0
     try:
         for row in results.iter_rows():
-            if row["error"]:
-                progress.tell(f"shard {row['shard']}: {row['error']}")
-            else:
+            shard, error = row["shard"], row["error"]
+            in_a_row = in_a_row + 1 if error else 0
+            if not error:
                 progress.shard_done()
-            yield row["shard"], row["error"]
+            else:
+                progress.tell(f"{shard_name(shard)}: {error}")
+            if in_a_row >= max(FAILURES_IN_A_ROW, 3 * workers[0]):
+                raise UserError(f"{in_a_row} shards failed one after the other, the last one so: {error}")
+            yield shard, error
     except RayError as error:
         raise UserError(f"the workers cannot work: {_cause(error)}") from None
 
@@ -180,42 +102,3 @@ def _cause(error: BaseException) -> str:
     """The innermost reason of an error that Ray has wrapped."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1] if lines else type(error).__name__
-
-
-def start_ray() -> None:
-    """Join the cluster that the environment names, or start one here; no noise beside our own progress line."""
-    # Ray's core prints an error for every actor of Ray Data (ray#53727), which means nothing for this job
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR, ignore_reinit_error=True)
-    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
-    warnings.filterwarnings("ignore", "`ray_remote_args` is deprecated")
-    context = DataContext.get_current()
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
-    context.max_errored_blocks = -1  # the shards of a dead worker are left to the next pass
-
-
-def room(settings: WorkSettings, pending: int) -> tuple[int, float]:
-    """How many workers, with how many GPUs each. Raises UserError where the cluster does not give them in time."""
-    deadline = time.monotonic() + settings.wait_for_machines
-    while True:
-        resources = ray.cluster_resources()
-        gpus, cpus = resources.get("GPU", 0.0), resources.get("CPU", 0.0)
-        each = settings.gpus_per_worker if settings.gpus_per_worker is not None else min(1.0, gpus)
-        fits = min(int(cpus), int(gpus / each)) if each else int(cpus)
-        if fits >= 1:
-            return min(settings.workers or fits, fits, pending), each
-        if time.monotonic() > deadline:
-            break
-        time.sleep(0.5)
-    waited = f"; waited {settings.wait_for_machines:g} s, --wait-for-machines sets how long"
-    if cpus < 1:
-        raise UserError(f"this cluster has no CPU to run a worker on{waited}")
-    raise UserError(
-        f"--gpus-per-worker {each:g}: this cluster has {gpus:g} GPUs; ask for fewer, or 0 for the CPU{waited}"
-    )
-
-
-def _threads(settings: WorkSettings, gpus: float) -> int:
-    """A GPU is fed by many decoding threads; beside the teacher on a CPU core, two keep it busy."""
-    return settings.threads_per_worker or (max(4, min(16, os.cpu_count() or 4)) if gpus else 2)

@@ -27,7 +27,7 @@ from common.sources import open_source
 from common.storage import LocalStorage
 from labeler.config import LabelConfig
 from labeler.generations import keep_first_plan
-from labeler.pipeline import ALLOCATOR
+from labeler.cluster import ALLOCATOR
 from labeler.plan import make_plan
 from labeler.shard import ShardLabeler
 from labeler.teacher.weights import find_teacher
