@@ -99,8 +99,8 @@ def client(patient: bool = True) -> Any:
 
 
 def _region(session: boto3.Session) -> dict[str, str]:
-    """Stores of other makers need a region for the signature only."""
-    return {} if session.region_name else {"region_name": "us-east-1"}
+    """boto3 knows only AWS_DEFAULT_REGION; other makers' stores need a region for the signature alone."""
+    return {} if session.region_name else {"region_name": os.environ.get("AWS_REGION", "us-east-1")}
 
 
 def _chosen_style(session: boto3.Session) -> str | None:

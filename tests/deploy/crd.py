@@ -1,0 +1,150 @@
+"""Fields of what the RayJob manifests use: KubeRay's ray.io/v1 as of 1.5.1, and Kubernetes' core/v1. Names are facts.
+
+A type is a mapping of its fields. A field is a type of its own, `[type]` for a list of them, `{}` for a free mapping of
+strings, or a Python type for a plain value. Required fields of a type stand in REQUIRED, by the type's name.
+"""
+
+from typing import Any
+
+Type = dict[str, Any]
+
+QUANTITIES: Type = {"cpu": str, "memory": str, "ephemeral-storage": str, "nvidia.com/gpu": str}
+
+CONTAINER: Type = {
+    "name": str,
+    "image": str,
+    "imagePullPolicy": str,
+    "command": [str],
+    "args": [str],
+    "workingDir": str,
+    "env": [{"name": str, "value": str, "valueFrom": {}}],
+    "envFrom": [{"secretRef": {"name": str, "optional": bool}, "configMapRef": {"name": str, "optional": bool}}],
+    "resources": {"requests": QUANTITIES, "limits": QUANTITIES},
+    "volumeMounts": [{"name": str, "mountPath": str, "readOnly": bool, "subPath": str}],
+    "ports": [{"name": str, "containerPort": int}],
+    "securityContext": {"runAsNonRoot": bool, "runAsUser": int, "runAsGroup": int},
+}
+
+POD_TEMPLATE: Type = {
+    "metadata": {"labels": {}, "annotations": {}},
+    "spec": {
+        "containers": [CONTAINER],
+        "volumes": [{"name": str, "emptyDir": {"medium": str, "sizeLimit": str}}],
+        "restartPolicy": str,
+        "serviceAccountName": str,
+        "nodeSelector": {},
+        "tolerations": [{"key": str, "operator": str, "value": str, "effect": str, "tolerationSeconds": int}],
+        "securityContext": {"runAsNonRoot": bool, "runAsUser": int, "runAsGroup": int, "fsGroup": int},
+        "imagePullSecrets": [{"name": str}],
+        "terminationGracePeriodSeconds": int,
+        "priorityClassName": str,
+    },
+}
+
+HEAD_GROUP_SPEC: Type = {
+    "template": POD_TEMPLATE,
+    "headService": {},
+    "enableIngress": bool,
+    "resources": {},
+    "labels": {},
+    "rayStartParams": {},
+    "serviceType": str,
+}
+
+WORKER_GROUP_SPEC: Type = {
+    "suspend": bool,
+    "groupName": str,
+    "replicas": int,
+    "minReplicas": int,
+    "maxReplicas": int,
+    "idleTimeoutSeconds": int,
+    "resources": {},
+    "labels": {},
+    "rayStartParams": {},
+    "template": POD_TEMPLATE,
+    "scaleStrategy": {"workersToDelete": [str]},
+    "numOfHosts": int,
+}
+
+RAY_CLUSTER_SPEC: Type = {
+    "authOptions": {"mode": str},
+    "suspend": bool,
+    "managedBy": str,
+    "autoscalerOptions": {},
+    "headServiceAnnotations": {},
+    "enableInTreeAutoscaling": bool,
+    "gcsFaultToleranceOptions": {},
+    "headGroupSpec": HEAD_GROUP_SPEC,
+    "rayVersion": str,
+    "workerGroupSpecs": [WORKER_GROUP_SPEC],
+}
+
+RAY_JOB_SPEC: Type = {
+    "activeDeadlineSeconds": int,
+    "backoffLimit": int,
+    "rayClusterSpec": RAY_CLUSTER_SPEC,
+    "submitterPodTemplate": POD_TEMPLATE,
+    "metadata": {},
+    "clusterSelector": {},
+    "submitterConfig": {"backoffLimit": int},
+    "managedBy": str,
+    "deletionStrategy": {},
+    "entrypoint": str,
+    "runtimeEnvYAML": str,
+    "jobId": str,
+    "submissionMode": str,
+    "entrypointResources": str,
+    "entrypointNumCpus": float,
+    "entrypointNumGpus": float,
+    "ttlSecondsAfterFinished": int,
+    "shutdownAfterJobFinishes": bool,
+    "suspend": bool,
+}
+
+RAY_JOB: Type = {
+    "apiVersion": str,
+    "kind": str,
+    "metadata": {"name": str, "namespace": str, "labels": {}, "annotations": {}},
+    "spec": RAY_JOB_SPEC,
+}
+
+# what the API server refuses a manifest without
+REQUIRED = {
+    "": ["apiVersion", "kind", "metadata", "spec"],
+    "spec.rayClusterSpec": ["headGroupSpec"],
+    "spec.rayClusterSpec.headGroupSpec": ["template", "rayStartParams"],
+    "spec.rayClusterSpec.workerGroupSpecs[]": ["groupName", "minReplicas", "maxReplicas", "template", "rayStartParams"],
+    "containers[]": ["name", "image"],
+    "env[]": ["name"],
+    "volumes[]": ["name"],
+    "volumeMounts[]": ["name", "mountPath"],
+}
+
+
+def problems(value: Any, kind: Any = None, path: str = "") -> list[str]:
+    """What is wrong with a RayJob, or with a part of it at `path`: unknown fields, wrong types, missing fields."""
+    kind = RAY_JOB if kind is None else kind
+    if isinstance(kind, list):
+        if not isinstance(value, list):
+            return [f"{path}: expected a list"]
+        return [problem for item in value for problem in problems(item, kind[0], f"{path}[]")]
+    if isinstance(kind, type):
+        plain = type(value) is kind or (kind is float and type(value) is int)
+        return [] if plain else [f"{path}: expected {kind.__name__}, found {value!r}"]
+    if not isinstance(value, dict):
+        return [f"{path}: expected a mapping, found {value!r}"]
+    required = [name for end, names in REQUIRED.items() for name in names if _is_or_ends(path, end)]
+    found = [f"{path}.{name}: is missing" for name in required if name not in value]
+    for name, item in value.items():
+        inner = f"{path}.{name}" if path else str(name)
+        if not kind:
+            found += [] if isinstance(item, str | dict) else [f"{inner}: expected a string, found {item!r}"]
+        elif name not in kind:
+            found.append(f"{inner}: there is no such field")
+        else:
+            found += problems(item, kind[name], inner)
+    return found
+
+
+def _is_or_ends(path: str, end: str) -> bool:
+    return path == end or (end != "" and path.endswith(f".{end}"))
