@@ -34,6 +34,8 @@ def publish(storage: Storage, plans: Sequence[Plan], max_bad_fraction: float) ->
     records = read_records(storage, plans)
     result = outcome(storage, plans, records)
     current = storage.read(MANIFEST) if storage.exists(MANIFEST) else None
+    if current is not None and published_generation(storage, current) > plans[-1].generation:
+        return result, True  # by a job that has planned more since we began
     # what is published stays so; and 0.29 * 100 is a little less than 29
     acceptable = current is not None or len(result.failed) <= max_bad_fraction * result.planned + 1e-6
     complete = not result.unfinished and acceptable
@@ -42,8 +44,6 @@ def publish(storage: Storage, plans: Sequence[Plan], max_bad_fraction: float) ->
     if not complete:
         return result, False
     manifest = make_manifest(storage, plans, records)
-    if current is not None and published_generation(storage, current) > manifest.generation:
-        return result, True  # by a job that has planned more since we began
     for name, content in description(plans[-1], manifest).items():
         storage.replace(name, content)
     if not storage.swap(MANIFEST, current, manifest.to_json()):
