@@ -38,10 +38,10 @@ length; `sizes.json` gives the counts, `manifest.json` their checksums.
 
 With webdataset:
 ```python
-import glob, json
+import json
 import webdataset as wds
 
-shards = sorted(glob.glob("train-*.tar"))
+shards = [shard["name"] for shard in json.load(open("manifest.json"))["shards"]]
 for sample in wds.WebDataset(shards, shardshuffle=False).decode("rgb8"):
     print(sample["__key__"], {rgb_line}sample["attn.png"].shape, sample["gaze.npy"].shape)
     break
@@ -49,10 +49,12 @@ for sample in wds.WebDataset(shards, shardshuffle=False).decode("rgb8"):
 
 With Hugging Face datasets:
 ```python
-from datasets import load_dataset
+import json
+from datasets import {image_import}load_dataset
 
-samples = load_dataset("webdataset", data_files="train-*.tar", split="train", streaming=True)
-print(next(iter(samples)))
+shards = [shard["name"] for shard in json.load(open("manifest.json"))["shards"]]
+samples = load_dataset("webdataset", data_files=shards, split="train", streaming=True)
+{undecoded}print(next(iter(samples)))
 ```
 
 With Ray Data:
@@ -77,6 +79,11 @@ print(info["source"], points)
 """
 
 
+UNDECODED = """# as bytes: it would turn pictures by their EXIF, which then no longer match their maps
+samples = samples.cast_column("jpg", Image(decode=False))
+"""
+
+
 def data_set_card(plan: Plan, manifest: Manifest) -> str:
     """The card as Markdown."""
     reasons = ", ".join(f"{count:,} {reason}" for reason, count in manifest.failures.items())
@@ -97,6 +104,8 @@ def data_set_card(plan: Plan, manifest: Manifest) -> str:
         threshold=plan.config["gaze_threshold"],
         fingerprint=manifest.fingerprint,
         members="\n".join(f"- `{member}`: {meaning}" for member, meaning in _members(manifest)),
+        image_import="Image, " if manifest.include_images else "",
+        undecoded=UNDECODED if manifest.include_images else "",
         rgb_line='sample["jpg"].shape, ' if manifest.include_images else "",
     )
 

@@ -8,7 +8,7 @@ import pyarrow.compute as pc
 
 from common.errors import UserError, told
 from common.listing import Listing
-from common.manifest import PLAN, Plan, Teacher, plan_name
+from common.manifest import MANIFEST, PLAN, Manifest, Plan, Teacher, plan_name
 from common.storage import Storage
 from labeler.listing import listing_checksum, read_listing, write_listing
 
@@ -23,6 +23,14 @@ def read_plans(storage: Storage) -> list[Plan]:
     if not plans:
         raise UserError(f"{storage.location}: expected the folder of a data set, found no {PLAN} in it")
     return plans
+
+
+def is_complete(storage: Storage, plans: Sequence[Plan]) -> bool:
+    """Is there a manifest that covers all generations?"""
+    try:
+        return Manifest.model_validate_json(storage.read(MANIFEST)).generation == plans[-1].generation
+    except (FileNotFoundError, ValueError):
+        return False
 
 
 def keep_first_plan(storage: Storage, plan: Plan, table: pa.Table) -> None:

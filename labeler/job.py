@@ -110,8 +110,8 @@ def _check_space(storage: Storage, plan: Plan, pending: int) -> None:
     scratch = storage.scratch_bytes()
     if pending and scratch < shard:
         raise UserError(
-            f"a shard needs about {shard:,} bytes of scratch space, {scratch:,} are free: make room, or let TMPDIR name "
-            "a folder on a larger disk"
+            f"a shard needs about {shard:,} bytes of scratch space, {scratch:,} are free: make room, or let TMPDIR "
+            "name a folder on a larger disk"
         )
 
 

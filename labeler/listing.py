@@ -10,6 +10,7 @@ from typing import BinaryIO, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from common.errors import UserError, told
 from common.listing import ImageRef
 from common.manifest import Plan
 from common.storage import Storage
@@ -38,9 +39,14 @@ class ListingReader:
 
 
 def read_listing(storage: Storage, plan: Plan, columns: list[str] | None = None) -> pa.Table:
-    """The whole listing of a plan, or only some columns."""
-    with storage.open(plan.listing) as file:
-        return pq.ParquetFile(file).read(columns=columns, use_threads=False)
+    """The whole listing of a plan, or only some columns. Raises UserError where it is missing or damaged."""
+    try:
+        with storage.open(plan.listing) as file:
+            return pq.ParquetFile(file).read(columns=columns, use_threads=False)
+    except FileNotFoundError:
+        raise UserError(f"{storage.location}/{plan.listing} is missing") from None
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise UserError(f"{storage.location}/{plan.listing} is damaged: {told(error)}") from None
 
 
 def write_listing(table: pa.Table, sizes: Iterable[int], file: BinaryIO) -> None:

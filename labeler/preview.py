@@ -14,11 +14,11 @@ from PIL import Image
 
 from common import page
 from common.errors import UserError, run_program
-from common.manifest import MANIFEST, Plan
+from common.manifest import Plan
 from common.page import Html
 from common.shards import Sample
 from common.storage import Storage, open_storage
-from labeler.generations import read_plans
+from labeler.generations import is_complete, read_plans
 from labeler.survey import EXAMPLES, Finding, Ledger, map_area, read_each, read_ledger, survey
 
 PER_EXTREME = 4
@@ -72,7 +72,7 @@ def write_preview(dataset: str, to: Path, samples: int = 24, seed: int = 0) -> N
     content = page.document(
         f"{dataset.rstrip('/').rpartition('/')[2] if '://' in dataset else Path(dataset).resolve().name}: preview",
         f"Photographs from {plan.input}, with the attention map and the gaze points that the teacher gave each.",
-        _tiles(plans, ledger, storage.exists(MANIFEST)),
+        _tiles(plans, ledger, is_complete(storage, plans)),
         page.notes([f"{name}: {trouble}" for name, trouble in ledger.notes.items()]),
         page.layer_switches() if findings else Html(""),
         page.section("Samples drawn at random", _pictures(drawn, figures)),

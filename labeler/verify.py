@@ -89,7 +89,7 @@ def _failures(storage: Storage, plans: list[Plan], records: Records, problems: l
     """Images that are still left out."""
     try:
         return len(outcome(storage, plans, records).failed)
-    except (pa.ArrowException, OSError, KeyError, ValueError):  # of a damaged listing, which is among the problems
+    except UserError:  # of a damaged listing, which is among the problems
         return sum(len(record.failed) for record in records.values())
 
 
@@ -137,8 +137,10 @@ def _plan_problems(storage: Storage, plan: Plan, before: Plan | None, started: b
         if listing_checksum(table) != plan.listing_sha256:
             problems.append(f"{plan.listing}: its images are not those of the plan")
         problems += _deal_problems(table, plan)
-    except (pa.ArrowException, OSError, KeyError, ValueError) as error:
-        problems.append(f"{plan.listing}: damaged: {told(error)}")
+    except UserError as error:
+        problems.append(str(error))
+    except KeyError as error:
+        problems.append(f"{plan.listing}: has no column {error}")
     return problems
 
 

@@ -62,7 +62,9 @@ class LabelWorker:
 
         plan, output, teacher, threads = ray.get(job[0])
         if ray.get_gpu_ids() and not torch.cuda.is_available():
-            raise RuntimeError("Ray gave this worker a GPU that PyTorch cannot use: is the driver too old for its CUDA?")
+            raise RuntimeError(
+                "Ray gave this worker a GPU that PyTorch cannot use: is its driver too old?"
+            )
         self.counter = counter
         self.reported = 0.0
         self.storage = open_storage(output)

@@ -17,7 +17,9 @@ from common.manifest import MANIFEST, PLAN, Failure, Plan, Record, Teacher, even
 from common.shards import Sample, SampleInfo, ShardWriter
 from common.storage import LocalStorage
 from labeler import preview, survey
+from labeler.ledger import read_records
 from labeler.preview import main, map_area, write_preview
+from labeler.publish import make_manifest
 from tests.test_page import HOSTILE, Reading
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -75,7 +77,7 @@ def make_dataset(
     storage = LocalStorage(root)
     plan = Plan(
         input="in",
-        config={},
+        config={"map_size": 224, "include_images": True},
         teacher=TEACHER,
         images=images + shards,
         shards=shards,
@@ -89,7 +91,8 @@ def make_dataset(
         start += sizes[shard]
         commit(storage, shard, samples, [failure(images + shard, list(Reason)[shard % 2])])
     if committed is None:
-        storage.put(MANIFEST, b"{}")
+        plans = [Plan.model_validate_json(storage.read(PLAN))]
+        storage.put(MANIFEST, make_manifest(storage, plans, read_records(storage, plans)).to_json())
     return storage
 
 

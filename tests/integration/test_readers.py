@@ -21,8 +21,8 @@ from common.manifest import sha256
 from common.storage import LocalStorage
 from labeler.publish import publish
 from labeler.verify import verify
-from tests.jobs import command, environment, members, photographs, planned, planned_shard, run, shard_labeler
-from tests.pictures import encoded, jpeg, photograph
+from tests.jobs import ROOT, command, environment, members, photographs, planned, planned_shard, run, shard_labeler
+from tests.pictures import encoded, exif, jpeg, photograph
 
 MAP_SIZE = 96
 REENCODED = "class1/png under a JPEG name.JPEG"
@@ -187,14 +187,55 @@ def test_croissant_is_valid_and_its_records_can_be_read(
 
 
 def test_every_example_on_the_card_runs(finished: Expected, tmp_path: Path) -> None:
-    card = (finished.folder / "README.md").read_text()
-    examples = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+    examples = python_examples(finished.folder / "README.md")
     assert len(examples) == 4
-    settings = environment(HF_HOME=str(tmp_path / "hf"), HF_HUB_OFFLINE="1")
+    run_examples(examples, finished.folder, tmp_path / "hf")
+
+
+def test_every_local_example_of_the_readers_guide_runs(finished: Expected, tmp_path: Path) -> None:
+    examples = local_examples(finished.folder)
+    assert len(examples) == 6
+    run_examples(examples, tmp_path, tmp_path / "hf")
+
+
+def test_the_readers_guide_shows_turned_pictures_upright_under_their_points(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    picture = Image.new("RGB", (96, 64))
+    picture.paste((150, 150, 150), (8, 4, 40, 28))
+    (tmp_path / "images/turned.jpg").write_bytes(encoded(picture, "JPEG", exif=exif(6)))
+    plan = planned(tmp_path / "images", tmp_path / "out", max_gaze_points=1)
+    shard_labeler(plan, tmp_path / "out").label(0)
+    assert publish(LocalStorage(tmp_path / "out"), [plan], 0)[1]
+    run_examples([e for e in local_examples(tmp_path / "out") if "ImageDraw" in e], tmp_path, tmp_path / "hf")
+    shown = np.asarray(Image.open(tmp_path / "attention.png"), int)
+    assert shown.shape == (96, 64, 3)
+    stored = np.load(io.BytesIO(members(tmp_path / "out/train-000000.tar")["000000000.gaze.npy"]))[0]
+    x, y = 1 - stored[1], stored[0]  # a quarter turn clockwise
+    assert x > 0.55
+    assert y < 0.4
+    rows, columns = np.nonzero(shown.sum(axis=2) > 750)  # the white circle
+    assert np.hypot(columns / 64 - x, rows / 96 - y).max() < 0.06
+
+
+def python_examples(page: Path) -> list[str]:
+    """What a page of Markdown shows as Python."""
+    return re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
+
+
+def local_examples(folder: Path) -> list[str]:
+    """Those of the readers' guide that are not about S3, for this data set."""
+    found = [example for example in python_examples(ROOT / "labeler/README.md") if "BUCKET" not in example]
+    assert all('"DATASET"' in example for example in found)
+    return [example.replace("DATASET", str(folder)) for example in found]
+
+
+def run_examples(examples: list[str], folder: Path, cache: Path) -> None:
+    """Run them side by side in a folder; each must print something."""
+    settings = environment(HF_HOME=str(cache), HF_HUB_OFFLINE="1")
     running = [
         subprocess.Popen(
             [sys.executable, "-c", example],
-            cwd=finished.folder,
+            cwd=folder,
             env=settings,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
