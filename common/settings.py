@@ -69,7 +69,8 @@ def load_settings(cls: type[S], argv: list[str] | None = None) -> S:
         loaded = CliApp.run(WithFile, cli_args=arguments)
     except SettingsError as error:
         message = str(error).removeprefix("error parsing CLI: ")
-        raise UserError(f"{message}{_suggestion(cls, message)} (--help lists every setting)") from None
+        flags = " ".join(word for word in message.split() if word.startswith("-"))
+        raise UserError(f"{message}{_suggestion(cls, flags)} (--help lists every setting)") from None
     except ValidationError as error:
         raise UserError(_sentence(cls, error)) from None
     return cls.model_construct(**{name: getattr(loaded, name) for name in cls.model_fields})

@@ -38,7 +38,7 @@ from labeler.ledger import Records, failures_ledger, outcome
 from labeler.listing import listing_checksum, read_listing
 from labeler.plan import fingerprint, planned_keys
 from labeler.publish import description, make_manifest, published_generation
-from labeler.verify_shard import shard_problems
+from labeler.verify_shard import ShardChecker, shard_problems, start_checking
 
 
 def verify(dataset: str, workers: int | None = None) -> dict[str, Any]:
@@ -175,12 +175,12 @@ def _each_shard(dataset: str, shards: list[int], workers: int | None) -> list[st
     progress: Callable[[Iterable[list[str]]], Iterable[list[str]]] = lambda results: tqdm(  # noqa: E731
         results, total=len(shards), unit=" shards", disable=not sys.stderr.isatty()
     )
-    arguments = [dataset] * len(shards), shards
     if processes <= 1:
-        found = list(progress(map(shard_problems, *arguments)))
+        found = list(progress(map(ShardChecker(dataset).problems, shards)))
     else:
-        with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
-            found = list(progress(pool.map(shard_problems, *arguments)))
+        spawn = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(processes, spawn, initializer=start_checking, initargs=(dataset,)) as pool:
+            found = list(progress(pool.map(shard_problems, shards)))
     return [problem for problems in found for problem in problems]
 
 

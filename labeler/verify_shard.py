@@ -23,30 +23,47 @@ SHOWN = 5  # problems of one shard; a damaged one would fill the screen
 IN_MEMORY = 1 << 30  # bytes of a shard that is fetched once; a larger one is read twice
 
 
-@functools.cache
-def _opened(dataset: str) -> tuple[Storage, list[ListingReader]]:
-    """What a process needs for shard after shard."""
-    storage = open_storage(dataset)
-    return storage, [ListingReader(storage, plan) for plan in read_plans(storage)]
+class ShardChecker:
+    """Checks shard after shard of a data set: its plans and listings are opened once."""
+
+    def __init__(self, dataset: str) -> None:
+        self.storage = open_storage(dataset)
+
+    @functools.cached_property
+    def listings(self) -> list[ListingReader]:
+        """Of all generations."""
+        return [ListingReader(self.storage, plan) for plan in read_plans(self.storage)]
+
+    def problems(self, shard: int) -> list[str]:
+        """What is wrong with a shard that has a record; empty where nothing is."""
+        name = shard_name(shard)
+        try:
+            listing = next(listing for listing in self.listings if shard in listing.plan.shard_indices)
+            record = Record.model_validate_json(self.storage.read(record_name(shard)))
+            with _fetched(self.storage, name, record.bytes) as file:
+                problems = list(itertools.islice(_checksum_problems(file, record), SHOWN))
+                file.seek(0)
+                found = _content_problems(file, listing.plan, record, listing.shard(shard))
+                problems += itertools.islice(found, SHOWN)
+        except FileNotFoundError:
+            return []  # said of the data set as a whole
+        except Exception as error:  # damage takes many shapes
+            return [f"{name}: cannot be checked: {told(error)}"]
+        return [f"{name}: {problem}" for problem in problems]
 
 
-def shard_problems(dataset: str, shard: int) -> list[str]:
-    """What is wrong with a shard that has a record; empty where nothing is."""
-    name = shard_name(shard)
-    try:
-        storage, listings = _opened(dataset)
-        listing = next(listing for listing in listings if shard in listing.plan.shard_indices)
-        record = Record.model_validate_json(storage.read(record_name(shard)))
-        with _fetched(storage, name, record.bytes) as file:
-            problems = list(itertools.islice(_checksum_problems(file, record), SHOWN))
-            file.seek(0)
-            found = _content_problems(file, listing.plan, record, listing.shard(shard))
-            problems += itertools.islice(found, SHOWN)
-    except FileNotFoundError:
-        return []  # said of the data set as a whole
-    except Exception as error:  # damage takes many shapes
-        return [f"{name}: cannot be checked: {told(error)}"]
-    return [f"{name}: {problem}" for problem in problems]
+checker: ShardChecker  # of a process that does nothing else
+
+
+def start_checking(dataset: str) -> None:
+    """Make this process's checker."""
+    global checker
+    checker = ShardChecker(dataset)
+
+
+def shard_problems(shard: int) -> list[str]:
+    """What this process's checker finds."""
+    return checker.problems(shard)
 
 
 def _fetched(storage: Storage, name: str, size: int) -> BinaryIO:
