@@ -1,19 +1,25 @@
-# make demo    label a dozen photographs and look at them      (TEACHER=center.tflite where there is no network)
-# make test    the test suite, on this machine
-# make lint    ruff and mypy
-# make bench   every benchmark, as ratios from one run
+# make demo      label a dozen photographs and look at them      (TEACHER=center.tflite where there is no network)
+# make test      the test suite, on this machine, but for what takes minutes
+# make test-all  that too: clusters, kills, stores that fail
+# make lint      ruff and mypy
+# make bench     every benchmark, as ratios from one run
 
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test test-slow test-all lint bench clean
 
 demo: $(INSTALLED)
 	$(BIN)/python -m labeler.run $(if $(TEACHER),--teacher $(TEACHER))
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+
+test-slow: $(INSTALLED)
+	$(BIN)/python -m pytest -m slow $(ARGS)
+
+test-all: test test-slow
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

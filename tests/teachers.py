@@ -3,12 +3,14 @@
 import os
 import time
 
+import ray
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 GRID = (60, 80)
 SECONDS = "TEACHER_SECONDS"  # environment variable: how long a batch takes, for tests that stop a run in its middle
+FAULT = "TEACHER_FAULT"  # environment variable: what goes wrong with the faulty teacher
 
 
 class GradientTeacher(nn.Module):
@@ -23,8 +25,48 @@ class GradientTeacher(nn.Module):
         return (0.05 + brightness) ** 2 * torch.exp(-2 * (rows**2 + columns**2))
 
 
+class NullTeacher(nn.Module):
+    """The same hill at the centre for every picture, at no cost: what is left is the job's own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        rows, columns = (torch.linspace(-1, 1, size) for size in GRID)
+        self.register_buffer("hill", torch.exp(-20 * (rows[:, None] ** 2 + columns**2)))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.hill.expand(len(images), *GRID)
+
+
+class FaultyTeacher(GradientTeacher):
+    """A sound one but where the environment tells a fault, so that it keeps its identity.
+
+    A black picture makes it `raise`, or `die` with its process.
+    """
+
+    def forward(self, images: Tensor) -> Tensor:
+        fault = os.environ.get(FAULT)
+        if fault in ("raise", "die") and images.amax() < 0.01:
+            if fault == "die":
+                os._exit(1)
+            raise RuntimeError("this picture is too dark for me")
+        return super().forward(images)
+
+
 def gradient_teacher() -> nn.Module:
     return GradientTeacher()
+
+
+def null_teacher() -> nn.Module:
+    return NullTeacher()
+
+
+def faulty_teacher() -> nn.Module:
+    """Workers cannot make it where the fault is `absent`, and die of it where it is `fatal`; the job itself can."""
+    if ray.is_initialized() and os.environ.get(FAULT) == "absent":
+        raise FileNotFoundError("/home/me/weights.pt is not on this machine")
+    if ray.is_initialized() and os.environ.get(FAULT) == "fatal":
+        os._exit(1)
+    return FaultyTeacher()
 
 
 def other_teacher() -> nn.Module:
