@@ -16,6 +16,7 @@ from common.storage import Storage
 from labeler.ledger import Records
 
 POLL, WRITE = 0.5, 5.0  # seconds between two looks, and between two versions of progress.json
+STALL = 120.0  # seconds without an image
 
 Counter = Callable[[], tuple[int, int]]
 
@@ -31,6 +32,7 @@ class Progress:
         self.done, self.failed = 0, 0  # images of this run
         self.workers = 0  # at most at the same time
         self.written = 0.0
+        self.moved, self.stall = time.monotonic(), STALL
         self.bar: tqdm[Any] | None = None
 
     @contextlib.contextmanager
@@ -41,6 +43,7 @@ class Progress:
 
         def look() -> None:
             done, failed = counter()
+            self._check_stall(before[0] + done)
             self.done, self.failed = before[0] + done, before[1] + failed
             self._show(bar)
 
@@ -56,6 +59,17 @@ class Progress:
             stop.set()
             thread.join()
         look()
+
+    def _check_stall(self, done: int) -> None:
+        """Say so where nothing moves: at first after STALL seconds, then after twice as many, and so on."""
+        if done != self.done:
+            self.moved, self.stall = time.monotonic(), STALL
+        elif time.monotonic() - self.moved > self.stall:
+            self.tell(
+                f"no image was finished for {self.stall:g} s: the workers may be waiting for the cluster's resources, or "
+                "dying as they start; `ray status` and `ray logs` tell"
+            )
+            self.stall *= 2
 
     def shard_done(self) -> None:
         """One more shard is committed."""
