@@ -42,7 +42,6 @@ def start_ray() -> None:
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     context.max_errored_blocks = -1  # the shards of a dead worker are left to the next pass
-    context.max_consecutive_actor_init_deaths = 2
 
 
 def room(settings: WorkSettings, pending: int) -> tuple[int, float]:

@@ -45,7 +45,7 @@ def label_shards(
             workers, gpus = room(settings, len(pending))
             progress.workers = max(progress.workers, workers)
             most = max(workers, min(settings.workers or 0, len(pending)))  # when more machines join
-            job = Job(plan, output, teacher, threads(settings, gpus))
+            job = Job(plan, output, teacher, threads(settings, gpus), patience=2 * most + 2)
             ray.get(counter.begin_pass.remote())
             attempts = {shard: failures[shard] + 1 for shard in pending}
             outcomes = dict(_one_pass(job, attempts, (workers, most), gpus, counter, progress))
@@ -61,7 +61,7 @@ def label_shards(
             pending = [shard for shard in pending if outcomes.get(shard, "lost") and shard not in set_aside]
             idle_passes = 0 if outcomes else idle_passes + 1
             if idle_passes >= ATTEMPTS:
-                raise UserError("the workers die before they begin: see Ray's logs of them; nothing is lost")
+                raise UserError("the workers die before they begin: Ray's logs tell of them")
     return set_aside
 
 

@@ -66,8 +66,8 @@ class Progress:
             self.moved, self.stall = time.monotonic(), STALL
         elif time.monotonic() - self.moved > self.stall:
             self.tell(
-                f"no image was finished for {self.stall:g} s: the workers may be waiting for the cluster's resources, or "
-                "dying as they start; `ray status` and `ray logs` tell"
+                f"no image was finished for {self.stall:g} s: the workers may be waiting for the cluster's resources; "
+                "`ray status` and `ray logs` tell"
             )
             self.stall *= 2
 

@@ -1,17 +1,21 @@
 """A worker of the labelling job: a Ray actor that labels shard after shard and says how far it is."""
 
 import time
-from typing import Any, NamedTuple
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import ray
 import torch
 
-from common.errors import told
+from common.errors import UserError, told
 from common.manifest import Plan, record_name
 from common.sources import open_source
-from common.storage import open_storage
+from common.storage import Storage, open_storage
 from labeler.metrics import WorkerMetrics
 from labeler.teacher.weights import TeacherSource
+
+if TYPE_CHECKING:
+    from labeler.shard import ShardLabeler
 
 PAUSE_AFTER_FAILURE = 5.0  # seconds: a worker on a broken machine must not take all shards from the sound ones
 
@@ -23,6 +27,7 @@ class Job(NamedTuple):
     output: str
     teacher: TeacherSource
     threads: int
+    patience: int  # shards begun, none of them ended, until the workers give up
 
 
 @ray.remote(num_cpus=0)
@@ -31,23 +36,31 @@ class ProgressCounter:
 
     def __init__(self) -> None:
         self.shards: dict[int, tuple[int, int]] = {}
+        self.begin_pass()
+
+    def begin_pass(self) -> None:
+        """Forget which shards were begun; the images still count."""
+        self.begun: set[int] = set()
+        self.ended = 0
+
+    def begin(self, shard: int) -> int:
+        """A worker begins with a shard. Returns how many were begun before it in this pass, if none has ended yet."""
+        before = 0 if self.ended else len(self.begun)
+        self.begun.add(shard)
+        self.shards[shard] = (0, 0)
+        return before
 
     def report(self, shard: int, done: int, failed: int) -> None:
         """A worker's word; a repeated shard starts again at 0."""
         self.shards[shard] = (done, failed)
 
+    def end(self) -> None:
+        """A worker is through with a shard, and alive."""
+        self.ended += 1
+
     def total(self) -> tuple[int, int]:
         """Images done and failed over all shards of this run."""
         return sum(done for done, _ in self.shards.values()), sum(failed for _, failed in self.shards.values())
-
-    def begin_pass(self) -> None:
-        """Forget nothing of the images, but which shards were begun."""
-        self.begun: set[int] = set()
-
-    def begin(self, shard: int) -> None:
-        """A worker begins with a shard."""
-        self.begun.add(shard)
-        self.shards[shard] = (0, 0)
 
     def begun_shards(self) -> set[int]:
         """Shards begun in this pass."""
@@ -55,33 +68,33 @@ class ProgressCounter:
 
 
 class LabelWorker:
-    """One actor: it builds the teacher once and labels shard after shard."""
+    """One actor: it builds the teacher once, when it has its first shard, and labels shard after shard.
+
+    Nothing that can fail happens while Ray makes the actor: Ray would make it anew for ever.
+    """
 
     def __init__(self, job: list[Any], counter: Any) -> None:
-        from labeler.shard import ShardLabeler
-
-        plan, output, teacher, threads = ray.get(job[0])
-        if ray.get_gpu_ids() and not torch.cuda.is_available():
-            raise RuntimeError(
-                "Ray gave this worker a GPU that PyTorch cannot use: is its driver too old?"
-            )
+        self.job = job
         self.counter = counter
         self.reported = 0.0
-        self.storage = open_storage(output)
-        self.metrics = WorkerMetrics(output)
-        self.labeler = ShardLabeler(plan, self.storage, open_source(plan.input), teacher.build(), threads)
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         shard, error = int(row["shard"]), ""
-        ray.get(self.counter.begin.remote(shard))
+        begun_in_vain = ray.get(self.counter.begin.remote(shard))
+        if begun_in_vain > self._fetched_job.patience:
+            error = (
+                f"the workers of all the {begun_in_vain} shards before died (out of memory? a teacher that crashes?)"
+            )
+            return {"shard": shard, "error": error}
         try:
-            if not self.storage.exists(record_name(shard)):  # else another job on this output was first
-                record = self.labeler.label(shard, int(row["attempt"]), lambda *done: self._report(shard, *done))
+            if not self._storage.exists(record_name(shard)):  # else another job on this output was first
+                record = self._labeler.label(shard, int(row["attempt"]), lambda *done: self._report(shard, *done))
                 self.counter.report.remote(shard, record.samples + len(record.failed), len(record.failed))
-                self.metrics.committed(record)
+                self._metrics.committed(record)
         except Exception as problem:  # whatever it is, the other shards must go on
-            error = f"{type(problem).__name__}: {told(problem)}"
+            error = told(problem) if isinstance(problem, UserError) else f"{type(problem).__name__}: {told(problem)}"
             time.sleep(PAUSE_AFTER_FAILURE)
+        self.counter.end.remote()
         return {"shard": shard, "error": error}
 
     def _report(self, shard: int, done: int, failed: int) -> None:
@@ -89,3 +102,25 @@ class LabelWorker:
         if time.monotonic() - self.reported > 0.5:
             self.reported = time.monotonic()
             self.counter.report.remote(shard, done, failed)
+
+    @cached_property
+    def _fetched_job(self) -> Job:
+        job: Job = ray.get(self.job[0])
+        return job
+
+    @cached_property
+    def _storage(self) -> Storage:
+        return open_storage(self._fetched_job.output)
+
+    @cached_property
+    def _metrics(self) -> WorkerMetrics:
+        return WorkerMetrics(self._fetched_job.output)
+
+    @cached_property
+    def _labeler(self) -> "ShardLabeler":
+        from labeler.shard import ShardLabeler
+
+        job = self._fetched_job
+        if ray.get_gpu_ids() and not torch.cuda.is_available():
+            raise RuntimeError("Ray gave this worker a GPU that PyTorch cannot use: is its driver too old?")
+        return ShardLabeler(job.plan, self._storage, open_source(job.plan.input), job.teacher.build(), job.threads)
