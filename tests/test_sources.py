@@ -189,6 +189,19 @@ def test_names_in_a_tar_that_are_not_utf_8_are_spelt_out_and_read(tmp_path: Path
     assert contents(LocalSource(path)) == {"caf\\xe9.jpg": b"x"}
 
 
+def test_names_in_a_tar_that_try_to_be_paths_or_html_are_only_names(tmp_path: Path) -> None:
+    names = ["../../up.jpg", "/etc/absolute.jpg", "a/<script>alert(1)<.jpg"]
+    with tarfile.open(tmp_path / "images.tar", "w") as tar:
+        for name in names:
+            header = tarfile.TarInfo(name)
+            header.size = len(name)
+            tar.addfile(header, io.BytesIO(name.encode()))
+    source = LocalSource(tmp_path / "images.tar")
+    found = [ImageRef(**row) for row in source.list().table.to_pylist()]
+    assert {source.read(image).decode() for image in found} == set(names)
+    assert [path.name for path in tmp_path.iterdir()] == ["images.tar"]
+
+
 def test_symbolic_links_to_files_and_folders_are_followed(tmp_path: Path) -> None:
     write(tmp_path, {"elsewhere/x.jpg": b"1", "images/y.jpg": b"2"})
     (tmp_path / "images" / "linked").symlink_to(tmp_path / "elsewhere")
