@@ -86,6 +86,8 @@ def _one_pass(
     try:
         for row in results.iter_rows():
             shard, error = row["shard"], row["error"]
+            if row["hopeless"]:
+                raise UserError(error)
             in_a_row = in_a_row + (attempts[shard] == 1) if error else 0  # later passes hold only what failed before
             if not error:
                 progress.shard_done()

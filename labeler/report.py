@@ -63,7 +63,7 @@ def report_lines(report: dict[str, Any]) -> list[str]:
     if projected := report["projected"]:
         cost = "" if projected["cost"] is None else f", cost {projected['cost']:,.2f}"
         lines.append(
-            f"all {projected['images']:,} images of the input at this rate: {projected['hours']:,.3g} hours on "
+            f"all {projected['images']:,} images of the input, workers always busy: {projected['hours']:,.3g} hours on "
             f"{machines}, {projected['machine_hours']:,.3g} machine hours{cost}"
         )
     return lines

@@ -17,7 +17,7 @@ from labeler.teacher.weights import TeacherSource
 if TYPE_CHECKING:
     from labeler.shard import ShardLabeler
 
-PAUSE_AFTER_FAILURE = 5.0  # seconds: a worker on a broken machine must not take all shards from the sound ones
+PAUSE_AFTER_FAILURE = 3.0  # seconds: a worker on a broken machine must not take all shards from the sound ones
 
 
 class Job(NamedTuple):
@@ -27,7 +27,7 @@ class Job(NamedTuple):
     output: str
     teacher: TeacherSource
     threads: int
-    patience: int  # shards begun, none of them ended, until the workers give up
+    patience: int  # shards begun, none of them ended, until it is hopeless
 
 
 @ray.remote(num_cpus=0)
@@ -36,19 +36,19 @@ class ProgressCounter:
 
     def __init__(self) -> None:
         self.shards: dict[int, tuple[int, int]] = {}
-        self.begin_pass()
+        self.begun: set[int] = set()
+        self.begins = self.ends = 0
 
     def begin_pass(self) -> None:
         """Forget which shards were begun; the images still count."""
-        self.begun: set[int] = set()
-        self.ended = 0
+        self.begun = set()
 
     def begin(self, shard: int) -> int:
-        """A worker begins with a shard. Returns how many were begun before it in this pass, if none has ended yet."""
-        before = 0 if self.ended else len(self.begun)
+        """A worker begins with a shard. Returns how often that has happened in this run, if none has ended yet."""
         self.begun.add(shard)
+        self.begins += 1
         self.shards[shard] = (0, 0)
-        return before
+        return 0 if self.ends else self.begins
 
     def report(self, shard: int, done: int, failed: int) -> None:
         """A worker's word; a repeated shard starts again at 0."""
@@ -56,7 +56,7 @@ class ProgressCounter:
 
     def end(self) -> None:
         """A worker is through with a shard, and alive."""
-        self.ended += 1
+        self.ends += 1
 
     def total(self) -> tuple[int, int]:
         """Images done and failed over all shards of this run."""
@@ -82,10 +82,8 @@ class LabelWorker:
         shard, error = int(row["shard"]), ""
         begun_in_vain = ray.get(self.counter.begin.remote(shard))
         if begun_in_vain > self._fetched_job.patience:
-            error = (
-                f"the workers of all the {begun_in_vain} shards before died (out of memory? a teacher that crashes?)"
-            )
-            return {"shard": shard, "error": error}
+            error = "every worker died with its first shard (out of memory? a teacher that crashes?)"
+            return {"shard": shard, "error": error, "hopeless": True}
         try:
             if not self._storage.exists(record_name(shard)):  # else another job on this output was first
                 record = self._labeler.label(shard, int(row["attempt"]), lambda *done: self._report(shard, *done))
@@ -95,7 +93,7 @@ class LabelWorker:
             error = told(problem) if isinstance(problem, UserError) else f"{type(problem).__name__}: {told(problem)}"
             time.sleep(PAUSE_AFTER_FAILURE)
         self.counter.end.remote()
-        return {"shard": shard, "error": error}
+        return {"shard": shard, "error": error, "hopeless": False}
 
     def _report(self, shard: int, done: int, failed: int) -> None:
         """At most twice a second: each word to the counter costs a remote call."""

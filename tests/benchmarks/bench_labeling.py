@@ -25,9 +25,9 @@ from timing import SHARED_DATA, against, needed, table
 from common.manifest import Plan
 from common.sources import open_source
 from common.storage import LocalStorage
+from labeler.cluster import ALLOCATOR
 from labeler.config import LabelConfig
 from labeler.generations import keep_first_plan
-from labeler.cluster import ALLOCATOR
 from labeler.plan import make_plan
 from labeler.shard import ShardLabeler
 from labeler.teacher.weights import find_teacher

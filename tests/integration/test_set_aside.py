@@ -1,0 +1,121 @@
+"""Teachers that fail in the middle of a run: nothing hangs, the rest is made, and what is lacking can be made later."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from common.manifest import record_name, shard_name
+from labeler.verify import verify
+from tests.jobs import checksums, command, photographs, planned_shard, run
+from tests.pictures import encoded
+from tests.teachers import FAULT
+
+pytestmark = pytest.mark.slow
+TEACHER = "tests.teachers:faulty_teacher"
+IMAGES, SHARDS = 20, 4
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("set-aside")
+
+
+@pytest.fixture(scope="module")
+def images(folder: Path) -> Path:
+    """Photographs, and a black picture, at which the teacher's faults show."""
+    images = photographs(folder / "images", IMAGES - 1)
+    (images / "black.jpg").write_bytes(encoded(Image.new("RGB", (80, 60)), "JPEG"))
+    return images
+
+
+@pytest.fixture(scope="module")
+def clean(folder: Path, images: Path) -> Path:
+    """The data set that the sound teacher makes."""
+    done = label(images, folder / "clean")
+    assert done.returncode == 0, done.stderr
+    return folder / "clean"
+
+
+@pytest.fixture(scope="module")
+def first_run(folder: Path, images: Path) -> subprocess.CompletedProcess[str]:
+    """A run whose teacher raises an error at the black picture."""
+    return label(images, folder / "unfinished", "raise")
+
+
+@pytest.fixture
+def unfinished(first_run: subprocess.CompletedProcess[str], folder: Path, tmp_path: Path) -> Path:
+    """What that run has left."""
+    return shutil.copytree(folder / "unfinished", tmp_path / "unfinished")
+
+
+def label(images: Path, output: Path, fault: str = "", shards: int = SHARDS) -> subprocess.CompletedProcess[str]:
+    line = command(input=images, output=output, teacher=TEACHER, samples_per_shard=IMAGES // shards)
+    return run(line, **{FAULT: fault})
+
+
+def assert_set_aside(done: subprocess.CompletedProcess[str], output: Path, reason: str) -> None:
+    """The run tells the one shard that is lacking and why; all the others are there, and no manifest."""
+    assert done.returncode == 1, done.stderr
+    assert "Traceback" not in done.stderr
+    shard = next(n for n in range(SHARDS) if any("black" in image.ref.uri for image in planned_shard(output, n)))
+    told = [line for line in done.stdout.splitlines() if "set aside" in line]
+    assert len(told) == 1, done.stdout
+    assert told[0].startswith(f"{shard_name(shard)} was set aside: failed 3 times, the last time: ")
+    assert reason in told[0]
+    assert "1 shards are not made yet" in done.stdout
+    made = [n for n in range(SHARDS) if (output / shard_name(n)).exists() and (output / record_name(n)).exists()]
+    assert made == [n for n in range(SHARDS) if n != shard]
+    assert not (output / shard_name(shard)).exists()
+    assert not (output / "manifest.json").exists()
+    report = verify(str(output), workers=1)
+    assert (report["ok"], report["complete"]) == (True, False)
+
+
+def test_shard_that_fails_again_and_again_is_set_aside(
+    first_run: subprocess.CompletedProcess[str], unfinished: Path
+) -> None:
+    assert_set_aside(first_run, unfinished, "RuntimeError: this picture is too dark for me")
+
+
+def test_same_command_completes_what_was_set_aside(images: Path, unfinished: Path, clean: Path) -> None:
+    done = label(images, unfinished)
+    assert done.returncode == 0, done.stderr
+    assert checksums(unfinished) == checksums(clean)
+
+
+def test_retry_completes_what_was_set_aside(unfinished: Path, clean: Path) -> None:
+    done = run(command(unfinished, module="labeler.retry"))
+    assert done.returncode == 0, done.stderr
+    assert checksums(unfinished) == checksums(clean)
+
+
+def test_shard_that_kills_its_workers_is_set_aside(images: Path, clean: Path, tmp_path: Path) -> None:
+    done = label(images, tmp_path / "out", "die")
+    assert_set_aside(done, tmp_path / "out", "its worker died")
+    done = label(images, tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    assert checksums(tmp_path / "out") == checksums(clean)
+
+
+def test_teacher_that_workers_cannot_make_ends_the_run(images: Path, tmp_path: Path) -> None:
+    """Long before all its shards are set aside."""
+    done = label(images, tmp_path / "out", "absent", shards=IMAGES)
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    told = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(told) == 1, done.stderr
+    assert told[0].endswith(f"--teacher {TEACHER}: cannot be made: FileNotFoundError: /home/me/weights.pt is not here")
+    assert not list((tmp_path / "out").glob("*.tar"))
+
+
+def test_teacher_that_workers_die_of_ends_the_run(images: Path, tmp_path: Path) -> None:
+    done = label(images, tmp_path / "out", "fatal")
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    told = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(told) == 1, done.stderr
+    assert "every worker died with its first shard" in told[0]
+    assert not list((tmp_path / "out").glob("*.tar"))
