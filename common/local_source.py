@@ -19,9 +19,7 @@ from common.listing import (
     kind,
     missing,
 )
-from common.tars import TarPart, as_text, list_tars
-
-Tars = list[TarPart]
+from common.tars import TarPart, Tars, as_text, list_tars
 
 
 class LocalSource:

@@ -79,7 +79,17 @@ class Plan(Document):
     @property
     def shard_indices(self) -> range:
         """The shards of this generation, numbered through all generations."""
-        return range(self.first_shard, self.first_shard + self.shards)
+        return range(self.first_shard, self.next_shard)
+
+    @property
+    def next_shard(self) -> int:
+        """Where the shards of the next generation begin."""
+        return self.first_shard + self.shards
+
+    @property
+    def next_image(self) -> int:
+        """Where the keys of the next generation begin."""
+        return self.first_image + self.images
 
     def shard_sizes(self) -> list[int]:
         """Planned samples of each shard: even, to within one."""

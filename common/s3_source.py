@@ -20,13 +20,12 @@ from common.listing import (
     kind,
     missing,
 )
-from common.tars import TarPart, list_tars
+from common.tars import TarPart, Tars, list_tars
 
 THREADS = 16  # that list
 PAGES_AT_ONCE = 4 * THREADS  # of a thousand objects
 
 Objects = list[dict[str, Any]]  # as boto3 lists them
-Tars = list[TarPart]
 DEPTH = 4  # of folders looked into for enough of them to list at the same time
 
 

@@ -19,6 +19,9 @@ class TarPart(NamedTuple):
     end: int | None = None
 
 
+Tars = list[TarPart]
+
+
 class TarContent(NamedTuple):
     """What was found in a tar."""
 

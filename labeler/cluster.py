@@ -10,6 +10,7 @@ from ray.autoscaler.sdk import request_resources
 from ray.data import DataContext
 
 from common.errors import UserError
+from common.s3_storage import SSE, SSE_KMS_KEY
 from labeler.config import WorkSettings
 
 # glibc gives the teacher's feature maps back to the system after every layer and faults their pages in again: kept, the
@@ -21,8 +22,8 @@ FORWARDED = (
     "AWS_ENDPOINT_URL_S3",
     "AWS_REGION",
     "AWS_DEFAULT_REGION",
-    "IMAGENET_ATTN_SSE",
-    "IMAGENET_ATTN_SSE_KMS_KEY_ID",
+    SSE,
+    SSE_KMS_KEY,
 )
 
 

@@ -30,7 +30,7 @@ def list_images(source: Source, location: str) -> Listing:
 
 def check_object_size(storage: Storage, plan: Plan) -> None:
     """Raises UserError where shards would be too large for the store."""
-    shard = shard_bytes(plan.images, plan.bytes, plan.config["include_images"]) // plan.shards
+    shard = _mean_shard_bytes(plan)
     if shard > storage.largest_object:
         raise UserError(
             f"--samples-per-shard {plan.config['samples_per_shard']}: shards of about {shard:,} bytes, an object of "
@@ -103,7 +103,7 @@ def _tell(set_aside: dict[int, str], report: dict[str, Any], result: Outcome) ->
 
 def _check_space(storage: Storage, plan: Plan, pending: int) -> None:
     """Raises UserError where the shards cannot fit."""
-    shard = shard_bytes(plan.images, plan.bytes, plan.config["include_images"]) // plan.shards
+    shard = _mean_shard_bytes(plan)
     needed, free = shard * pending, storage.free_bytes()
     if free < needed:
         raise UserError(f"{storage.location}: the shards need about {needed:,} bytes, {free:,} are free")
@@ -113,6 +113,10 @@ def _check_space(storage: Storage, plan: Plan, pending: int) -> None:
             f"a shard needs about {shard:,} bytes of scratch space, {scratch:,} are free: make room, or let TMPDIR "
             "name a folder on a larger disk"
         )
+
+
+def _mean_shard_bytes(plan: Plan) -> int:
+    return shard_bytes(plan.images, plan.bytes, plan.config["include_images"]) // plan.shards
 
 
 def _why_not(settings: WorkSettings, storage: Storage, result: Outcome) -> str:

@@ -1,7 +1,7 @@
 """What became of every planned image: the records of all generations, added up."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -34,10 +34,27 @@ class Outcome(NamedTuple):
 
 def read_records(storage: Storage, plans: Sequence[Plan]) -> Records:
     """The records of the committed shards by shard index. Raises UserError where one is damaged."""
-    present = set(storage.list(RECORDS))
-    shards = [shard for plan in plans for shard in plan.shard_indices if record_name(shard) in present]
+    shards = {record_name(shard): shard for plan in plans for shard in plan.shard_indices}
+    records: Records = {}
+    for name, record in scan_records(storage):
+        if name not in shards:
+            continue
+        if isinstance(record, ValueError):
+            raise UserError(
+                f"{storage.location}/{name} is damaged: {told(record)}. Delete it and run the same command again: "
+                "its shard is made anew and compared with the one that is there"
+            )
+        if isinstance(record, OSError):
+            raise record
+        records[shards[name]] = record
+    return records
+
+
+def scan_records(storage: Storage) -> Iterator[tuple[str, Record | OSError | ValueError]]:
+    """Every record there is, planned or not, by its name; the error in place of one that cannot be read."""
+    names = storage.list(RECORDS)
     with ThreadPoolExecutor(THREADS) as pool:
-        return dict(zip(shards, pool.map(lambda shard: _read_record(storage, record_name(shard)), shards), strict=True))
+        yield from zip(names, pool.map(lambda name: _read_record(storage, name), names), strict=True)
 
 
 def outcome(storage: Storage, plans: Sequence[Plan], records: Records) -> Outcome:
@@ -85,11 +102,8 @@ def _tried(storage: Storage, plan: Plan, uris: Iterable[str]) -> dict[str, int]:
     return dict(zip(found["uri"].to_pylist(), found["shard"].to_pylist(), strict=True))
 
 
-def _read_record(storage: Storage, name: str) -> Record:
+def _read_record(storage: Storage, name: str) -> Record | OSError | ValueError:
     try:
         return Record.model_validate_json(storage.read(name))
-    except ValueError as error:
-        raise UserError(
-            f"{storage.location}/{name} is damaged: {told(error)}. Delete it and run the same command again: "
-            "its shard is made anew and compared with the one that is there"
-        ) from None
+    except (OSError, ValueError) as error:
+        return error

@@ -34,8 +34,8 @@ def make_plan(
         place = {
             "generation": before.generation + 1,
             "parent": before.fingerprint,
-            "first_shard": before.first_shard + before.shards,
-            "first_image": before.first_image + before.images,
+            "first_shard": before.next_shard,
+            "first_image": before.next_image,
         }
     table = _dealt(table, shards, place.get("first_shard", 0), place.get("first_image", 0))
     checksum = listing_checksum(table)

@@ -128,7 +128,7 @@ def _tiles(plans: list[Plan], ledger: Ledger, complete: bool) -> Html:
             "planned": ledger.planned,
             "written": ledger.samples,
             "left out": ledger.failures.total(),
-            "shards": f"{len(ledger.shards):,} of {plan.first_shard + plan.shards:,}",
+            "shards": f"{len(ledger.shards):,} of {plan.next_shard:,}",
             "size": f"{ledger.bytes / 1e6:,.1f} MB",
             "classes": len(plan.classes) if plan.classes is not None else "none",
             "state": "complete" if complete else "unfinished",

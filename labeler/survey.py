@@ -10,13 +10,12 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, TypeVar
 
 import numpy as np
-from pydantic import ValidationError
 
 from common.errors import Reason, told
-from common.manifest import RECORDS, Failure, Plan, Record, record_name
+from common.manifest import Failure, Plan, Record, record_name
 from common.shards import Sample, decode_sample, read_samples
 from common.storage import Storage
-from labeler.ledger import Records, outcome
+from labeler.ledger import Records, outcome, scan_records
 
 MOST_SHARDS, MOST_SAMPLES = 8, 4000  # measured of one data set
 EXAMPLES = 3  # kept of each kind of failure
@@ -53,11 +52,9 @@ def read_ledger(storage: Storage, plans: Sequence[Plan]) -> Ledger:
     ledger = Ledger()
     shards = {record_name(shard): shard for plan in plans for shard in plan.shard_indices}
     records: Records = {}
-    for name in storage.list(RECORDS):
-        try:
-            record = Record.model_validate_json(storage.read(name))
-        except (OSError, ValidationError) as error:
-            ledger.notes[name] = told(error)
+    for name, record in scan_records(storage):
+        if not isinstance(record, Record):
+            ledger.notes[name] = told(record)
             continue
         ledger.shards[record.shard] = record.samples
         ledger.bytes += record.bytes
