@@ -63,7 +63,7 @@ def _quantiles(report: Report) -> dict[str, object]:
         "height": report["images"]["height"],
     }
     rows = {label: [_text(values[name]) for name in names] for label, values in distributions.items()}
-    return {label: "".join(f"{cell:>9}" for cell in cells) for label, cells in {"": names, **rows}.items()}
+    return {label: "".join(f"{cell:>11}" for cell in cells) for label, cells in {"": names, **rows}.items()}
 
 
 def _maps(found: Report) -> dict[str, object]:
