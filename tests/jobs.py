@@ -24,6 +24,9 @@ from tests.pictures import jpeg
 from tests.teachers import gradient_teacher
 
 ROOT = Path(__file__).resolve().parents[1]
+GRADIENT = "tests.teachers:gradient_teacher"
+IMAGES, PER_SHARD = 60, 5  # of the photographs that most whole runs label
+SHARDS = IMAGES // PER_SHARD
 TEACHER = Teacher(name="tests", sha256="0" * 64)
 
 
@@ -86,6 +89,12 @@ def command(*arguments: object, module: str = "labeler.run", **settings: object)
         flag = name.replace("_", "-")
         line += [f"--{flag}" if value else f"--no-{flag}"] if isinstance(value, bool) else [f"--{flag}", str(value)]
     return line
+
+
+def label(source: object, output: object, **settings: object) -> list[str]:
+    """The command line that labels images with the tests' teacher, in small shards."""
+    defaults = {"input": source, "output": output, "teacher": GRADIENT, "samples_per_shard": PER_SHARD}
+    return command(**defaults | settings)
 
 
 def environment(**more: str) -> dict[str, str]:

@@ -3,6 +3,7 @@
 import io
 import struct
 import zlib
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,15 @@ from PIL import Image
 ORIENTATION_TAG = 0x0112
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 BOMB_SIDE = 30_000
+
+
+def write(root: Path, files: dict[str, bytes]) -> Path:
+    """Put files, by their names below it, into a folder."""
+    for name, content in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    return root
 
 
 def photograph(width: int = 64, height: int = 48, seed: int = 0) -> Image.Image:

@@ -11,7 +11,7 @@ from common.errors import ImageFailure, Reason, UserError
 from common.listing import ImageRef, class_folder
 from common.local_source import LocalSource
 from common.sources import Source, open_source
-from tests.pictures import jpeg
+from tests.pictures import jpeg, write
 
 IMAGES = {f"{folder}/{name}.jpg": jpeg(seed=seed) for seed, (folder, name) in enumerate(["ax", "bx", "by", "cz"])}
 ODD_NAMES = [
@@ -26,14 +26,6 @@ ODD_NAMES = [
     "deep/er/and/deeper/.jpg.jpg",
     "upper/CASE.JPG",
 ]
-
-
-def write(root: Path, files: dict[str, bytes]) -> Path:
-    for name, content in files.items():
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
-    return root
 
 
 def tar_bytes(files: dict[str, bytes], form: int = tarfile.PAX_FORMAT) -> bytes:

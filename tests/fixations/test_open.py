@@ -10,17 +10,9 @@ from hypothesis.extra import numpy as arrays
 from common.errors import UserError
 from common.fixations import FORMATS, FixatedImage, open_fixations
 from common.fixations.collector import MISSING, OUTSIDE, REPEATED, UNFIXATED, UNPLACED, Collector, Looks, image_files
-from tests.pictures import encoded, exif, jpeg, photograph
+from tests.pictures import encoded, exif, jpeg, photograph, write
 
 WIDTH, HEIGHT = 64, 48
-
-
-def write(root: Path, files: dict[str, bytes]) -> Path:
-    for name, content in files.items():
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
-    return root
 
 
 def own_table(folder: Path, lines: str = "a.jpg,0,10,12\n") -> Path:

@@ -13,7 +13,7 @@ from common.manifest import Plan, Record
 from labeler.metrics import METRICS
 from labeler.verify import verify
 from tests.clusters import Cluster, Submission
-from tests.jobs import checksums, command, photographs, run
+from tests.jobs import SHARDS, checksums, label, photographs
 from tests.pictures import encoded, jpeg
 from tests.s3server import S3Server
 from tests.teachers import FAULT, SECONDS
@@ -22,9 +22,6 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="tells the nodes' processes by /proc"),
 ]
-TEACHER = "tests.teachers:gradient_teacher"
-IMAGES, PER_SHARD = 60, 5
-SHARDS = IMAGES // PER_SHARD
 SLOW = {SECONDS: "0.1"}  # for each image, so that a run has a middle
 PATIENCE = 180  # seconds until a job has done what a test waits for
 FLUSH = 15  # seconds until a node tells the last metrics of a process that has ended
@@ -33,19 +30,6 @@ FLUSH = 15  # seconds until a node tells the last metrics of a process that has 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("cluster")
-
-
-@pytest.fixture(scope="module")
-def images(folder: Path) -> Path:
-    return photographs(folder / "images", IMAGES, classes=3)
-
-
-@pytest.fixture(scope="module")
-def clean(folder: Path, images: Path) -> Path:
-    """The data set that an undisturbed run without a cluster makes."""
-    done = run(label(images, folder / "clean", workers=1))
-    assert done.returncode == 0, done.stderr
-    return folder / "clean"
 
 
 @pytest.fixture(scope="module")
@@ -59,11 +43,6 @@ def cluster(shared_cluster: Cluster) -> Cluster:
     """A head and two nodes with a CPU each, whatever the tests before did; only their environment has keys to S3."""
     shared_cluster.fill()
     return shared_cluster
-
-
-def label(images: object, output: object, **settings: object) -> list[str]:
-    """The command line that labels images with the tests' teacher."""
-    return command(**{"input": images, "output": output, "teacher": TEACHER, "samples_per_shard": PER_SHARD} | settings)
 
 
 def assert_complete(job: Submission, output: Path, clean: Path) -> None:
@@ -87,21 +66,13 @@ def wait_until(condition: Callable[[], bool], job: Submission) -> None:
         time.sleep(0.05)
 
 
-def test_killed_worker_process_costs_nothing_but_time(
-    cluster: Cluster, images: Path, clean: Path, tmp_path: Path
+@pytest.mark.parametrize("kill", [Cluster.kill_labelling_worker, Cluster.kill_node], ids=["worker", "node"])
+def test_killed_worker_or_node_that_is_never_replaced_costs_nothing_but_time(
+    kill: Callable[[Cluster], object], cluster: Cluster, images: Path, clean: Path, tmp_path: Path
 ) -> None:
     job = cluster.submit(*label(images, tmp_path / "out"), **SLOW)
     wait_for_first_record(job, tmp_path / "out")
-    cluster.kill_labelling_worker()
-    assert_complete(job, tmp_path / "out", clean)
-
-
-def test_killed_node_that_is_never_replaced_costs_nothing_but_time(
-    cluster: Cluster, images: Path, clean: Path, tmp_path: Path
-) -> None:
-    job = cluster.submit(*label(images, tmp_path / "out"), **SLOW)
-    wait_for_first_record(job, tmp_path / "out")
-    cluster.kill_node()
+    kill(cluster)
     assert_complete(job, tmp_path / "out", clean)
 
 

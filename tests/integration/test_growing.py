@@ -4,14 +4,8 @@ import json
 from pathlib import Path
 
 from labeler.verify import verify
-from tests.jobs import checksums, command, failures, photographs, run
+from tests.jobs import checksums, command, failures, label, photographs, run
 from tests.pictures import jpeg
-
-TEACHER = "tests.teachers:gradient_teacher"
-
-
-def label(images: Path, output: Path, **settings: object) -> list[str]:
-    return command(**{"input": images, "output": output, "teacher": TEACHER, "samples_per_shard": 5} | settings)
 
 
 def shards(output: Path) -> dict[str, str]:

@@ -19,11 +19,16 @@ from common.storage import LocalStorage
 from labeler.publish import publish
 from labeler.verify import verify
 from tests.jobs import (
+    GRADIENT,
+    IMAGES,
+    PER_SHARD,
     ROOT,
+    SHARDS,
     checksums,
     command,
     environment,
     failures,
+    label,
     members,
     photographs,
     planned,
@@ -31,11 +36,8 @@ from tests.jobs import (
     shard_labeler,
     start,
 )
-from tests.pictures import hostile_images, jpeg
+from tests.pictures import hostile_images, jpeg, write
 
-TEACHER = "tests.teachers:gradient_teacher"
-IMAGES, PER_SHARD = 60, 5
-SHARDS = IMAGES // PER_SHARD
 KILLS = int(os.environ.get("KILLS", "3"))
 PATIENCE = 120  # seconds until a run must have done what a test waits for
 
@@ -43,24 +45,6 @@ PATIENCE = 120  # seconds until a run must have done what a test waits for
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("labeling")
-
-
-@pytest.fixture(scope="module")
-def images(folder: Path) -> Path:
-    return photographs(folder / "images", IMAGES, classes=3)
-
-
-@pytest.fixture(scope="module")
-def clean(folder: Path, images: Path) -> Path:
-    """The data set that an undisturbed run of one worker makes."""
-    done = run(label(images, folder / "clean", workers=1))
-    assert done.returncode == 0, done.stderr
-    return folder / "clean"
-
-
-def label(images: Path, output: Path, **settings: object) -> list[str]:
-    """The command line that labels a folder with the tests' teacher."""
-    return command(**{"input": images, "output": output, "teacher": TEACHER, "samples_per_shard": PER_SHARD} | settings)
 
 
 def assert_sound(output: Path, complete: bool = True) -> None:
@@ -162,7 +146,7 @@ def hostile(folder: Path) -> tuple[Path, dict[str, str | None]]:
     root = folder / "hostile"
     expected: dict[str, str | None] = {}
     for name, (content, reason) in hostile_images().items():
-        put(root, f"hostile/{name}", content)
+        write(root, {f"hostile/{name}": content})
         expected[f"hostile/{name}"] = reason
     odd = [
         "two words.jpg",
@@ -179,16 +163,16 @@ def hostile(folder: Path) -> tuple[Path, dict[str, str | None]]:
         f"{'long' * 60}.jpg",
     ]
     for seed, name in enumerate(odd):
-        put(root, f"<odd> & 'names'/{name}", jpeg(64, 48, seed))
+        write(root, {f"<odd> & 'names'/{name}": jpeg(64, 48, seed)})
         expected[f"<odd> & 'names'/{name}"] = None
     for seed, place in enumerate(("one", "two")):
-        put(root, f"{place}/same.jpg", jpeg(64, 48, 100 + seed))
+        write(root, {f"{place}/same.jpg": jpeg(64, 48, 100 + seed)})
         expected[f"{place}/same.jpg"] = None
-    put(root, "one/removed later.jpg", jpeg(64, 48, 200))
-    put(root, "one/cut later.jpg", jpeg(64, 48, 201))
+    write(root, {"one/removed later.jpg": jpeg(64, 48, 200)})
+    write(root, {"one/cut later.jpg": jpeg(64, 48, 201)})
     expected |= {"one/removed later.jpg": "missing", "one/cut later.jpg": "changed"}
-    put(root, "one/notes.txt", b"no image")
-    put(root, "one/._same.jpg", b"what macOS leaves in archives")
+    write(root, {"one/notes.txt": b"no image"})
+    write(root, {"one/._same.jpg": b"what macOS leaves in archives"})
     os.mkfifo(root / "two/pipe.jpg")
     (root / "two/dangling.jpg").symlink_to("nowhere.jpg")
     (root / "two/itself.jpg").symlink_to("itself.jpg")
@@ -204,15 +188,10 @@ def hostile(folder: Path) -> tuple[Path, dict[str, str | None]]:
         "two/latin-\\xe9.jpg": "missing",
     }
     if os.geteuid():  # root may read everything
-        put(root, "two/forbidden.jpg", jpeg(64, 48, 203))
+        write(root, {"two/forbidden.jpg": jpeg(64, 48, 203)})
         (root / "two/forbidden.jpg").chmod(0)
         expected["two/forbidden.jpg"] = "unreadable"
     return root, expected
-
-
-def put(root: Path, name: str, content: bytes) -> None:
-    (root / name).parent.mkdir(parents=True, exist_ok=True)
-    (root / name).write_bytes(content)
 
 
 def test_every_hostile_image_is_in_a_shard_or_in_the_ledger(
@@ -261,7 +240,7 @@ def test_plan_only_says_what_will_be_done_and_the_run_goes_on_with_it(tmp_path: 
     images, output = photographs(tmp_path / "flat", 12), tmp_path / "out"
     config = tmp_path / "config.yaml"
     settings = {"limit": 9, "samples_per_shard": 5, "include_images": False, "map_size": 48, "seed": 3}
-    config.write_text(yaml.safe_dump({"input": str(images), "output": str(output), "teacher": TEACHER} | settings))
+    config.write_text(yaml.safe_dump({"input": str(images), "output": str(output), "teacher": GRADIENT} | settings))
     done = run(command(config=config, plan_only=True), RAY_ADDRESS="127.0.0.1:1")
     assert done.returncode == 0, done.stderr
     assert "2 shards, 9 images" in done.stdout
@@ -327,7 +306,7 @@ def test_absent_input_is_refused(refused, tmp_path: Path) -> None:
 
 
 def test_output_must_be_named(refused, images: Path) -> None:
-    refused(command(input=images, teacher=TEACHER), "--output")
+    refused(command(input=images, teacher=GRADIENT), "--output")
 
 
 @pytest.mark.parametrize(
