@@ -10,7 +10,7 @@ from torch import Tensor
 from common.errors import ImageFailure, Reason
 from labeler.gaze import gaze_points
 from labeler.orientation import map_to_stored, points_to_stored, upright
-from labeler.teacher.model import INPUT_SIZE
+from labeler.teacher.model import INPUT_SIZE, whole_frame
 from labeler.teacher.weights import Predictor
 
 GAZE_GRID = (120, 160)  # the maps are smooth (their finest branch has stride 8), so this grid loses nothing
@@ -35,8 +35,7 @@ class Label(NamedTuple):
 
 def teacher_picture(pixels: Tensor, orientation: int) -> Tensor:
     """Stored pixels uint8 [3, H, W] -> the whole picture, upright, as the teacher sees it: uint8 [3, 480, 640]."""
-    picture = upright(pixels, orientation).contiguous()
-    return F.interpolate(picture[None], INPUT_SIZE, mode="bicubic", antialias=True)[0]
+    return whole_frame(upright(pixels, orientation).contiguous())
 
 
 def predict_maps(teacher: Predictor, pictures: Tensor, map_size: int, device: torch.device) -> Maps:

@@ -17,6 +17,11 @@ GROUPS = 8
 EPSILON = 1e-6
 
 
+def whole_frame(picture: Tensor) -> Tensor:
+    """The whole picture as the teacher sees it, stretched to its size: uint8 [3, H, W] -> uint8 [3, 480, 640]."""
+    return F.interpolate(picture[None], INPUT_SIZE, mode="bicubic", antialias=True)[0]
+
+
 class BlockSpec(NamedTuple):
     """One row of MobileNetV3-small's table; `expand` and `squeeze` are channel counts, 0 where the part is absent."""
 
