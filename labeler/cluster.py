@@ -9,34 +9,14 @@ import ray
 from ray.autoscaler.sdk import request_resources
 from ray.data import DataContext
 
+from common.cluster import join_ray
 from common.errors import UserError
-from common.s3_storage import SSE, SSE_KMS_KEY
 from labeler.config import WorkSettings
-
-# glibc gives the teacher's feature maps back to the system after every layer and faults their pages in again: kept, the
-# teacher's share of a shard fell from 3.0 to 2.5 s. A process reads them when it starts
-ALLOCATOR = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "268435456", "MALLOC_TRIM_THRESHOLD_": "1073741824"}
-# of the driver's environment, what workers on other machines need too; credentials never travel
-FORWARDED = (
-    "AWS_ENDPOINT_URL",
-    "AWS_ENDPOINT_URL_S3",
-    "AWS_REGION",
-    "AWS_DEFAULT_REGION",
-    SSE,
-    SSE_KMS_KEY,
-)
-
-
-def worker_environment() -> dict[str, str]:
-    """Environment variables of the workers, on whatever machine."""
-    return ALLOCATOR | {name: os.environ[name] for name in FORWARDED if name in os.environ}
 
 
 def start_ray() -> None:
-    """Join the cluster that the environment names, or start one here; no noise beside our own progress line."""
-    # Ray's core prints an error for every actor of Ray Data (ray#53727), which means nothing for this job
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR, ignore_reinit_error=True)
+    """Join or start a cluster, with Ray Data set up for the passes of a job."""
+    join_ray(show_workers_output=False)
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     warnings.filterwarnings("ignore", "`ray_remote_args` is deprecated")
     context = DataContext.get_current()

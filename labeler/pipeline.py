@@ -13,9 +13,10 @@ from ray.data import ActorPoolStrategy
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from common.cluster import worker_environment
 from common.errors import UserError
 from common.manifest import Plan, shard_name
-from labeler.cluster import room, start_ray, threads, worker_environment
+from labeler.cluster import room, start_ray, threads
 from labeler.config import WorkSettings
 from labeler.metrics import JobMetrics
 from labeler.progress import Progress

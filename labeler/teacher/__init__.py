@@ -1,3 +1,4 @@
 """The teacher: the network that predicts where people look, and its weights."""
 
-DEFAULT_TEACHER = "attention-center"
+PUBLISHED = "attention-center"
+DEFAULT_TEACHER = PUBLISHED

@@ -19,10 +19,10 @@ from torch import Tensor, nn
 
 from common.errors import UserError
 from common.manifest import Teacher
+from labeler.teacher import PUBLISHED
 from labeler.teacher.model import INPUT_SIZE, AttentionTeacher
 from labeler.teacher.tflite import read_tflite
 
-PUBLISHED = "attention-center"
 PUBLISHED_URL = "https://raw.githubusercontent.com/google/attention-center/main/model/center.tflite"
 PUBLISHED_SHA256 = "8968fe8266a305c356334a1dcd5c58541b58be916decd32c55c6f51fe65273de"
 

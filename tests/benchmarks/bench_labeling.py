@@ -22,10 +22,10 @@ from typing import Any
 
 from timing import SHARED_DATA, against, needed, table
 
+from common.cluster import ALLOCATOR
 from common.manifest import Plan
 from common.sources import open_source
 from common.storage import LocalStorage
-from labeler.cluster import ALLOCATOR
 from labeler.config import LabelConfig
 from labeler.generations import keep_first_plan
 from labeler.plan import make_plan

@@ -1,0 +1,125 @@
+"""What every training run needs: checkpoints that are whole, a log of figures, a schedule, a line of progress."""
+
+import io
+import json
+import math
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from common.errors import UserError
+
+METRICS = "metrics.jsonl"
+
+
+def warmup_cosine(step: int, steps: int, warmup: int) -> float:
+    """The share of the peak learning rate at a step: a straight rise over `warmup` steps, then a cosine down to 0."""
+    if step < warmup:
+        return (step + 1) / warmup
+    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(steps - warmup, 1)))
+
+
+def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
+    """Write a checkpoint, whole or not at all: what was there before stays until the new one is on the disk."""
+    unfinished = path.with_name(f"{path.name}.partial")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(unfinished, "wb") as file:
+        torch.save(state, file)
+        file.flush()
+        os.fsync(file.fileno())
+    unfinished.replace(path)
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """A checkpoint's state, its tensors on the CPU. Raises UserError where the file cannot be read as one."""
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many kinds on damaged files
+        raise UserError(f"{path}: cannot be read as a checkpoint: {str(error).splitlines()[0]}") from None
+    if not isinstance(state, dict):
+        raise UserError(f"{path}: expected a checkpoint, found a {type(state).__name__}")
+    return state
+
+
+class MetricLog:
+    """`metrics.jsonl` for programs and TensorBoard's events for people, in a run's folder.
+
+    A run that goes on from `step` first loses what had been logged after it, so that its curve is that of a run which
+    never stopped.
+    """
+
+    def __init__(self, folder: Path, step: int) -> None:
+        from tensorboardX import SummaryWriter  # half a second to import
+
+        self._path = folder / METRICS
+        kept = [line for line in _lines(self._path) if json.loads(line)["step"] <= step]
+        unfinished = self._path.with_name(f"{METRICS}.partial")
+        unfinished.write_text("".join(f"{line}\n" for line in kept))
+        unfinished.replace(self._path)
+        self._file = open(self._path, "a", buffering=1)  # noqa: SIM115 - closed by close()
+        self._events = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
+
+    def write(self, step: int, **figures: float | dict[str, float]) -> None:
+        """Log the figures of a step; a dict is a group of them."""
+        self._file.write(json.dumps({"step": step, **figures}) + "\n")
+        for name, value in figures.items():
+            group = value if isinstance(value, dict) else {"": value}
+            for part, figure in group.items():
+                self._events.add_scalar(f"{name}/{part}" if part else name, figure, step)
+
+    def close(self) -> None:
+        """Flush and close both files."""
+        self._file.close()
+        self._events.close()
+
+
+class ProgressLine:
+    """Steps done, the latest figures, the rate and the time left: in place on a terminal, now and then in a log."""
+
+    def __init__(self, steps: int, first: int, images_per_step: int) -> None:
+        self._images = images_per_step
+        terminal = sys.stderr.isatty()
+        self._bar: tqdm[Any] = tqdm(
+            total=steps,
+            initial=first,
+            file=sys.stderr if terminal else _Lines(),
+            mininterval=0.2 if terminal else 30,
+            bar_format="step {n_fmt}/{total_fmt}{postfix}, {remaining} left",
+            smoothing=0.05,
+        )
+
+    def step(self, **figures: float) -> None:
+        """One more step is done."""
+        rate = self._bar.format_dict["rate"]
+        speed = f", {rate * self._images:.1f} images/s" if rate else ""
+        self._bar.set_postfix_str(", ".join(f"{name} {value:.4g}" for name, value in figures.items()) + speed, False)
+        self._bar.update()
+
+    def tell(self, text: str) -> None:
+        """A line above the progress line."""
+        tqdm.write(text, file=sys.stderr)
+
+    def close(self) -> None:
+        """Leave the line as it is."""
+        self._bar.close()
+
+
+class _Lines(io.TextIOBase):
+    """For logs: each state of the line is a line of its own, which Ray hands on from its workers too."""
+
+    def write(self, text: str) -> int:
+        if text.strip():
+            print(text.strip(), file=sys.stderr, flush=True)
+        return len(text)
+
+
+def _lines(path: Path) -> list[str]:
+    """The whole lines of a log; the last one may have been cut off."""
+    if not path.exists():
+        return []
+    text = path.read_text()
+    return text[: text.rfind("\n") + 1].splitlines()

@@ -1,0 +1,21 @@
+"""Train the teacher: photographs with fixations in, weights out.
+
+python -m labeler.teacher.train --data salicon:PATH --output RUN
+"""
+
+from common.errors import run_program
+from common.settings import load_settings
+from labeler.teacher.training.config import TrainSettings
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Entry point. Raises UserError."""
+    settings = load_settings(TrainSettings, argv)
+    from labeler.teacher.training.run import train_teacher
+
+    train_teacher(settings)
+    return 0
+
+
+if __name__ == "__main__":
+    run_program(main)

@@ -1,0 +1,1 @@
+"""Training the teacher: photographs with fixations, how they are shown, the losses, the loop."""

@@ -1,0 +1,85 @@
+"""A training run of the teacher, from its settings to the weights in its folder."""
+
+import json
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from torch import nn
+
+from common.errors import UserError
+from common.launch import Place, launch
+from labeler.teacher.model import AttentionTeacher, SaliencyBranch
+from labeler.teacher.training.batches import Batches
+from labeler.teacher.training.config import TrainConfig, TrainSettings
+from labeler.teacher.training.examples import open_training_data
+from labeler.teacher.training.loop import BEST, Training, train
+from labeler.teacher.weights import find_teacher, load_teacher
+
+FAINT = -1.0  # a branch's logit before it has learnt anything; there are four
+
+
+def train_teacher(settings: TrainSettings) -> None:
+    """Train as the settings say."""
+    settings.output.mkdir(parents=True, exist_ok=True)
+    config = TrainConfig(**{name: getattr(settings, name) for name in TrainConfig.model_fields})
+    _check_same(settings.output / "config.json", config)
+
+    def work(place: Place) -> None:
+        data = open_training_data(config.data, config.distill, config.validation, config.seed)
+        stronger = load_teacher(config.distill_teacher) if config.distill else None
+        training = Training(config, initial_teacher(config.init, config.seed), stronger, place)
+        batches = Batches(config, data, place.rank, place.world, settings.threads)
+        if place.rank == 0:
+            print(
+                f"{len(data.human):,} training images with fixations, {len(data.unlabelled):,} without; "
+                f"{sum(map(len, data.validation.values())):,} to validate; {batches.steps_per_epoch:,} steps an epoch"
+            )
+            names = sorted({image.name for images in data.validation.values() for image in images})
+            (settings.output / "validation.txt").write_text("".join(f"{name}\n" for name in names))
+        train(training, batches, data, settings.output, settings.checkpoint_every)
+
+    launch(work, settings.workers, settings.output)
+    _export(settings.output)
+
+
+def initial_teacher(init: str, seed: int) -> AttentionTeacher:
+    """A network with random weights, or with those of a named teacher. Raises UserError."""
+    if init == "random":
+        return randomly_initialised(seed)
+    teacher = find_teacher(init).build()
+    if not isinstance(teacher, AttentionTeacher):
+        raise UserError(f"--init {init}: expected weights of this teacher's network")
+    return teacher
+
+
+def randomly_initialised(seed: int) -> AttentionTeacher:
+    """Convolutions as He et al. (2015) draw them; the maps begin faint, so that the sigmoid is far from its ceiling."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        teacher = AttentionTeacher()
+        for module in teacher.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out")
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        for module in teacher.modules():
+            if isinstance(module, SaliencyBranch):
+                nn.init.constant_(module.combine.bias, FAINT)  # type: ignore[arg-type]
+    return teacher
+
+
+def _check_same(path: Path, config: TrainConfig) -> None:
+    """A run goes on with the settings that it began with. Raises UserError."""
+    if path.exists():
+        before, now = json.loads(path.read_text()), config.model_dump()
+        if differing := [name for name in now if before.get(name) != now[name]]:
+            raise UserError(f"--output {path.parent}: a run with other settings: {', '.join(differing)}")
+    path.write_text(config.model_dump_json(indent=1) + "\n")
+
+
+def _export(output: Path) -> None:
+    """The best weights as half floats: what --teacher takes."""
+    weights = safetensors.torch.load_file(output / BEST)
+    halves = {name: tensor.half() for name, tensor in weights.items()}
+    safetensors.torch.save_file(halves, output / "teacher.safetensors")
