@@ -59,10 +59,10 @@ h3 { margin: 1.6rem 0 .5rem; font-size: 1rem; } p { margin: .4rem 0 1rem; max-wi
 .tiles dd { font-size: 1.35rem; font-weight: 650; line-height: 1.3; }
 .tiles dd.long { font-size: .95rem; line-height: 1.85; }
 .grid { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fill, minmax(min(100%, 230px), 1fr)); }
-.grid.wide { grid-template-columns: repeat(auto-fit, minmax(min(100%, 420px), 1fr)); }
+.grid.wide { grid-template-columns: repeat(auto-fit, minmax(min(100%, 460px), 1fr)); }
 figure { margin: 0; border: 1px solid var(--line); border-radius: 10px; background: var(--card); overflow: hidden;
   display: flex; flex-direction: column; }
-figure > svg, figure > img { display: block; width: 100%; height: auto; }
+figure svg, figure > img { display: block; width: 100%; height: auto; } .pair { display: grid; grid-auto-flow: column; }
 figure > .picture { aspect-ratio: 8 / 7; object-fit: contain; background: var(--well); }
 figcaption { padding: .6rem .8rem .7rem; } figcaption b { display: block; color: var(--ink);
   font-size: .8rem; line-height: 1.35; margin-bottom: .15rem; }
@@ -219,12 +219,11 @@ def attention_picture(
     return element("svg", *layers, viewBox=f"0 0 {width} {height}", **names)
 
 
-def layer_switches() -> Html:
+def layer_switches(points: bool = True) -> Html:
     """Check boxes that show and hide the maps and points of every `attention_picture`, and the maps' colour scale."""
-    boxes = [
-        element("label", element("input", type="checkbox", checked="", id=name), f" {label}")
-        for name, label in (("show-heat", "attention maps"), ("show-points", "gaze points"))
-    ]
+    layers = {"show-heat": "attention maps"} | ({"show-points": "gaze points"} if points else {})
+    box = {"type": "checkbox", "checked": ""}
+    boxes = [element("label", element("input", **box, id=name), f" {label}") for name, label in layers.items()]
     scale = element("span", "attention: none", element("span", class_="scale"), "the map's maximum")
     return element("div", *boxes, scale, class_="switches")
 

@@ -151,6 +151,13 @@ def test_a_thumbnail_forgets_the_orientation():
     assert dict(small.getexif()) == {}
 
 
+def test_pictures_without_points_need_no_switch_for_them():
+    ids = [
+        [value for name, value in Reading(page.layer_switches(points)).attributes if name == "id"] for points in (1, 0)
+    ]
+    assert ids == [["show-heat", "show-points"], ["show-heat"]]
+
+
 def test_heat_is_clear_where_nobody_looks_and_opaque_on_demand():
     grey = Image.fromarray(np.array([[0, 255]], np.uint8).repeat(8, axis=1).repeat(16, axis=0))
     overlay = np.asarray(Image.open(io.BytesIO(page.heat(grey, opaque=False))).convert("RGBA"))

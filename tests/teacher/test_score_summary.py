@@ -1,0 +1,95 @@
+import csv
+import io
+
+import numpy as np
+import pytest
+from scipy.stats import bootstrap
+
+from labeler.teacher.score_summary import (
+    METRICS,
+    PREDICTIONS,
+    Evaluation,
+    mean_and_interval,
+    per_image_objects,
+    per_image_table,
+    summarize,
+    table,
+)
+from labeler.teacher.scores import ImageScores
+
+
+def scores(value: float, **others: float) -> dict[str, float]:
+    return {**dict.fromkeys(METRICS, value), **others}
+
+
+def evaluation() -> Evaluation:
+    """Three images: one whole, one with a constant map and without halves, one without a shuffled AUC."""
+    found = [
+        ImageScores("a.jpg", scores(0.5), scores(0.1), scores(0.9), False),
+        ImageScores("b, c.jpg", scores(0.0), scores(0.2), None, True),
+        ImageScores("d.jpg", scores(1.0, shuffled_auc=np.nan), scores(0.3), scores(0.7), False),
+    ]
+    return Evaluation("csv:data", [], found, {"images without a fixation": 2})
+
+
+def test_the_interval_is_scipys_percentile_bootstrap() -> None:
+    values = np.random.default_rng(1).gamma(2, 0.2, 60)
+    found = mean_and_interval(values, seed=0)
+    expected = bootstrap((values,), np.mean, method="percentile", n_resamples=20_000, rng=np.random.default_rng(2))
+    assert found["mean"] == pytest.approx(values.mean())
+    assert found["ci95"] == pytest.approx(list(expected.confidence_interval), abs=0.006)
+
+
+def test_the_interval_covers_the_true_mean_about_as_often_as_it_says() -> None:
+    generator = np.random.default_rng(0)
+    intervals = [mean_and_interval(generator.normal(0.4, 0.2, 40), seed)["ci95"] for seed in range(60)]
+    assert 0.85 < np.mean([low <= 0.4 <= high for low, high in intervals]) <= 1
+
+
+def test_the_seed_decides_the_interval() -> None:
+    values = np.random.default_rng(1).uniform(0, 1, 30)
+    assert mean_and_interval(values, 5) == mean_and_interval(values, 5)
+    assert mean_and_interval(values, 5)["ci95"] != mean_and_interval(values, 6)["ci95"]
+
+
+def test_images_without_a_score_are_left_out_of_a_mean() -> None:
+    assert mean_and_interval(np.array([np.nan, 0.25, np.nan]), 0) == {"mean": 0.25, "ci95": [0.25, 0.25], "images": 1}
+    assert mean_and_interval(np.array([np.nan]), 0) == {"mean": None, "ci95": None, "images": 0}
+
+
+def test_a_summary_counts_and_averages() -> None:
+    found = summarize(evaluation(), seed=0)
+    assert (found["images"], found["left_out"]) == (3, {"images without a fixation": 2})
+    assert (found["constant_maps"], found["without_split_half"]) == (1, 1)
+    assert found["teacher"]["cc"]["mean"] == pytest.approx(0.5)
+    assert found["teacher"]["shuffled_auc"]["mean"] == pytest.approx(0.25)
+    assert found["teacher"]["shuffled_auc"]["images"] == 2
+    assert found["centre_prior"]["nss"]["mean"] == pytest.approx(0.2)
+    assert found["human_split_half"]["cc"]["mean"] == pytest.approx(0.8)
+
+
+def test_the_table_is_aligned_and_has_every_mean() -> None:
+    lines = table("csv:data", summarize(evaluation(), seed=0)).splitlines()
+    assert lines[0] == "csv:data: 3 images, mean [95 % interval]"
+    starts = [lines[1].index(name) for name in PREDICTIONS.values()]
+    for line, label in zip(lines[2:], METRICS.values(), strict=True):
+        assert line.startswith(label)
+        assert all(line[start - 1] == " " and line[start].isdigit() for start in starts)
+    assert lines[2][starts[2] :].startswith("0.800 [0.700, 0.900]")
+
+
+def test_the_csv_has_a_row_an_image_and_is_empty_where_there_is_no_score() -> None:
+    rows = list(csv.DictReader(io.StringIO(per_image_table([evaluation(), evaluation()._replace(data="csv:more")]))))
+    assert list(rows[0]) == ["data", "image", *METRICS, "human_split_half_cc"]
+    assert [row["image"] for row in rows] == ["a.jpg", "b, c.jpg", "d.jpg"] * 2
+    assert [row["data"] for row in rows] == ["csv:data"] * 3 + ["csv:more"] * 3
+    assert [row["cc"] for row in rows[:3]] == ["0.5", "0", "1"]
+    assert [row["shuffled_auc"] for row in rows[:3]] == ["0.5", "0", ""]
+    assert [row["human_split_half_cc"] for row in rows[:3]] == ["0.9", "", "0.7"]
+
+
+def test_objects_have_none_for_what_is_not_defined() -> None:
+    found = per_image_objects(evaluation())
+    assert found[1]["human_split_half"] is None
+    assert found[2]["teacher"]["shuffled_auc"] is None
+    assert [one["constant_map"] for one in found] == [False, True, False]
