@@ -1,0 +1,37 @@
+"""The folder of a training run: files are written on this machine and, where its place is in S3, kept there."""
+
+import tempfile
+from pathlib import Path
+
+from common.storage import open_storage
+
+
+class RunFolder:
+    """A local folder that stands for `location`. For a local location it is that folder itself.
+
+    Of a run in S3 only what is kept survives this machine; several machines need a location that all of them see.
+    """
+
+    def __init__(self, location: str) -> None:
+        self._storage = open_storage(location)
+        self._remote = "://" in location
+        self.location = location.rstrip("/")
+        self.path = Path(tempfile.mkdtemp(prefix="imagenet-attn-")) if self._remote else Path(location)
+
+    def check_writable(self) -> None:
+        """Prove that the run can be kept here, before anything is trained. Raises UserError."""
+        self._storage.check_writable()
+
+    def keep(self, *patterns: str) -> None:
+        """Send the files that match, such as `checkpoints/last` or `tensorboard/*`. Raises UserError."""
+        if self._remote:
+            for file in sorted({file for pattern in patterns for file in self.path.glob(pattern) if file.is_file()}):
+                self._storage.replace(file.relative_to(self.path).as_posix(), file.read_bytes())
+
+    def fetch(self, name: str) -> Path:
+        """The local path of a file that may exist, fetched where it was kept."""
+        local = self.path / name
+        if self._remote and not local.exists() and self._storage.exists(name):
+            local.parent.mkdir(parents=True, exist_ok=True)
+            local.write_bytes(self._storage.read(name))
+        return local

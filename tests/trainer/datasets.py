@@ -1,0 +1,87 @@
+"""Labelled data sets for the trainer's tests: discs whose colour is the class, and people look at the disc."""
+
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw
+
+from common.manifest import CLASSES, MANIFEST, Manifest, ShardEntry, Teacher, sha256, shard_name
+from common.saliency import blur_fixations
+from common.shards import Sample, SampleInfo, ShardWriter
+from tests.pictures import encoded
+
+TEACHER = Teacher(name="tests", sha256="0" * 64)
+COLOURS = ("red", "lime", "blue", "yellow", "magenta", "cyan")
+MAP_SIZE = 32
+
+
+def disc_sample(index: int, classes: int | None, width: int = 64, height: int = 48) -> Sample:
+    """Sample `index`: a disc of its class's colour somewhere on a noisy ground."""
+    generator = np.random.default_rng(index)
+    x, y = generator.uniform(0.25, 0.75, 2)
+    label = index % (classes or len(COLOURS))
+    ground = generator.integers(60, 120, (height, width, 3)).astype(np.uint8)
+    image = Image.fromarray(ground)
+    radius = height // 5
+    box = (x * width - radius, y * height - radius, x * width + radius, y * height + radius)
+    ImageDraw.Draw(image).ellipse(box, fill=COLOURS[label])
+    attention = blur_fixations(np.array([[x, y]]), MAP_SIZE, MAP_SIZE, 3.0)
+    info = SampleInfo(
+        source=f"{label}/{index}.jpg",
+        wnid=str(label),
+        width=width,
+        height=height,
+        exif_orientation=1,
+        source_sha256="0" * 64,
+        reencoded_from="",
+        teacher=TEACHER.id,
+        map_max=0.5,
+        gaze_points=1,
+    )
+    grey = (attention / attention.max() * 255).round().to(torch.uint8).numpy()
+    points = np.array([[x, y, 1.0]], np.float32)
+    jpeg = encoded(image, "JPEG", quality=90)
+    return Sample(f"{index:09d}", jpeg, None if classes is None else label, info, grey, points)
+
+
+def shard_bytes(samples: list[Sample]) -> bytes:
+    """A shard with these samples."""
+    file = io.BytesIO()
+    writer = ShardWriter(file)
+    for sample in samples:
+        writer.add(sample.key, sample.members())
+    writer.close()
+    return file.getvalue()
+
+
+def make_dataset(folder: Path, sizes: list[int], classes: int | None = 4) -> Path:
+    """A finished data set with so many samples in its shards."""
+    folder.mkdir(parents=True, exist_ok=True)
+    entries, key = [], 0
+    for index, size in enumerate(sizes):
+        content = shard_bytes([disc_sample(key + number, classes) for number in range(size)])
+        key += size
+        (folder / shard_name(index)).write_bytes(content)
+        entries.append(ShardEntry(name=shard_name(index), sha256=sha256(content), bytes=len(content), samples=size))
+    manifest = Manifest(
+        generation=0,
+        parent=None,
+        fingerprint="0" * 64,
+        teacher=TEACHER,
+        map_size=MAP_SIZE,
+        include_images=True,
+        classes=classes,
+        planned=key,
+        written=key,
+        failed=0,
+        failures={},
+        bytes=sum(entry.bytes for entry in entries),
+        shards=entries,
+    )
+    (folder / MANIFEST).write_bytes(manifest.to_json())
+    if classes is not None:
+        (folder / CLASSES).write_text(json.dumps({str(number): COLOURS[number] for number in range(classes)}))
+    return folder

@@ -1,0 +1,124 @@
+import multiprocessing
+import socket
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed
+import torch.nn.functional as F
+from torch.nn.parallel import DistributedDataParallel
+
+from trainer.losses import attention_loss, nt_xent
+
+
+def embeddings(n=8, dimensions=5, seed=0, dtype=torch.float32):
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn(n, dimensions, generator=generator, dtype=dtype) for _ in range(2)]
+
+
+def written_out(z1, z2, temperature):
+    """Chen et al. 2020, equation 1, pair by pair in numpy; the sum of the two views' means."""
+    z = np.concatenate([z1, z2])
+    z = z / np.linalg.norm(z, axis=1, keepdims=True)
+    n = len(z1)
+    losses = []
+    for i in range(2 * n):
+        similarities = [z[i] @ z[k] / temperature for k in range(2 * n)]
+        positive = similarities[(i + n) % (2 * n)]
+        others = np.log(np.sum([np.exp(s) for k, s in enumerate(similarities) if k != i]))
+        losses.append(others - positive)
+    return np.mean(losses[:n]) + np.mean(losses[n:])
+
+
+@pytest.mark.parametrize("temperature", [0.1, 0.5])
+@pytest.mark.parametrize("n", [1, 2, 8])
+def test_nt_xent_is_equation_1(n, temperature):
+    z1, z2 = embeddings(n)
+    expected = written_out(z1.double().numpy(), z2.double().numpy(), temperature)
+    assert nt_xent(z1, z2, temperature).item() == pytest.approx(expected, rel=1e-5, abs=1e-6)
+    assert nt_xent(z1, z2, temperature, "mean").item() == pytest.approx(expected / 2, rel=1e-5, abs=1e-6)
+
+
+def test_nt_xent_is_lightlys():
+    loss = pytest.importorskip("lightly.loss", reason="lightly is not installed")
+    z1, z2 = embeddings(16, 32)
+    assert nt_xent(z1, z2, 0.1, "mean").item() == pytest.approx(loss.NTXentLoss(0.1)(z1, z2).item(), rel=1e-5)
+
+
+def test_scale_of_embeddings_and_order_of_views_do_not_matter():
+    z1, z2 = embeddings()
+    torch.testing.assert_close(nt_xent(z1, z2), nt_xent(7 * z1, 0.1 * z2))
+    torch.testing.assert_close(nt_xent(z1, z2), nt_xent(z2, z1))
+
+
+def test_half_precision_is_computed_in_full():
+    z1, z2 = embeddings()
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = nt_xent(z1.bfloat16(), z2.bfloat16())
+    assert loss.dtype == torch.float32
+    torch.testing.assert_close(loss, nt_xent(z1.bfloat16().float(), z2.bfloat16().float()))
+
+
+@pytest.mark.parametrize(("z1", "z2"), [((4, 3), (5, 3)), ((4, 3), (4, 2)), ((4,), (4,))])
+def test_embeddings_that_do_not_match_are_refused(z1, z2):
+    with pytest.raises(ValueError, match="expected embeddings"):
+        nt_xent(torch.ones(z1), torch.ones(z2))
+
+
+def test_an_unknown_reduction_is_refused():
+    with pytest.raises(ValueError, match="expected sum_of_views or mean, found 'sum'"):
+        nt_xent(*embeddings(), reduction="sum")
+
+
+def network():
+    torch.manual_seed(0)
+    return torch.nn.Sequential(torch.nn.Linear(6, 7), torch.nn.Tanh(), torch.nn.Linear(7, 4))
+
+
+def loss_and_gradient(model, images, rows):
+    loss = nt_xent(model(images[0][rows]), model(images[1][rows]))
+    loss.backward()
+    return loss.detach(), [parameter.grad.clone() for parameter in model.parameters()]
+
+
+def one_rank(rank, world, port, queue):
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=world)
+    n = 8 // world
+    model = DistributedDataParallel(network())
+    loss, gradient = loss_and_gradient(model, embeddings(8, 6, seed=1), slice(rank * n, (rank + 1) * n))
+    torch.distributed.all_reduce(loss)
+    if rank == 0:
+        queue.put((loss.item() / world, [one.numpy() for one in gradient]))
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize("world", [2, 4])
+def test_value_and_gradient_over_ranks_are_those_of_one_process(world):
+    expected, gradient = loss_and_gradient(network(), embeddings(8, 6, seed=1), slice(None))
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+    context = multiprocessing.get_context("fork")
+    queue = context.Queue()
+    ranks = [context.Process(target=one_rank, args=(rank, world, port, queue)) for rank in range(world)]
+    for process in ranks:
+        process.start()
+    loss, found = queue.get(timeout=120)
+    for process in ranks:
+        process.join()
+    assert loss == pytest.approx(expected.item(), rel=1e-6)
+    for ours, theirs in zip(found, gradient, strict=True):
+        np.testing.assert_allclose(ours, theirs.numpy(), rtol=1e-4, atol=1e-6)
+
+
+def test_the_attention_loss_weighs_kld_and_nss():
+    prediction, target = torch.rand(2, 2, 8, 8)
+    points = [np.array([[0.1, 0.2, 1.0]]), np.zeros((0, 3))]
+    terms = attention_loss(prediction, target, points, kld_weight=2.0, nss_weight=0.5)
+    p, q = (maps.flatten(1) / maps.flatten(1).sum(1, keepdim=True) for maps in (prediction, target))
+    torch.testing.assert_close(terms.kld, F.kl_div(p.log(), q, reduction="batchmean"), rtol=1e-4, atol=1e-5)
+    first = prediction[0]
+    z = (first[1, 0] - first.mean()) / first.std(correction=0)
+    torch.testing.assert_close(terms.nss, z / 2)  # the image without points counts as 0
+    torch.testing.assert_close(terms.loss, 2 * terms.kld - 0.5 * terms.nss)

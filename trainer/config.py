@@ -1,0 +1,90 @@
+"""Every setting of a training run."""
+
+import os
+from typing import Any, Literal
+
+from pydantic import BaseModel, Field
+from pydantic_settings import SettingsConfigDict
+
+from common.errors import UserError
+from common.settings import Settings
+from trainer.recipes import recipe_names
+
+DEMO_DATA, DEMO_OUTPUT = "runs/demo/scenes", "runs/demo/training"
+DEMO: dict[str, Any] = {"backbone": "resnet18", "image_size": 64, "batch_size": 60, "epochs": 20, "warmup_epochs": 2.0}
+
+
+class ModelConfig(BaseModel):
+    """What is trained, and towards what."""
+
+    backbone: Literal["resnet18", "resnet34", "resnet50"] = Field("resnet50", description="network that learns")
+    norm: Literal["batch", "group"] = Field(
+        "batch", description="batch norm, over all GPUs; or group norm, with which batches may be cut anywhere"
+    )
+    head_layers: int = Field(2, ge=2, le=4, description="layers of SimCLR's projection head")
+    temperature: float = Field(0.1, gt=0, allow_inf_nan=False, description="of the contrastive loss")
+    reduction: Literal["sum_of_views", "mean"] = Field(
+        "sum_of_views", description="of the contrastive loss: the reference's sum, or half of it"
+    )
+    select: Literal["gap_argmax", "channel_max", "channel_mean"] = Field(
+        "gap_argmax", description="which map of a stage the attention read-out takes"
+    )
+    kld_weight: float = Field(1.0, ge=0, allow_inf_nan=False, description="lambda, of KLD in the attention loss")
+    nss_weight: float = Field(0.1, ge=0, allow_inf_nan=False, description="beta, of NSS in the attention loss")
+
+
+class TrainConfig(ModelConfig):
+    """What decides the weights that come out."""
+
+    data: str = Field(DEMO_DATA, description="folder of a labelled data set, local or s3://BUCKET/PREFIX")
+    recipe: str = Field("contrastive-attn-teacher", description=f"row of Table 1: {', '.join(recipe_names())}")
+    image_size: int = Field(224, ge=32, description="side of views and clean images, in pixels")
+    batch_size: int = Field(2048, ge=2, description="images in a step, over all workers")
+    epochs: int = Field(400, ge=1, description="passes over the data")
+    learning_rate: float | None = Field(
+        None, gt=0, allow_inf_nan=False, description="of LARS, at its peak; by default 0.075 * sqrt(batch size)"
+    )
+    warmup_epochs: float = Field(10, ge=0, description="epochs in which the learning rate rises")
+    weight_decay: float = Field(1e-6, ge=0, allow_inf_nan=False, description="of convolutions' and linear weights")
+    probe: bool | None = Field(None, description="train a linear probe too; by default where the data have classes")
+    seed: int = Field(0, ge=0, lt=2**32, description="of weights, order and views")
+    micro_batch: int | None = Field(
+        None, ge=1, description="images of a worker that pass the network at once (GradCache); by default all of them"
+    )
+    unfinished: bool = Field(False, description="train on the shards of a data set that is not finished yet")
+    skip_damaged: bool = Field(False, description="put another sample in place of one that cannot be read, and count")
+
+
+class TrainSettings(TrainConfig, Settings):
+    """Train a vision model on labelled shards: SimCLR that also learns where people look.
+
+    Without arguments a small model learns from runs/demo/scenes in a few minutes on a CPU. The same command again goes
+    on where a stopped run left off. Every flag can also be set in a YAML file (--config) or as an environment variable
+    (TRAINER_EPOCHS=100).
+    """
+
+    model_config = SettingsConfigDict(env_prefix="TRAINER_", cli_prog_name="python -m trainer.run")
+
+    output: str | None = Field(None, description="folder of the run, new or to go on with, local or s3://BUCKET/PREFIX")
+    workers: int = Field(1, ge=1, description="processes that train together, each on a GPU of its own if there are")
+    threads: int | None = Field(None, ge=1, description="threads of each worker that decode and crop")
+    checkpoint_every: int = Field(500, ge=1, description="steps between two checkpoints; one is made after each epoch")
+    compile: bool = Field(False, description="compile the network with torch.compile")
+
+    def deciding(self) -> TrainConfig:
+        """The part of the settings that decides the weights; for the demo a small model, unless told otherwise."""
+        chosen = {name: getattr(self, name) for name in TrainConfig.model_fields}
+        if self.data == DEMO_DATA:
+            unset = {name for name in DEMO if chosen[name] == TrainConfig.model_fields[name].default}
+            chosen |= {name: value for name, value in DEMO.items() if name in unset}
+        return TrainConfig(**chosen)
+
+    def output_folder(self) -> str:
+        """Where the run goes. Raises UserError where nothing says so."""
+        if self.output is None and self.data != DEMO_DATA:
+            raise UserError(f"--output is needed: the folder for what is learnt from {self.data}")
+        return self.output or DEMO_OUTPUT
+
+    def threads_per_worker(self, device: str) -> int:
+        """A GPU is fed by many decoding threads; beside a network on the CPU, two are enough."""
+        return self.threads or (max(4, min(16, os.cpu_count() or 4)) if device == "cuda" else 2)

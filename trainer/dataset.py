@@ -1,0 +1,94 @@
+"""A labelled data set as the trainer sees it: its shards and how many samples each holds, from manifest or records."""
+
+import json
+from dataclasses import dataclass
+
+from common.errors import UserError, told
+from common.manifest import CLASSES, MANIFEST, RECORDS, SCHEMA_VERSION, Manifest, Record, sha256
+from common.storage import Storage, open_storage
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """The shards of a data set, in the order of their names, with their true sample counts."""
+
+    location: str
+    shards: tuple[str, ...]
+    sizes: tuple[int, ...]
+    classes: int | None  # None: the samples have no classes
+    checksum: str  # of the manifest; of the records where it is unfinished
+
+    @property
+    def samples(self) -> int:
+        """Of all shards."""
+        return sum(self.sizes)
+
+    def class_names(self) -> list[str]:
+        """By class index. Raises UserError where they cannot be read."""
+        try:
+            names = json.loads(open_storage(self.location).read(CLASSES))
+        except (FileNotFoundError, ValueError) as error:
+            raise UserError(f"{self.location}/{CLASSES}: cannot be read: {told(error)}") from None
+        return [names[key] for key in sorted(names, key=int)] if isinstance(names, dict) else list(names)
+
+
+def open_dataset(location: str, unfinished: bool = False) -> DataSet:
+    """Open the data set at a local folder or `s3://BUCKET/PREFIX`; one without a manifest only if `unfinished`.
+
+    Raises UserError where there is none, it is of another schema version, or it holds no images.
+    """
+    storage = open_storage(location)
+    try:
+        content = storage.read(MANIFEST)
+    except FileNotFoundError:
+        return _unfinished(storage, unfinished)
+    manifest = _manifest(location, content)
+    if not manifest.include_images:
+        raise UserError(f"{location}: a label-only data set, without images; label it with --include-images")
+    shards = sorted(manifest.shards, key=lambda shard: shard.name)
+    return DataSet(
+        location,
+        tuple(shard.name for shard in shards),
+        tuple(shard.samples for shard in shards),
+        manifest.classes,
+        sha256(content),
+    )
+
+
+def _manifest(location: str, content: bytes) -> Manifest:
+    try:
+        document = json.loads(content)
+        version = document.get("schema_version") if isinstance(document, dict) else None
+        if version != SCHEMA_VERSION:
+            raise UserError(f"{location}/{MANIFEST}: expected schema version {SCHEMA_VERSION}, found {version!r}")
+        return Manifest.model_validate(document)
+    except ValueError as error:
+        raise UserError(f"{location}/{MANIFEST}: not a manifest: {told(error)}") from None
+
+
+def _unfinished(storage: Storage, allowed: bool) -> DataSet:
+    """From the records of the shards that are there."""
+    names = [name for name in storage.list(RECORDS) if name.endswith(".json")]
+    if not names:
+        raise UserError(
+            f"{storage.location}: expected a labelled data set, found no {MANIFEST} and no records; "
+            f"make one: python -m labeler.run --input IMAGES --output {storage.location}"
+        )
+    if not allowed:
+        raise UserError(
+            f"{storage.location}: the data set is unfinished: {len(names)} shards are there, but no {MANIFEST}; finish "
+            "it with the labeler.run command that began it, or read what is there with --unfinished"
+        )
+    try:
+        records = [Record.model_validate_json(storage.read(f"{RECORDS}/{name.rpartition('/')[2]}")) for name in names]
+    except ValueError as error:
+        raise UserError(f"{storage.location}/{RECORDS}: a record cannot be read: {told(error)}") from None
+    records.sort(key=lambda record: record.shard)
+    plan = json.loads(storage.read("plan.json"))
+    return DataSet(
+        storage.location,
+        tuple(record.shard for record in records),
+        tuple(record.samples for record in records),
+        None if plan["classes"] is None else len(plan["classes"]),
+        sha256("".join(record.sha256 for record in records).encode()),
+    )

@@ -1,0 +1,102 @@
+"""A training run from its settings to its folder: data opened, workers launched, result kept."""
+
+import json
+from typing import Any
+
+import torch
+
+from common.errors import UserError
+from common.launch import Place, launch
+from common.run_folder import RunFolder
+from trainer.config import DEMO_DATA, TrainConfig, TrainSettings
+from trainer.dataset import DataSet, open_dataset
+from trainer.journal import BEST, Journal
+from trainer.loop import Training, schedule, timed
+from trainer.recipes import build
+from trainer.sampler import Sampler
+from trainer.stream import Stream
+
+CONFIG = "config.json"
+
+
+def train_and_keep(settings: TrainSettings) -> str:
+    """Train as the settings say, on the workers that they name; returns where the run lies. Raises UserError."""
+    config, output = settings.deciding(), settings.output_folder()
+    data = open_dataset(_demo_data() if config.data == DEMO_DATA else config.data, config.unfinished)
+    if config.probe and data.classes is None:
+        raise UserError(f"--probe: the samples of {config.data} have no classes; leave it out")
+    steps = Sampler(data.sizes, config.batch_size, config.seed).steps_per_epoch
+    folder = RunFolder(output)
+    folder.check_writable()
+    _keep_config(folder, config, data)
+    print(
+        f"{config.recipe}, {config.backbone} at {config.image_size} px on {data.samples:,} samples in "
+        f"{len(data.shards):,} shards: {config.epochs:,} epochs of {steps:,} steps of {config.batch_size:,} images"
+    )
+    launch(lambda place: train(settings, data, output, place), settings.workers, folder.path)
+    return output
+
+
+def train(settings: TrainSettings, data: DataSet, output: str, place: Place) -> None:
+    """One rank of a run, from its last checkpoint to its end. Raises UserError."""
+    config, folder = settings.deciding(), RunFolder(output)
+    torch.manual_seed(config.seed)
+    classes = None if config.probe is False else data.classes
+    sampler = Sampler(data.sizes, config.batch_size, config.seed)
+    plan = schedule(config, sampler.steps_per_epoch)
+    training = Training(config, build(config.recipe, config, classes), plan, place, settings.compile)
+    threads = settings.threads_per_worker(place.device.type)
+    stream = Stream(data, sampler, config.image_size, place.rank, place.world, threads, config.skip_damaged)
+    journal = Journal(folder, training, sampler.steps_per_epoch, settings.checkpoint_every)
+    journal.resume()
+    with journal:
+        for batch, waited in timed(stream.batches(training.step, plan.steps)):
+            journal.note(training.learn(batch), waited, batch.skipped)
+        journal.finish(_summary(config, data, place))
+
+
+def _summary(config: TrainConfig, data: DataSet, place: Place) -> dict[str, Any]:
+    """What a result says of its run, beside its figures."""
+    return {
+        "recipe": config.recipe,
+        "backbone": config.backbone,
+        "image_size": config.image_size,
+        "epochs": config.epochs,
+        "batch_size": config.batch_size,
+        "seed": config.seed,
+        "workers": place.world,
+        "device": place.device.type,
+        "samples": data.samples,
+        "dataset": data.checksum,
+        "chance": 1 / data.classes if data.classes else None,
+        "weights": BEST,
+    }
+
+
+def _demo_data() -> str:
+    """The demo's shards. Raises UserError where they have not been made."""
+    try:
+        open_dataset(DEMO_DATA)
+    except UserError:
+        raise UserError(
+            f"the demo learns from {DEMO_DATA}, which is not there yet; make it with "
+            "python -m labeler.run --input demo:scenes, or name your own shards: --data DATASET"
+        ) from None
+    return DEMO_DATA
+
+
+def _keep_config(folder: RunFolder, config: TrainConfig, data: DataSet) -> None:
+    """A run goes on with the settings and the data that it began with. Raises UserError."""
+    now = {**config.model_dump(mode="json"), "dataset": data.checksum}
+    path = folder.fetch(CONFIG)
+    if path.exists():
+        before = json.loads(path.read_text())
+        if different := [name for name in now if before.get(name) != now[name]]:
+            found = "; ".join(f"{name} was {before.get(name)!r}, is {now[name]!r}" for name in different)
+            raise UserError(
+                f"--output {folder.location} holds a run with other settings: {found}; choose another folder"
+            )
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(now, indent=1) + "\n")
+    folder.keep(CONFIG)

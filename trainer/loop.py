@@ -1,0 +1,165 @@
+"""The training loop: plain PyTorch, under any launcher."""
+
+import contextlib
+import math
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import torch
+import torch.distributed
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from common.errors import UserError, told
+from common.launch import Place
+from common.training import warmup_cosine
+from trainer.augment import augmented
+from trainer.config import TrainConfig
+from trainer.model.parts import Inputs, Model, Outputs, Terms
+from trainer.optim import LARS, parameter_groups
+from trainer.stream import Batch
+
+PROBE_RATE = 0.1  # of linear probes at a batch of 256, in proportion to it (the usual linear evaluation)
+
+
+class Schedule(NamedTuple):
+    """The learning rate over a run: its peak, the steps of the run and those of its warm-up."""
+
+    peak: float
+    steps: int
+    warmup: int
+
+    def rate(self, step: int) -> float:
+        """At a step, counted from 0."""
+        return self.peak * warmup_cosine(step, self.steps, self.warmup)
+
+
+def schedule(config: TrainConfig, steps_per_epoch: int) -> Schedule:
+    """Linear warm-up, then a cosine to 0, per step; the peak is 0.075 * sqrt(batch size) unless given."""
+    peak = config.learning_rate or 0.075 * math.sqrt(config.batch_size)
+    steps = config.epochs * steps_per_epoch
+    return Schedule(peak, steps, min(round(config.warmup_epochs * steps_per_epoch), steps))
+
+
+class Training:
+    """A model in training on one rank, and all that a checkpoint holds."""
+
+    def __init__(self, config: TrainConfig, model: Model, plan: Schedule, place: Place, compiled: bool = False) -> None:
+        self.config, self.place, self.plan = config, place, plan
+        if place.device.type == "cuda" and place.world > 1:
+            model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        self.model = model.to(place.device).to(memory_format=torch.channels_last).train()
+        probe_peak = PROBE_RATE * config.batch_size / 256
+        self.optimizer = LARS(parameter_groups(self.model, config.weight_decay, probe_peak / plan.peak), lr=plan.peak)
+        self.ranks: nn.Module = DistributedDataParallel(self.model) if place.world > 1 else self.model
+        self.network: Callable[..., Outputs] = torch.compile(self.ranks) if compiled else self.ranks
+        self.step = 0
+
+    def learn(self, batch: Batch) -> dict[str, float]:
+        """One step; the figures are means over ranks. Raises UserError where the loss is no number."""
+        rate = self.plan.rate(self.step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate * group["scale"]
+        inputs = on_device(batch, self.place.device)
+        self.optimizer.zero_grad()
+        try:
+            terms = self._backward(inputs)
+        except ValueError as error:  # of the metrics, which refuse NaN
+            raise self._diverged(batch, told(error)) from None
+        names = ["loss", *terms.figures]
+        values = self._mean_over_ranks(torch.stack([terms.loss, *terms.figures.values()]).detach().float())
+        if not values.isfinite().all():
+            raise self._diverged(batch, f"it is {values[0].item()}")
+        self.optimizer.step()
+        self.step += 1
+        return dict(zip(names, values.tolist(), strict=True)) | {"learning_rate": rate}
+
+    def _diverged(self, batch: Batch, found: str) -> UserError:
+        keys = ", ".join(batch.keys[:8]) + (" ..." if len(batch.keys) > 8 else "")
+        return UserError(
+            f"step {self.step + 1}: the loss is no number ({found}); the samples were {keys}. The last good checkpoint "
+            "is kept; lower --learning-rate or lengthen --warmup-epochs"
+        )
+
+    def _backward(self, inputs: Inputs) -> Terms:
+        if self.config.micro_batch is None or self.config.micro_batch >= len(inputs.first):
+            terms = self.model.terms(self._outputs(inputs, slice(None)), inputs)
+            terms.loss.backward()
+            return terms
+        return self._backward_in_pieces(inputs, self.config.micro_batch)
+
+    def _backward_in_pieces(self, inputs: Inputs, size: int) -> Terms:
+        """GradCache (Gao et al. 2021): outputs piece by piece, the loss over all of them, then each piece once more."""
+        pieces = [slice(start, start + size) for start in range(0, len(inputs.first), size)]
+        with torch.no_grad(), frozen_statistics(self.model):
+            found = [self._outputs(inputs, piece) for piece in pieces]
+        joined = {name: torch.cat([outputs[name] for outputs in found]).requires_grad_() for name in found[0]}
+        terms = self.model.terms(joined, inputs)
+        gradients = dict(zip(joined, torch.autograd.grad(terms.loss, list(joined.values())), strict=True))
+        for number, piece in enumerate(pieces):
+            with contextlib.nullcontext() if number == len(pieces) - 1 else self._unsynchronised():
+                outputs = self._outputs(inputs, piece)
+                torch.autograd.backward([outputs[name] for name in joined], [gradients[name][piece] for name in joined])
+        return terms
+
+    def _unsynchronised(self) -> contextlib.AbstractContextManager[None]:
+        """Ranks average their gradients after the last piece only."""
+        return self.ranks.no_sync() if isinstance(self.ranks, DistributedDataParallel) else contextlib.nullcontext()
+
+    def _outputs(self, inputs: Inputs, rows: slice) -> Outputs:
+        device = self.place.device.type
+        with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
+            outputs: Outputs = self.network(inputs.first[rows], inputs.second[rows], inputs.clean[rows])
+        return {name: value.float() for name, value in outputs.items()}
+
+    def _mean_over_ranks(self, values: Tensor) -> Tensor:
+        if self.place.world > 1:
+            torch.distributed.all_reduce(values)
+        return values / self.place.world
+
+    def state(self) -> dict[str, Any]:
+        """All that is needed to go on as if nothing had happened."""
+        return {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), "step": self.step}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from a checkpoint's state."""
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.step = state["step"]
+
+
+def on_device(batch: Batch, device: torch.device) -> Inputs:
+    """Move a batch and augment its views; the map is resized to the clean image's size."""
+    views = batch.views.to(device, non_blocking=True)
+    parameters = batch.augmentation.to(device, non_blocking=True)
+    clean = batch.clean.to(device, non_blocking=True).float() / 255
+    attention = batch.attention.to(device, non_blocking=True).float() / 255
+    if attention.shape[1:] != clean.shape[2:]:
+        size = (clean.shape[2], clean.shape[3])
+        attention = F.interpolate(attention[:, None], size, mode="bilinear", antialias=True)[:, 0]
+    first, second = (augmented(views[:, view], parameters[:, view]) for view in range(2))
+    return Inputs(first, second, clean, attention, batch.gaze, batch.labels.to(device, non_blocking=True))
+
+
+@contextlib.contextmanager
+def frozen_statistics(model: nn.Module) -> Iterator[None]:
+    """Batch norm's running statistics stay as they are: each image counts once."""
+    norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = 0.0
+    try:
+        yield
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+
+
+def timed(batches: Iterator[Batch]) -> Iterator[tuple[Batch, float]]:
+    """Each batch with the seconds that it was waited for."""
+    began = time.monotonic()
+    for batch in batches:
+        yield batch, time.monotonic() - began
+        began = time.monotonic()

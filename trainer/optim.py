@@ -1,0 +1,73 @@
+"""LARS as the SimCLR reference has it, and which parameters it leaves alone."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from trainer.model.heads import LinearProbe
+
+TRUST = 0.001  # eta
+
+
+class LARS(torch.optim.Optimizer):
+    """Layer-wise adaptive rate scaling (You et al. 2017) in SimCLR's form: the learning rate is inside the momentum.
+
+    For each tensor w with gradient g:  g += weight_decay * w;  trust = 0.001 * |w| / |g| (1 where a norm is 0);
+    buffer = momentum * buffer + lr * trust * g;  w -= buffer.
+    `lr` is read from `param_groups` at each step. A group with `adapt: False` has neither decay nor trust.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Tensor] | Iterable[dict[str, Any]],
+        lr: float,
+        momentum: float = 0.9,
+        weight_decay: float = 0,
+    ) -> None:
+        if lr < 0 or momentum < 0 or weight_decay < 0:
+            raise ValueError(f"expected nothing below 0, found lr {lr}, momentum {momentum}, decay {weight_decay}")
+        defaults = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "adapt": True}
+        super().__init__(params, defaults)
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """One step. `closure`, if given, computes the loss again, and it is returned."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            for weights in group["params"]:
+                if weights.grad is not None:
+                    self._update(weights, weights.grad, group)
+        return loss
+
+    def _update(self, weights: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
+        rate: float | Tensor = group["lr"]
+        if group["adapt"]:
+            gradient = gradient.add(weights, alpha=group["weight_decay"])
+            norm, slope = torch.linalg.vector_norm(weights), torch.linalg.vector_norm(gradient)
+            rate = rate * torch.where((norm > 0) & (slope > 0), TRUST * norm / slope, 1.0)
+        state = self.state[weights]
+        if "momentum" not in state:
+            state["momentum"] = torch.zeros_like(weights)
+        state["momentum"].mul_(group["momentum"]).add_(gradient * rate)
+        weights.sub_(state["momentum"])
+
+
+def parameter_groups(model: nn.Module, weight_decay: float, probe_scale: float = 1.0) -> list[dict[str, Any]]:
+    """Weights, which decay and adapt; biases and norms, which do not; and linear probes, which do not either.
+
+    A probe's learning rate is `probe_scale` times that of the others (`scale` of the groups).
+    """
+    probes = [one for module in model.modules() if isinstance(module, LinearProbe) for one in module.parameters()]
+    others = [one for one in model.parameters() if one.requires_grad and not any(one is probe for probe in probes)]
+    left_alone = {"weight_decay": 0.0, "adapt": False}
+    groups: list[dict[str, Any]] = [
+        {"params": [one for one in others if one.ndim > 1], "weight_decay": weight_decay, "adapt": True, "scale": 1.0},
+        {"params": [one for one in others if one.ndim <= 1], **left_alone, "scale": 1.0},
+        {"params": probes, **left_alone, "scale": probe_scale},
+    ]
+    return [group for group in groups if group["params"]]

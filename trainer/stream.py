@@ -1,0 +1,181 @@
+"""The batches of a rank: shards fetched ahead, samples decoded once and cropped three times, in threads."""
+
+import io
+import itertools
+import sys
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchvision.io import ImageReadMode, decode_jpeg
+from webdataset.tariterators import group_by_keys, tar_file_expander
+
+from common.errors import UserError, told
+from common.shards import decode_map, decode_points
+from common.storage import Storage, open_storage
+from trainer.augment import draw_augmentation, packed
+from trainer.dataset import DataSet
+from trainer.sampler import Sampler, slots_of
+from trainer.views import cropped, draw_crop, whole
+
+BATCHES_AHEAD = 2  # decoded before they are needed
+SHARDS_AHEAD = 8  # steps before a shard is needed, its fetching begins
+FETCHERS = 4  # threads that fetch shards
+NO_CLASS = -1
+
+Members = dict[str, bytes]
+
+
+class Sample(NamedTuple):
+    """One image as a step needs it: uint8 views [2, 3, S, S] and whole frame [3, S, S], the views' parameters [2, 11],
+    the attention map uint8 [M, M], gaze points [n, 3], class index (-1: none) and key."""
+
+    views: Tensor
+    clean: Tensor
+    augmentation: Tensor
+    attention: Tensor
+    gaze: np.ndarray
+    label: int
+    key: str
+
+
+class Batch(NamedTuple):
+    """Samples side by side; `skipped` of them stand for samples that could not be read."""
+
+    views: Tensor
+    clean: Tensor
+    augmentation: Tensor
+    attention: Tensor
+    gaze: list[np.ndarray]
+    labels: Tensor
+    keys: list[str]
+    skipped: int
+
+
+class Stream:
+    """A rank's part of every batch, from any step of the run on.
+
+    A sample that cannot be read raises UserError with its shard and key; with `skip_damaged` the next readable sample
+    takes its place, and is counted.
+    """
+
+    def __init__(
+        self,
+        data: DataSet,
+        sampler: Sampler,
+        image_size: int,
+        rank: int,
+        world: int,
+        threads: int,
+        skip_damaged: bool = False,
+    ) -> None:
+        self._data, self._sampler, self._size, self._threads = data, sampler, image_size, threads
+        self._slots = slots_of(sampler.batch_size, world, rank)
+        self._skip = skip_damaged
+        self._storage: Storage = open_storage(data.location)
+
+    def batches(self, first: int, end: int) -> Iterator[Batch]:
+        """The batches of steps first ... end - 1."""
+        with (
+            ThreadPoolExecutor(FETCHERS) as fetchers,
+            ThreadPoolExecutor(self._threads, initializer=torch.set_num_threads, initargs=(1,)) as decoders,
+        ):
+            shards: dict[int, Future[list[Members]]] = {}
+            waiting: deque[list[Future[tuple[Sample, bool]]]] = deque()
+            for step, needed in self._with_shards_ahead(first, end):
+                shards = {n: shards.get(n) or fetchers.submit(self._fetched, n) for n in needed}
+                places = self._sampler.places(step, self._slots)
+                epoch = self._sampler.epoch(step)
+                pairs = zip(places.shards.tolist(), places.indices.tolist(), strict=True)
+                waiting.append([decoders.submit(self._sample, shards[s], s, i, epoch) for s, i in pairs])
+                if len(waiting) > BATCHES_AHEAD:
+                    yield joined(waiting.popleft())
+            while waiting:
+                yield joined(waiting.popleft())
+
+    def _with_shards_ahead(self, first: int, end: int) -> Iterator[tuple[int, list[int]]]:
+        """Each step with the shards that it and the next few need."""
+        window: deque[set[int]] = deque()
+        ahead = iter(range(first, end))
+        for step in range(first, end):
+            for later in itertools.islice(ahead, SHARDS_AHEAD - len(window)):
+                window.append(set(self._sampler.places(later, self._slots).shards.tolist()))
+            yield step, sorted(set().union(*window))
+            window.popleft()
+
+    def _fetched(self, shard: int) -> list[Members]:
+        """All samples of a shard, as members by extension. Raises UserError where it is damaged, unless it skips."""
+        name, expected = self._data.shards[shard], self._data.sizes[shard]
+        samples: list[Members] = []
+        trouble = ""
+        try:
+            content = io.BytesIO(self._storage.read(name))
+            samples.extend(group_by_keys(tar_file_expander([{"url": name, "stream": content}])))
+        except Exception as error:  # tarfile and webdataset raise many kinds on damaged bytes
+            trouble = told(error)
+        if len(samples) != expected:
+            trouble = trouble or "it ends early"
+        if trouble and not self._skip:
+            after = f"after sample {samples[-1]['__key__']!s}" if samples else "at its first sample"
+            raise UserError(
+                f"{self._data.location}/{name}: damaged {after}: expected {expected} samples, found {len(samples)} "
+                f"({trouble}); check it with python -m labeler.verify, or go on without with --skip-damaged"
+            )
+        if trouble:
+            print(f"{name}: {len(samples)} of {expected} samples can be read ({trouble})", file=sys.stderr)
+        return samples
+
+    def _sample(self, shard: "Future[list[Members]]", number: int, index: int, epoch: int) -> tuple[Sample, bool]:
+        """A sample, and whether it stands for one that cannot be read."""
+        members, name = shard.result(), self._data.shards[number]
+        generator = np.random.default_rng([self._sampler.seed, 2, epoch, number, index])
+        for further in range(len(members)):
+            found = members[(index + further) % len(members)]
+            try:
+                if index >= len(members) and not further:
+                    raise ValueError("it lies behind the damage")
+                return decoded(found, self._size, generator), further > 0
+            except Exception as error:  # decoders raise many kinds on damaged bytes
+                if not self._skip:
+                    raise UserError(
+                        f"{self._data.location}/{name}: sample {found['__key__']!s} cannot be read: {told(error)}; "
+                        "check it with python -m labeler.verify, or go on without with --skip-damaged"
+                    ) from None
+        raise UserError(f"{self._data.location}/{name}: none of its samples can be read; label the shard again")
+
+
+def decoded(members: Members, size: int, generator: np.random.Generator) -> Sample:
+    """Decode a sample once and crop it three times. Raises what decoders raise on damaged members."""
+    jpeg = torch.frombuffer(bytearray(members["jpg"]), dtype=torch.uint8)
+    pixels = decode_jpeg(jpeg, mode=ImageReadMode.RGB)
+    crops = [draw_crop(generator, *pixels.shape[1:]) for _ in range(2)]
+    parameters = [packed(draw_augmentation(generator)) for _ in range(2)]
+    return Sample(
+        views=torch.stack([cropped(pixels, crop, size) for crop in crops]),
+        clean=whole(pixels, size),
+        augmentation=torch.tensor(parameters),
+        attention=torch.from_numpy(decode_map(members["attn.png"]).copy()),
+        gaze=decode_points(members["gaze.npy"]),
+        label=int(members["cls"]) if "cls" in members else NO_CLASS,
+        key=str(members["__key__"]),
+    )
+
+
+def joined(samples: "list[Future[tuple[Sample, bool]]]") -> Batch:
+    """Samples -> a batch, in their order."""
+    found = [sample.result() for sample in samples]
+    views, clean, augmentation, attention, gaze, labels, keys = zip(*(sample for sample, _ in found), strict=True)
+    return Batch(
+        torch.stack(views),
+        torch.stack(clean),
+        torch.stack(augmentation),
+        torch.stack(attention),
+        list(gaze),
+        torch.tensor(labels),
+        list(keys),
+        sum(skipped for _, skipped in found),
+    )
