@@ -41,13 +41,15 @@ def train(settings: TrainSettings, data: DataSet, output: str, place: Place) -> 
     """One rank of a run, from its last checkpoint to its end. Raises UserError."""
     config, folder = settings.deciding(), RunFolder(output)
     torch.manual_seed(config.seed)
-    classes = None if config.probe is False else data.classes
+    classes = None if config.probe is False or data.classes is None else data.class_names()
     sampler = Sampler(data.sizes, config.batch_size, config.seed)
     plan = schedule(config, sampler.steps_per_epoch)
-    training = Training(config, build(config.recipe, config, classes), plan, place, settings.compile)
+    training = Training(
+        config, build(config.recipe, config, len(classes) if classes else None), plan, place, settings.compile
+    )
     threads = settings.threads_per_worker(place.device.type)
     stream = Stream(data, sampler, config.image_size, place.rank, place.world, threads, config.skip_damaged)
-    journal = Journal(folder, training, sampler.steps_per_epoch, settings.checkpoint_every)
+    journal = Journal(folder, training, sampler.steps_per_epoch, settings.checkpoint_every, classes)
     journal.resume()
     with journal:
         for batch, waited in timed(stream.batches(training.step, plan.steps)):

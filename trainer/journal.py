@@ -25,8 +25,15 @@ class Journal:
     right most often or, without a probe, whose loss is lowest.
     """
 
-    def __init__(self, folder: RunFolder, training: Training, steps_per_epoch: int, checkpoint_every: int) -> None:
-        self._folder, self._training = folder, training
+    def __init__(
+        self,
+        folder: RunFolder,
+        training: Training,
+        steps_per_epoch: int,
+        checkpoint_every: int,
+        classes: list[str] | None = None,
+    ) -> None:
+        self._folder, self._training, self._classes = folder, training, classes
         self._steps_per_epoch, self._every = steps_per_epoch, checkpoint_every
         self._sums: dict[str, float] = {}  # of the figures of this epoch
         self._means: dict[str, float] = {}  # of those of the last whole one
@@ -121,6 +128,7 @@ class Journal:
             state: dict[str, Any] = {
                 "recipe": self._training.config.recipe,
                 "config": self._training.config.model_dump(mode="json"),
+                "classes": self._classes,
             }
             state |= {"sums": self._sums, "means": self._means, "best": self._best, **self._training.state()}
             save_checkpoint(self._folder.path / name, state)

@@ -1,0 +1,42 @@
+import hashlib
+
+import pytest
+import torch
+
+from common.errors import UserError
+from common.settings import load_settings
+from tests.trainer.datasets import COLOURS, make_dataset
+from trainer.checkpoint import load_trained
+from trainer.config import TrainSettings
+from trainer.job import train_and_keep
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs")
+    data = make_dataset(folder / "data", [8])
+    flags = ["--backbone=resnet18", "--image-size=32", "--batch-size=8", "--epochs=1", "--recipe=contrastive"]
+    train_and_keep(load_settings(TrainSettings, [f"--data={data}", f"--output={folder / 'run'}", *flags]))
+    return folder / "run"
+
+
+def test_a_checkpoint_gives_back_its_model_with_its_classes(run):
+    trained = load_trained(f"{run}/checkpoints/best")
+    assert (trained.config.recipe, trained.config.image_size, trained.step) == ("contrastive", 32, 1)
+    assert trained.classes == list(COLOURS[:4])
+    assert trained.sha256 == hashlib.sha256((run / "checkpoints/best").read_bytes()).hexdigest()
+    assert not trained.model.training
+    saved = torch.load(run / "checkpoints/best", weights_only=True)["model"]
+    assert all(torch.equal(saved[name], weights) for name, weights in trained.model.state_dict().items())
+
+
+def test_what_is_no_checkpoint_is_named(run, tmp_path):
+    with pytest.raises(UserError, match=r"/checkpoints: expected a checkpoint, such as .*, found a folder"):
+        load_trained(f"{run}/checkpoints")
+    with pytest.raises(UserError, match="found nothing that can be read"):
+        load_trained(f"{run}/checkpoints/first")
+    with pytest.raises(UserError, match="cannot be read as a checkpoint"):
+        load_trained(f"{run}/result.json")
+    torch.save({"weights": 1}, tmp_path / "other")
+    with pytest.raises(UserError, match=r"expected a checkpoint of trainer\.run, found another file"):
+        load_trained(f"{tmp_path}/other")

@@ -1,0 +1,50 @@
+"""A trained model from the checkpoint of a run: what export and evaluation begin with."""
+
+import hashlib
+import io
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from common.errors import UserError, told
+from common.storage import open_storage
+from trainer.config import TrainConfig
+from trainer.model.parts import Model
+from trainer.recipes import build
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A model in evaluation mode, on the CPU, and what its checkpoint says of it."""
+
+    model: Model
+    config: TrainConfig
+    classes: list[str] | None  # names by class index; None: it knows no classes
+    step: int
+    sha256: str  # of the checkpoint
+
+
+def load_trained(location: str) -> Trained:
+    """The model of a checkpoint (`RUN/checkpoints/best`), local or in S3. Raises UserError."""
+    folder, _, name = location.rpartition("/")
+    try:
+        content = open_storage(folder or ".").read(name)
+    except OSError as error:
+        found = "a folder" if isinstance(error, IsADirectoryError) else "nothing that can be read"
+        raise UserError(f"{location}: expected a checkpoint, such as RUN/checkpoints/best, found {found}") from None
+    state = _state(location, content)
+    config, classes = TrainConfig(**state["config"]), state["classes"]
+    model = build(config.recipe, config, None if classes is None else len(classes))
+    model.load_state_dict(state["model"])
+    return Trained(model.eval(), config, classes, state["step"], hashlib.sha256(content).hexdigest())
+
+
+def _state(location: str, content: bytes) -> dict[str, Any]:
+    try:
+        state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many kinds on damaged files
+        raise UserError(f"{location}: cannot be read as a checkpoint: {told(error)[:200]}") from None
+    if not isinstance(state, dict) or not state.keys() >= {"config", "classes", "model", "step"}:
+        raise UserError(f"{location}: expected a checkpoint of trainer.run, found another file of PyTorch's")
+    return state
