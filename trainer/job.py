@@ -8,6 +8,7 @@ import torch
 from common.errors import UserError
 from common.launch import Place, launch
 from common.run_folder import RunFolder
+from common.training import check_same_settings
 from trainer.config import DEMO_DATA, TrainConfig, TrainSettings
 from trainer.dataset import DataSet, open_dataset
 from trainer.journal import BEST, Journal
@@ -92,12 +93,7 @@ def _keep_config(folder: RunFolder, config: TrainConfig, data: DataSet) -> None:
     now = {**config.model_dump(mode="json"), "dataset": data.checksum}
     path = folder.fetch(CONFIG)
     if path.exists():
-        before = json.loads(path.read_text())
-        if different := [name for name in now if before.get(name) != now[name]]:
-            found = "; ".join(f"{name} was {before.get(name)!r}, is {now[name]!r}" for name in different)
-            raise UserError(
-                f"--output {folder.location} holds a run with other settings: {found}; choose another folder"
-            )
+        check_same_settings(folder.location, json.loads(path.read_text()), now)
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(now, indent=1) + "\n")

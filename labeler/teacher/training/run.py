@@ -9,6 +9,7 @@ from torch import nn
 
 from common.errors import UserError
 from common.launch import Place, launch
+from common.training import check_same_settings
 from labeler.teacher.model import AttentionTeacher, SaliencyBranch
 from labeler.teacher.training.batches import Batches
 from labeler.teacher.training.config import TrainConfig, TrainSettings
@@ -23,7 +24,7 @@ def train_teacher(settings: TrainSettings) -> None:
     """Train as the settings say."""
     settings.output.mkdir(parents=True, exist_ok=True)
     config = TrainConfig(**{name: getattr(settings, name) for name in TrainConfig.model_fields})
-    _check_same(settings.output / "config.json", config)
+    _keep_config(settings.output, config)
 
     def work(place: Place) -> None:
         data = open_training_data(config.data, config.distill, config.validation, config.seed)
@@ -54,7 +55,7 @@ def initial_teacher(init: str, seed: int) -> AttentionTeacher:
 
 
 def randomly_initialised(seed: int) -> AttentionTeacher:
-    """Convolutions as He et al. (2015) draw them; the maps begin faint, so that the sigmoid is far from its ceiling."""
+    """Convolutions as He et al. (2015) draw them; the maps begin faint and flat, where the sigmoid has its slope."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         teacher = AttentionTeacher()
@@ -65,16 +66,17 @@ def randomly_initialised(seed: int) -> AttentionTeacher:
                     nn.init.zeros_(module.bias)
         for module in teacher.modules():
             if isinstance(module, SaliencyBranch):
+                nn.init.kaiming_normal_(module.detect.weight)
+                nn.init.normal_(module.combine.weight, std=0.1)
                 nn.init.constant_(module.combine.bias, FAINT)  # type: ignore[arg-type]
     return teacher
 
 
-def _check_same(path: Path, config: TrainConfig) -> None:
+def _keep_config(output: Path, config: TrainConfig) -> None:
     """A run goes on with the settings that it began with. Raises UserError."""
+    path = output / "config.json"
     if path.exists():
-        before, now = json.loads(path.read_text()), config.model_dump()
-        if differing := [name for name in now if before.get(name) != now[name]]:
-            raise UserError(f"--output {path.parent}: a run with other settings: {', '.join(differing)}")
+        check_same_settings(str(output), json.loads(path.read_text()), config.model_dump())
     path.write_text(config.model_dump_json(indent=1) + "\n")
 
 
