@@ -7,7 +7,7 @@ from pydantic_settings import CliPositionalArg, SettingsConfigDict
 
 from common.errors import UserError
 from common.settings import Settings
-from labeler.teacher import DEFAULT_TEACHER
+from labeler.teacher import DEFAULT_TEACHER, TEACHERS
 
 DEMO_OUTPUTS = {"demo:photos": "runs/demo/photos", "demo:scenes": "runs/demo/scenes"}
 
@@ -72,7 +72,7 @@ class LabelSettings(LabelConfig, WorkSettings, Settings):
     )
     teacher: str = Field(
         DEFAULT_TEACHER,
-        description="attention-center (fetched once), a .tflite or .safetensors file, or package.module:factory",
+        description=TEACHERS,
     )
     append: bool = Field(
         False, description="go on with a data set whose input has grown: label what it lacks, in further shards"

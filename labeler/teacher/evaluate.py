@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from common.errors import UserError, run_program
 from common.fixations import FORMATS
 from common.storage import Storage, open_storage
-from labeler.teacher import DEFAULT_TEACHER
+from labeler.teacher import DEFAULT_TEACHER, TEACHERS
 from labeler.teacher.evaluation_data import open_data, select
 
 if TYPE_CHECKING:
@@ -78,8 +78,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         "--teacher",
         default=DEFAULT_TEACHER,
         metavar="TEACHER",
-        help="attention-center (fetched once), a .tflite or .safetensors file, or package.module:factory "
-        f"(default: {DEFAULT_TEACHER})",
+        help=f"{TEACHERS} (default: {DEFAULT_TEACHER})",
     )
     parser.add_argument(
         "--data",

@@ -1,4 +1,4 @@
-"""Teachers by name: the published one, a file of weights, or anyone's own network."""
+"""Teachers by name: the bundled one, the published one, a file of weights, or anyone's own network."""
 
 import contextlib
 import hashlib
@@ -19,10 +19,11 @@ from torch import Tensor, nn
 
 from common.errors import UserError
 from common.manifest import Teacher
-from labeler.teacher import PUBLISHED
+from labeler.teacher import BUNDLED, PUBLISHED
 from labeler.teacher.model import INPUT_SIZE, AttentionTeacher
 from labeler.teacher.tflite import read_tflite
 
+BUNDLED_FILE = Path(__file__).with_name("bundled.safetensors")  # its card, bundled.md, tells where it comes from
 PUBLISHED_URL = "https://raw.githubusercontent.com/google/attention-center/main/model/center.tflite"
 PUBLISHED_SHA256 = "8968fe8266a305c356334a1dcd5c58541b58be916decd32c55c6f51fe65273de"
 
@@ -77,7 +78,7 @@ class TeacherSource:
 
 
 def load_teacher(name: str) -> nn.Module:
-    """A teacher in evaluation mode, by `attention-center`, a .tflite or .safetensors file, or `package.module:factory`.
+    """A teacher in evaluation mode: `bundled`, `attention-center`, a weights file, or `package.module:factory`.
 
     A factory takes no arguments and returns a module from float [B, 3, 480, 640] in [0, 1] to maps [B, h, w] (or
     [B, 1, h, w]), larger where people look. Raises UserError.
@@ -87,7 +88,9 @@ def load_teacher(name: str) -> nn.Module:
 
 def find_teacher(name: str) -> TeacherSource:
     """Find a teacher by name and prove that it works. Raises UserError."""
-    if name == PUBLISHED:
+    if name == BUNDLED:
+        source = _from_file(BUNDLED_FILE)
+    elif name == PUBLISHED:
         source = _from_file(_published_file())
     elif Path(name).is_file():
         source = _from_file(Path(name))
@@ -96,7 +99,7 @@ def find_teacher(name: str) -> TeacherSource:
         source = TeacherSource(Teacher(name=name, sha256=_factory_checksum(name, module)), None, name)
     else:
         raise UserError(
-            f"--teacher {name}: expected {PUBLISHED}, a .tflite or .safetensors file that exists, or "
+            f"--teacher {name}: expected {BUNDLED}, {PUBLISHED}, a .tflite or .safetensors file that exists, or "
             "package.module:factory"
         )
     try:

@@ -13,6 +13,9 @@ from PIL import Image
 from common.errors import UserError
 from labeler.teacher.evaluate import main
 from labeler.teacher.score_summary import METRICS, PREDICTIONS
+from labeler.teacher.scoring import score_images
+from labeler.teacher.training.examples import open_training_data
+from labeler.teacher.weights import load_teacher
 from tests.seeing_teachers import data_set, looks, paint_human_maps
 
 ROOT = Path(__file__).parents[2]
@@ -117,7 +120,7 @@ def test_a_perfect_teacher_is_told_from_one_that_looks_at_nothing(tmp_path: Path
         (["--data", "csv:absent"], "there is no folder absent"),
         (["--data", "mit1003:x"], "expected FORMAT:FOLDER"),
         (["--data", "DATA", "--seed", "-1"], "--seed: expected 0 or more, found -1"),
-        (["--data", "DATA", "--teacher", "unknown"], "--teacher unknown: expected attention-center"),
+        (["--data", "DATA", "--teacher", "unknown"], "--teacher unknown: expected bundled, attention-center"),
         (["--data", "DATA", "--names", "absent.txt"], "--names absent.txt: cannot be read"),
         (["--data", "DATA", "--output", "DATA_FILE"], "cannot write to"),
         (["--data", "DATA", "--teacher", "tests.seeing_teachers:nan_teacher"], "photo00.jpg: the teacher's map of it"),
@@ -183,3 +186,12 @@ def test_the_published_teacher_beats_the_centre_prior_and_not_people(shared_data
     for metric in ("cc", "nss", "sim", "auc_judd", "shuffled_auc"):
         assert prior[metric]["mean"] < teacher[metric]["mean"] < people[metric]["mean"]
     assert people["cc"]["mean"] == pytest.approx(0.88, abs=0.06)
+
+
+def test_the_bundled_teacher_beats_the_published_one_on_images_that_it_never_saw(shared_data: Path) -> None:
+    images = open_training_data([f"osie-eye:{shared_data / 'osie'}"], [], 0.2, 0).validation.popitem()[1][:10]
+    means = []
+    for name in ("bundled", str(shared_data / "attention-center" / "center.tflite")):
+        scores = score_images(load_teacher(name), images, images, torch.device("cpu"), 0)
+        means.append(np.mean([(scored.teacher["cc"], scored.teacher["nss"]) for scored in scores], axis=0))
+    assert (means[0] > means[1]).all()

@@ -192,7 +192,7 @@ def test_a_missing_tensor_and_a_wrong_shape_are_user_errors(state, tmp_path: Pat
 
 @pytest.mark.parametrize("name", ["absent.safetensors", "absent.tflite", "C:absent.tflite", "", "salicon", "/tmp"])
 def test_a_name_that_means_nothing_is_a_user_error(name: str) -> None:
-    with pytest.raises(UserError, match=r"expected attention-center, a \.tflite or \.safetensors file that exists, or"):
+    with pytest.raises(UserError, match=r"expected bundled, attention-center, a \.tflite or \.safetensors file that"):
         find_teacher(name)
 
 
@@ -262,6 +262,19 @@ def test_negative_maps_keep_their_order() -> None:
     maps, _ = ForeignTeacher(LogDensity()).predict(PICTURE)
     brightness = PICTURE.mean(1)
     assert maps.flatten().argmax() == brightness.flatten().argmax()
+
+
+def test_the_bundled_teacher_needs_no_network(server: Server) -> None:
+    maps, _ = load_teacher("bundled").predict(torch.rand(1, 3, *INPUT_SIZE))
+    assert maps.shape == (1, *INPUT_SIZE)
+    assert server.requests == 0
+    assert find_teacher("bundled").identity.name == "bundled"
+
+
+def test_the_bundled_weights_are_half_floats_and_small() -> None:
+    content = weights.BUNDLED_FILE.read_bytes()
+    assert len(content) < 1_500_000
+    assert {tensor.dtype for tensor in safetensors.torch.load(content).values()} == {torch.float16}
 
 
 def test_the_published_teacher_is_recognised_by_its_bytes(shared_data: Path, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from pydantic import BaseModel, Field
 from pydantic_settings import SettingsConfigDict
 
 from common.settings import Settings
-from labeler.teacher import PUBLISHED
+from labeler.teacher import BUNDLED, PUBLISHED
 
 
 class TrainConfig(BaseModel):
@@ -17,7 +17,7 @@ class TrainConfig(BaseModel):
         description="FORMAT:FOLDER of photographs with fixations: salicon:, osie-eye:, osie-mouse: or csv:; may be "
         "repeated; validation images of the first choose the best weights",
     )
-    init: str = Field("random", description=f"random weights, or those to go on from: {PUBLISHED} or a file")
+    init: str = Field("random", description=f"random weights, or those to go on from: {PUBLISHED}, {BUNDLED} or a file")
     distill: list[str] = Field(
         [],
         description="folder of photographs without fixations (or a tar file, or s3://BUCKET/PREFIX), whose maps "
