@@ -32,7 +32,7 @@ bench: $(INSTALLED)
 $(INSTALLED): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[teacher,eval,dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[teacher,eval,export,dev]'
 	touch $(INSTALLED)
 
 clean:
