@@ -21,6 +21,11 @@ class Place(NamedTuple):
     device: torch.device
 
 
+def leads() -> bool:
+    """Is this the only process that was started, or the first of torchrun's? One of them speaks and writes for all."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
 def launch(function: Callable[[Place], None], workers: int, folder: Path) -> None:
     """Run the function: in this process, in those that torchrun started, or in `workers` of a Ray cluster.
 
