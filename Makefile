@@ -1,4 +1,4 @@
-# make demo      label a dozen photographs and look at them      (TEACHER=center.tflite where there is no network)
+# make demo      label a dozen photographs; label drawn scenes and train on them   (TEACHER=FILE for another teacher)
 # make test      the test suite, on this machine, but for what takes minutes
 # make test-all  that too: clusters, kills, stores that fail
 # make lint      ruff and mypy
@@ -12,6 +12,8 @@ INSTALLED := .venv/installed
 
 demo: $(INSTALLED)
 	$(BIN)/python -m labeler.run $(if $(TEACHER),--teacher $(TEACHER))
+	$(BIN)/python -m labeler.run --input demo:scenes $(if $(TEACHER),--teacher $(TEACHER))
+	$(BIN)/python -m trainer.run
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest -m "not slow" $(ARGS)
@@ -32,7 +34,7 @@ bench: $(INSTALLED)
 $(INSTALLED): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[teacher,eval,dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[teacher,eval,export,dev]'
 	touch $(INSTALLED)
 
 clean:

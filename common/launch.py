@@ -21,15 +21,22 @@ class Place(NamedTuple):
     device: torch.device
 
 
+def leads() -> bool:
+    """Is this the only process that was started, or the first of torchrun's? One of them speaks and writes for all."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
 def launch(function: Callable[[Place], None], workers: int, folder: Path) -> None:
     """Run the function: in this process, in those that torchrun started, or in `workers` of a Ray cluster.
 
+    A single worker is this process, unless RAY_ADDRESS names a cluster, as it does in submitted jobs: what drives a job
+    may be a machine without a GPU.
     Where a worker of the cluster dies, the function begins again in all of them, and goes on from its own checkpoint.
     Ray keeps its notes in `folder`. Raises UserError, also where the cluster has no room or the workers keep failing.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         _under_torchrun(function)
-    elif workers == 1:
+    elif workers == 1 and os.environ.get("RAY_ADDRESS", "local") == "local":
         function(Place(0, 1, _device(0)))
     else:
         _under_ray(function, workers, folder)

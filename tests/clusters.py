@@ -236,5 +236,5 @@ def wait_until(condition: Callable[[], bool], what: str, details: Callable[[], s
 
 def _neutral() -> dict[str, str]:
     """This process's environment without settings of the job, of Ray and of S3."""
-    settings = ("LABELER_", "IMAGENET_ATTN_", "RAY_", "AWS_", "TEACHER_")
+    settings = ("LABELER_", "TRAINER_", "IMAGENET_ATTN_", "RAY_", "AWS_", "TEACHER_")
     return {name: value for name, value in os.environ.items() if not name.startswith(settings)}

@@ -99,7 +99,7 @@ def label(source: object, output: object, **settings: object) -> list[str]:
 
 def environment(**more: str) -> dict[str, str]:
     """Of a program under test: a Ray of its own, none of this shell's settings."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("LABELER_")}
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("LABELER_", "TRAINER_"))}
     return kept | {"RAY_ADDRESS": "local", "RAY_USAGE_STATS_ENABLED": "0"} | more
 
 

@@ -11,7 +11,14 @@ from common.settings import Settings
 from trainer.recipes import recipe_names
 
 DEMO_DATA, DEMO_OUTPUT = "runs/demo/scenes", "runs/demo/training"
-DEMO: dict[str, Any] = {"backbone": "resnet18", "image_size": 64, "batch_size": 60, "epochs": 20, "warmup_epochs": 2.0}
+DEMO: dict[str, Any] = {
+    "backbone": "resnet18",
+    "image_size": 64,
+    "batch_size": 30,
+    "epochs": 12,
+    "warmup_epochs": 1.0,
+    "learning_rate": 0.2,  # of so few steps; the rule for long runs is too rough here
+}
 
 
 class ModelConfig(BaseModel):

@@ -6,36 +6,42 @@ from typing import Any
 import torch
 
 from common.errors import UserError
-from common.launch import Place, launch
+from common.launch import Place, launch, leads
 from common.run_folder import RunFolder
 from common.training import check_same_settings
 from trainer.config import DEMO_DATA, TrainConfig, TrainSettings
 from trainer.dataset import DataSet, open_dataset
-from trainer.journal import BEST, Journal
+from trainer.journal import BEST, RESULT, Journal
 from trainer.loop import Training, schedule, timed
 from trainer.recipes import build
-from trainer.sampler import Sampler
+from trainer.sampler import Sampler, slots_of
 from trainer.stream import Stream
 
 CONFIG = "config.json"
 
 
-def train_and_keep(settings: TrainSettings) -> str:
-    """Train as the settings say, on the workers that they name; returns where the run lies. Raises UserError."""
+def train_and_keep(settings: TrainSettings) -> dict[str, Any] | None:
+    """Train as the settings say, on the workers that they name; returns the result. Raises UserError.
+
+    Of processes that torchrun started only the first returns one.
+    """
     config, output = settings.deciding(), settings.output_folder()
     data = open_dataset(_demo_data() if config.data == DEMO_DATA else config.data, config.unfinished)
     if config.probe and data.classes is None:
         raise UserError(f"--probe: the samples of {config.data} have no classes; leave it out")
     steps = Sampler(data.sizes, config.batch_size, config.seed).steps_per_epoch
+    slots_of(config.batch_size, settings.workers, 0)  # refused here, not by each worker
     folder = RunFolder(output)
     folder.check_writable()
-    _keep_config(folder, config, data)
-    print(
-        f"{config.recipe}, {config.backbone} at {config.image_size} px on {data.samples:,} samples in "
-        f"{len(data.shards):,} shards: {config.epochs:,} epochs of {steps:,} steps of {config.batch_size:,} images"
-    )
+    if leads():
+        _keep_config(folder, config, data)
+        print(
+            f"{config.recipe}, {config.backbone} at {config.image_size} px on {data.samples:,} samples in "
+            f"{len(data.shards):,} shards: {config.epochs:,} epochs of {steps:,} steps of {config.batch_size:,} images"
+        )
     launch(lambda place: train(settings, data, output, place), settings.workers, folder.path)
-    return output
+    result: dict[str, Any] = json.loads(folder.fetch(RESULT).read_text()) if leads() else {}
+    return result or None
 
 
 def train(settings: TrainSettings, data: DataSet, output: str, place: Place) -> None:

@@ -103,7 +103,7 @@ class Journal:
             "images_per_second": round(images / seconds, 2),
             "waited": round(self._waited / seconds, 4),
         }
-        if self._writes and images:
+        if self._writes and (images or not self._folder.fetch(RESULT).exists()):
             path = self._folder.path / RESULT
             path.write_text(json.dumps(result, indent=1) + "\n")
             self._folder.keep(RESULT)

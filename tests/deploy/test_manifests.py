@@ -14,21 +14,12 @@ from ray.runtime_env import RuntimeEnv
 from labeler.config import LabelSettings
 from labeler.metrics import METRICS
 from tests.deploy import crd
+from trainer.config import TrainSettings
+from trainer.sampler import slots_of
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
 MANIFESTS = ["rayjob-labeler.yaml", "rayjob-trainer.yaml"]
-TRAINER_FLAGS = {
-    "data",
-    "recipe",
-    "backbone",
-    "image_size",
-    "batch_size",
-    "epochs",
-    "workers",
-    "seed",
-    "output",
-}
 QUANTITY = re.compile(r"[1-9]\d*(\.\d+)?(m|k|M|G|T|Ki|Mi|Gi|Ti)?")
 SECRETS = re.compile(
     r"AKIA[0-9A-Z]{16}|ASIA[0-9A-Z]{16}|PRIVATE KEY"
@@ -167,7 +158,10 @@ class TestRayJobs:
     def test_the_trainer_is_called_with_flags_that_it_has(self) -> None:
         entrypoint = load("rayjob-trainer.yaml")["spec"]["entrypoint"]
         assert "python -m trainer.run " in entrypoint
-        assert set(flags(entrypoint)) == TRAINER_FLAGS
+        settings = flags(entrypoint)
+        assert set(settings) - set(TrainSettings.model_fields) == set()
+        chosen = TrainSettings(**settings)  # values of the right types
+        assert slots_of(chosen.batch_size, chosen.workers, 0)
 
 
 def number(quantity: str) -> float:

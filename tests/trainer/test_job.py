@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import pytest
 import torch
@@ -104,6 +105,17 @@ def test_a_finished_run_is_left_as_it_is(discs, whole):
     before = {path: path.read_bytes() for path in whole.rglob("*") if path.is_file() and "tensorboard" not in str(path)}
     train_and_keep(settings(discs, whole))
     assert {path: path.read_bytes() for path in before} == before
+
+
+def test_a_run_that_was_stopped_after_its_last_step_still_gets_its_result(discs, whole, tmp_path):
+    output = tmp_path / "run"
+    shutil.copytree(whole, output)
+    (output / "result.json").unlink()
+    result = train_and_keep(settings(discs, output))
+    expected = json.loads((whole / "result.json").read_text())
+    assert {name: result[name] for name in ("steps", "loss", "chance")} == {
+        name: expected[name] for name in ("steps", "loss", "chance")
+    }
 
 
 def test_other_settings_are_refused_by_name(discs, whole):

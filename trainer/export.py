@@ -1,0 +1,58 @@
+"""A trained model for use elsewhere, without this project.
+
+python -m trainer.export CHECKPOINT --to FILE; the ending of FILE says what it becomes:
+
+  .safetensors  the state dict of torchvision's ResNet, which it loads strictly. Its input is images normalised by
+                ImageNet's mean and std, as with torchvision's own weights. `fc` is the probe where the run had one,
+                else zeros for 1,000 classes
+  .onnx         the model as an ONNX graph
+  .pt2          the model as a program of torch.export, which torch.export.load reads without this project
+
+The graph and the program take `images`, float32 [B, 3, H, W] in [0, 1]: they apply mean and std themselves. They give
+`features` [B, channels], `attention` [B, H, W], the map of where people look, and, where the run had a probe, `logits`
+[B, classes]. Any batch will do, and any height and width from 33 pixels.
+
+All three name recipe, classes, mean and std, and the checkpoint's sha256 in their metadata.
+"""
+
+import argparse
+from pathlib import Path
+
+from common.errors import UserError, run_program
+
+ENDINGS = (".safetensors", ".onnx", ".pt2")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Write the file. Raises UserError."""
+    parser = argparse.ArgumentParser(
+        prog="python -m trainer.export", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "checkpoint", metavar="CHECKPOINT", help="such as RUN/checkpoints/best, local or s3://BUCKET/PREFIX/..."
+    )
+    parser.add_argument("--to", metavar="FILE", type=Path, required=True, help=f"ends in {', '.join(ENDINGS)}")
+    arguments = parser.parse_args(argv)
+    if arguments.to.suffix not in ENDINGS:
+        raise UserError(f"--to {arguments.to}: expected a name that ends in {', '.join(ENDINGS)}")
+    from trainer.checkpoint import load_trained
+    from trainer.formats import how_to_load, written_as
+
+    trained = load_trained(arguments.checkpoint)
+    keep(arguments.to, written_as(arguments.to.suffix, trained))
+    print(f"wrote {arguments.to}; load it with\n{how_to_load(arguments.to, trained)}")
+    return 0
+
+
+def keep(path: Path, content: bytes) -> None:
+    """Write a file, whole or not at all. Raises UserError."""
+    unfinished = path.with_name(f"{path.name}.partial")
+    try:
+        unfinished.write_bytes(content)
+        unfinished.replace(path)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}") from None
+
+
+if __name__ == "__main__":
+    run_program(main)
