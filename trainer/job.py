@@ -12,7 +12,7 @@ from trainer.config import DEMO_DATA, TrainConfig, TrainSettings
 from trainer.dataset import DataSet, open_dataset
 from trainer.journal import BEST, Journal
 from trainer.loop import Training, schedule, timed
-from trainer.recipes import build
+from trainer.recipes import build, recipe
 from trainer.sampler import Sampler
 from trainer.stream import Stream
 
@@ -48,7 +48,8 @@ def train(settings: TrainSettings, data: DataSet, output: str, place: Place) -> 
         config, build(config.recipe, config, len(classes) if classes else None), plan, place, settings.compile
     )
     threads = settings.threads_per_worker(place.device.type)
-    stream = Stream(data, sampler, config.image_size, place.rank, place.world, threads, config.skip_damaged)
+    views = recipe(config.recipe).views
+    stream = Stream(data, sampler, config.image_size, place.rank, place.world, threads, views, config.skip_damaged)
     journal = Journal(folder, training, sampler.steps_per_epoch, settings.checkpoint_every, classes)
     journal.resume()
     with journal:

@@ -1,0 +1,37 @@
+"""What a row of Table 1 is made of: a model of parts and, where they differ from SimCLR's, its views and optimiser."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from trainer.augment import Augmentation, draw_augmentation
+from trainer.config import ModelConfig, TrainConfig
+from trainer.optim import SIMCLR, Optimisation
+
+if TYPE_CHECKING:
+    from trainer.model.parts import Model
+
+Draw = Callable[[np.random.Generator], Augmentation]
+
+
+def _anything_goes(config: TrainConfig, workers: int, compiled: bool) -> None:
+    pass
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A row of Table 1. `build` composes the model; a recipe that learns classes gets their number, None without.
+
+    `views` draw what happens to each random crop of an image, `defaults` are settings that hold unless others are
+    given, `human_data`: it looks at human-labelled images in place of the shards' clean ones. `check` raises UserError
+    for settings, a number of workers, or compiling, that this recipe cannot do.
+    """
+
+    build: "Callable[[ModelConfig, int | None], Model]"
+    views: tuple[Draw, ...] = (draw_augmentation, draw_augmentation)
+    optimisation: Optimisation = SIMCLR
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    human_data: bool = False
+    check: Callable[[TrainConfig, int, bool], None] = _anything_goes
