@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 Draw = Callable[[np.random.Generator], Augmentation]
 
 
-def _anything_goes(config: TrainConfig, workers: int, compiled: bool) -> None:
+def _anything_goes(config: TrainConfig, classes: int | None, workers: int, compiled: bool) -> None:
     pass
 
 
@@ -26,7 +26,7 @@ class Recipe:
 
     `views` draw what happens to each random crop of an image, `defaults` are settings that hold unless others are
     given, `human_data`: it looks at human-labelled images in place of the shards' clean ones. `check` raises UserError
-    for settings, a number of workers, or compiling, that this recipe cannot do.
+    for settings, a number of classes or of workers, or compiling, that this recipe cannot do.
     """
 
     build: "Callable[[ModelConfig, int | None], Model]"
@@ -34,4 +34,4 @@ class Recipe:
     optimisation: Optimisation = SIMCLR
     defaults: Mapping[str, Any] = field(default_factory=dict)
     human_data: bool = False
-    check: Callable[[TrainConfig, int, bool], None] = _anything_goes
+    check: Callable[[TrainConfig, int | None, int, bool], None] = _anything_goes

@@ -4,9 +4,9 @@ import io
 import itertools
 import sys
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -29,6 +29,7 @@ FETCHERS = 4  # threads that fetch shards
 NO_CLASS = -1
 
 Members = dict[str, bytes]
+T = TypeVar("T")
 
 
 class Sample(NamedTuple):
@@ -86,18 +87,19 @@ class Stream:
             ThreadPoolExecutor(FETCHERS) as fetchers,
             ThreadPoolExecutor(self._threads, initializer=torch.set_num_threads, initargs=(1,)) as decoders,
         ):
-            shards: dict[int, Future[list[Members]]] = {}
-            waiting: deque[list[Future[tuple[Sample, bool]]]] = deque()
-            for step, needed in self._with_shards_ahead(first, end):
-                shards = {n: shards.get(n) or fetchers.submit(self._fetched, n) for n in needed}
-                places = self._sampler.places(step, self._slots)
-                epoch = self._sampler.epoch(step)
-                pairs = zip(places.shards.tolist(), places.indices.tolist(), strict=True)
-                waiting.append([decoders.submit(self._sample, shards[s], s, i, epoch) for s, i in pairs])
-                if len(waiting) > BATCHES_AHEAD:
-                    yield joined(waiting.popleft())
-            while waiting:
-                yield joined(waiting.popleft())
+            yield from map(joined, ahead(self._submitted(fetchers, decoders, first, end)))
+
+    def _submitted(
+        self, fetchers: ThreadPoolExecutor, decoders: ThreadPoolExecutor, first: int, end: int
+    ) -> "Iterator[list[Future[tuple[Sample, bool]]]]":
+        """The samples of each step, on their way."""
+        shards: dict[int, Future[list[Members]]] = {}
+        for step, needed in self._with_shards_ahead(first, end):
+            shards = {n: shards.get(n) or fetchers.submit(self._fetched, n) for n in needed}
+            places = self._sampler.places(step, self._slots)
+            epoch = self._sampler.epoch(step)
+            pairs = zip(places.shards.tolist(), places.indices.tolist(), strict=True)
+            yield [decoders.submit(self._sample, shards[s], s, i, epoch) for s, i in pairs]
 
     def _with_shards_ahead(self, first: int, end: int) -> Iterator[tuple[int, list[int]]]:
         """Each step with the shards that it and the next few need."""
@@ -167,9 +169,19 @@ def decoded(members: Members, size: int, views: Sequence[Draw], generator: np.ra
     )
 
 
-def joined(samples: "list[Future[tuple[Sample, bool]]]") -> Batch:
-    """Samples -> a batch, in their order."""
-    found = [sample.result() for sample in samples]
+def ahead(steps: "Iterable[list[Future[T]]]") -> Iterator[list[T]]:
+    """The results of each step, while those of the next few are made."""
+    waiting: deque[list[Future[T]]] = deque()
+    for futures in steps:
+        waiting.append(futures)
+        if len(waiting) > BATCHES_AHEAD:
+            yield [future.result() for future in waiting.popleft()]
+    while waiting:
+        yield [future.result() for future in waiting.popleft()]
+
+
+def joined(found: list[tuple[Sample, bool]]) -> Batch:
+    """Samples, and whether they stand for others, -> a batch, in their order."""
     views, clean, augmentation, attention, gaze, labels, keys = zip(*(sample for sample, _ in found), strict=True)
     return Batch(
         torch.stack(views),

@@ -16,7 +16,7 @@ def build(config: ModelConfig, classes: int | None) -> Model:
     return Model(backbone, [contrast, attention, *probe_parts(backbone.channels, classes)])
 
 
-def check(config: TrainConfig, workers: int, compiled: bool) -> None:
+def check(config: TrainConfig, classes: int | None, workers: int, compiled: bool) -> None:
     """Raises UserError for what ContraCAM cannot do."""
     if config.micro_batch is not None:
         raise UserError(

@@ -5,7 +5,7 @@ The attention read-out learns from detached features, as in `contrastive`, so th
 
 from common.errors import UserError
 from trainer.augment import draw_flip
-from trainer.config import ModelConfig
+from trainer.config import ModelConfig, TrainConfig
 from trainer.model.attention import AttentionReadout
 from trainer.model.backbone import Backbone
 from trainer.model.classifier import ClassifierPart
@@ -17,12 +17,17 @@ DEFAULTS = {"epochs": 90, "warmup_epochs": 5, "weight_decay": 1e-4}
 
 
 def build(config: ModelConfig, classes: int | None, guided: bool = False) -> Model:
-    """Cross-entropy, and a read-out that tells the backbone nothing unless it is `guided`. Raises UserError."""
-    if classes is None:
-        raise UserError("a supervised recipe learns classes, which these samples do not have, or --no-probe leaves out")
+    """Cross-entropy, and a read-out that tells the backbone nothing unless it is `guided`. It needs classes."""
+    assert classes is not None
     backbone = Backbone(config.backbone, config.norm)
     attention = AttentionPart(config, AttentionReadout(config.select), informs=guided)
     return Model(backbone, [ClassifierPart(backbone.channels, classes), attention])
 
 
-RECIPE = Recipe(build, views=(draw_flip,), optimisation=CLASSIFIER, defaults=DEFAULTS)
+def check(config: TrainConfig, classes: int | None, workers: int, compiled: bool) -> None:
+    """Raises UserError where there are no classes to learn."""
+    if classes is None:
+        raise UserError(f"--recipe {config.recipe} learns classes; use samples that have them, without --no-probe")
+
+
+RECIPE = Recipe(build, views=(draw_flip,), optimisation=CLASSIFIER, defaults=DEFAULTS, check=check)
