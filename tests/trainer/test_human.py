@@ -100,5 +100,5 @@ def test_only_the_training_split_is_learnt_from(tmp_path, monkeypatch):
 def test_what_is_no_data_set_is_told_by_its_flag(tmp_path):
     with pytest.raises(UserError, match="--human-data table:x: expected FORMAT:FOLDER"):
         open_human_data(["table:x"])
-    with pytest.raises(UserError, match="--human-data csv:.*: there is no folder"):
+    with pytest.raises(UserError, match=r"--human-data csv:.*: there is no folder"):
         open_human_data([f"csv:{tmp_path}/none"])
