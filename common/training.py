@@ -45,6 +45,13 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     return state
 
 
+def check_same_settings(location: str, before: dict[str, Any], now: dict[str, Any]) -> None:
+    """A run goes on with the settings that it began with. Raises UserError that names what differs."""
+    if different := [name for name in now if before.get(name) != now[name]]:
+        found = "; ".join(f"{name} was {before.get(name)!r}, is {now[name]!r}" for name in different)
+        raise UserError(f"--output {location} holds a run with other settings: {found}; choose another folder")
+
+
 class MetricLog:
     """`metrics.jsonl` for programs and TensorBoard's events for people, in a run's folder.
 

@@ -1,7 +1,7 @@
-"""How often a model's probe or classifier is right on images that it did not learn from: held-out shards, or folders."""
+"""How often a probe or classifier is right on images that it did not learn from: held-out shards, or class folders."""
 
 import io
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import islice
@@ -89,7 +89,7 @@ def _example(name: str, read: Callable[[], bytes], label: int, size: int) -> Exa
         raise UserError(f"{name} cannot be read: {told(error)}") from None
 
 
-def _made(tasks: list[Callable[[], Example]], threads: int) -> Iterator[Example]:
+def _made(tasks: Sequence[Callable[[], Example]], threads: int) -> Iterator[Example]:
     """In order, decoded by threads, some ahead."""
     with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         for start in range(0, len(tasks), BATCH):

@@ -10,10 +10,11 @@ from common.errors import UserError
 from common.fixations import FixatedImage
 from common.launch import Place, launch
 from common.run_folder import RunFolder
+from common.training import check_same_settings
 from trainer.config import DEMO_DATA, TrainConfig, TrainSettings
 from trainer.dataset import DataSet, open_dataset
 from trainer.human import HumanStream, checksum, open_human_data
-from trainer.journal import BEST, Journal
+from trainer.journal import BEST, AfterEpoch, Journal, nothing_more
 from trainer.loop import Training, schedule, timed
 from trainer.recipes import build, recipe
 from trainer.sampler import Sampler
@@ -24,12 +25,8 @@ CONFIG = "config.json"
 
 def train_and_keep(settings: TrainSettings) -> str:
     """Train as the settings say, on the workers that they name; returns where the run lies. Raises UserError."""
-    config, output = settings.deciding(), settings.output_folder()
-    data = open_dataset(_demo_data() if config.data == DEMO_DATA else config.data, config.unfinished)
-    if config.probe and data.classes is None:
-        raise UserError(f"--probe: the samples of {config.data} have no classes; leave it out")
-    recipe(config.recipe).check(config, _classes(config, data), settings.workers, settings.compile)
-    people = _human_data(config)
+    output = settings.output_folder()
+    config, data, people = check_run(settings)
     steps = Sampler(data.sizes, config.batch_size, config.seed).steps_per_epoch
     folder = RunFolder(output)
     folder.check_writable()
@@ -42,7 +39,21 @@ def train_and_keep(settings: TrainSettings) -> str:
     return output
 
 
-def train(settings: TrainSettings, data: DataSet, output: str, place: Place) -> None:
+def check_run(settings: TrainSettings) -> tuple[TrainConfig, DataSet, list[FixatedImage]]:
+    """The settings and the data of a run, all checked before anything is written. Raises UserError."""
+    config = settings.deciding()
+    data = open_dataset(_demo_data() if config.data == DEMO_DATA else config.data, config.unfinished)
+    if config.probe and data.classes is None:
+        raise UserError(f"--probe: the samples of {config.data} have no classes; leave it out")
+    recipe(config.recipe).check(config, _classes(config, data), settings.workers, settings.compile)
+    people = _human_data(config)
+    Sampler(data.sizes, config.batch_size, config.seed)
+    return config, data, people
+
+
+def train(
+    settings: TrainSettings, data: DataSet, output: str, place: Place, after_epoch: AfterEpoch = nothing_more
+) -> None:
     """One rank of a run, from its last checkpoint to its end. Raises UserError."""
     config, folder = settings.deciding(), RunFolder(output)
     torch.manual_seed(config.seed)
@@ -124,12 +135,7 @@ def _keep_config(folder: RunFolder, config: TrainConfig, checksums: dict[str, st
     now = config.model_dump(mode="json") | checksums
     path = folder.fetch(CONFIG)
     if path.exists():
-        before = json.loads(path.read_text())
-        if different := [name for name in now if before.get(name) != now[name]]:
-            found = "; ".join(f"{name} was {before.get(name)!r}, is {now[name]!r}" for name in different)
-            raise UserError(
-                f"--output {folder.location} holds a run with other settings: {found}; choose another folder"
-            )
+        check_same_settings(folder.location, json.loads(path.read_text()), now)
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(now, indent=1) + "\n")

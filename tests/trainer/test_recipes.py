@@ -16,13 +16,14 @@ from trainer.loop import Training
 from trainer.recipes import recipe, recipe_names
 
 STEPS, SNAPSHOT = 16, 13  # of a run, and one in the middle of an epoch
+LAST_STAGE = ("contrastive-attn-block", "contrastive-self-mask", "contrastive-contracam")
 TIMES = ("images_per_second", "waited", "memory_gb")
 
 
 @pytest.fixture(scope="module")
 def discs(tmp_path_factory):
     """Large discs in two colours, which no crop misses."""
-    return make_dataset(tmp_path_factory.mktemp("discs"), [32, 32], classes=2, radius=0.4)
+    return make_dataset(tmp_path_factory.mktemp("discs"), [16, 16], classes=2, radius=0.4)
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +32,13 @@ def people(tmp_path_factory):
 
 
 def settings(discs, output, name, people=None, **changes):
-    chosen = {"image_size": 32, "batch_size": 32, "epochs": 8, "warmup_epochs": 1, "learning_rate": 0.5} | changes
+    chosen = {
+        "image_size": 40 if name in LAST_STAGE else 32,
+        "batch_size": 16,
+        "epochs": 8,
+        "warmup_epochs": 1,
+        "learning_rate": 0.5,
+    } | changes
     chosen |= {"data": discs, "output": output, "recipe": name, "backbone": "resnet18", "checkpoint_every": 1}
     if recipe(name).human_data and people:
         chosen |= {"human_data": people, "human_batch_size": 8}
@@ -81,6 +88,9 @@ def test_each_recipe_learns_resumes_exactly_and_gives_its_model_back(discs, peop
         ("contrastive-contracam", {"micro_batch": 8}, "--micro-batch: ContraCAM compares all images of a batch"),
         ("contrastive-contracam", {"second_order": True, "compile": True}, "leave out --compile"),
         ("contrastive-contracam", {"second_order": True, "workers": 2}, "use --norm group, or one worker"),
+        ("contrastive-attn-block", {"image_size": 32}, r"--image-size 32: .* has a single place up to 32 pixels"),
+        ("contrastive-self-mask", {"image_size": 32}, "--image-size 32"),
+        ("contrastive-contracam", {"image_size": 32}, "--image-size 32"),
         ("supervised", {"no_probe": True}, "--recipe supervised learns classes; use samples that have them"),
     ],
 )

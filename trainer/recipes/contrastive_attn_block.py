@@ -7,7 +7,7 @@ from trainer.config import ModelConfig
 from trainer.model.backbone import Backbone
 from trainer.model.block import AttentionBlock, MaskPart, MaskReadout
 from trainer.model.parts import AttentionPart, ContrastPart, Model, probe_parts
-from trainer.recipe import Recipe
+from trainer.recipe import Recipe, maps_have_places
 
 
 def build(config: ModelConfig, classes: int | None) -> Model:
@@ -19,4 +19,4 @@ def build(config: ModelConfig, classes: int | None) -> Model:
     return Model(backbone, parts, AttentionBlock(backbone.channels))
 
 
-RECIPE = Recipe(build)
+RECIPE = Recipe(build, check=maps_have_places, paper={"resnet50": (61.15, None)})

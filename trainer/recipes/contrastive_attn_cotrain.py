@@ -18,4 +18,4 @@ def build(config: ModelConfig, classes: int | None) -> Model:
     return Model(backbone, [contrast, attention, *probe_parts(backbone.channels, classes)])
 
 
-RECIPE = Recipe(build, human_data=True)
+RECIPE = Recipe(build, human_data=True, paper={"resnet50": (66.35, 0.12)})

@@ -5,7 +5,7 @@ from trainer.config import ModelConfig, TrainConfig
 from trainer.model.backbone import Backbone
 from trainer.model.contracam import ContraCAM
 from trainer.model.parts import AttentionPart, ContrastPart, Model, probe_parts
-from trainer.recipe import Recipe
+from trainer.recipe import Recipe, maps_have_places
 
 
 def build(config: ModelConfig, classes: int | None) -> Model:
@@ -18,6 +18,7 @@ def build(config: ModelConfig, classes: int | None) -> Model:
 
 def check(config: TrainConfig, classes: int | None, workers: int, compiled: bool) -> None:
     """Raises UserError for what ContraCAM cannot do."""
+    maps_have_places(config, classes, workers, compiled)
     if config.micro_batch is not None:
         raise UserError(
             "--micro-batch: ContraCAM compares all images of a batch while the network runs, so that none may wait; "
@@ -32,4 +33,4 @@ def check(config: TrainConfig, classes: int | None, workers: int, compiled: bool
         )
 
 
-RECIPE = Recipe(build, check=check)
+RECIPE = Recipe(build, check=check, paper={"resnet50": (67.71, None)})

@@ -30,4 +30,11 @@ def check(config: TrainConfig, classes: int | None, workers: int, compiled: bool
         raise UserError(f"--recipe {config.recipe} learns classes; use samples that have them, without --no-probe")
 
 
-RECIPE = Recipe(build, views=(draw_flip,), optimisation=CLASSIFIER, defaults=DEFAULTS, check=check)
+RECIPE = Recipe(
+    build,
+    views=(draw_flip,),
+    optimisation=CLASSIFIER,
+    defaults=DEFAULTS,
+    check=check,
+    paper={"resnet50": (75.91, 0.10), "resnet18": (69.17, 0.07)},
+)

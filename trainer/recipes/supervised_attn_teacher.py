@@ -5,4 +5,8 @@ from functools import partial
 
 from trainer.recipes import supervised
 
-RECIPE = replace(supervised.RECIPE, build=partial(supervised.build, guided=True))
+RECIPE = replace(
+    supervised.RECIPE,
+    build=partial(supervised.build, guided=True),
+    paper={"resnet50": (76.02, 0.04), "resnet18": (69.30, 0.04)},
+)
