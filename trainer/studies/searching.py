@@ -1,6 +1,7 @@
 """The search for lambda and beta: trials under Ray Tune, each a training run on four fifths of the shards."""
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ REDUCTION = 3  # one trial in so many goes on from a rung
 
 @dataclass(frozen=True)
 class Trial:
-    """A pair of weights; how often the probe was right after each epoch on the held-out shards; was it stopped early?"""
+    """A pair of weights, how often the probe was right on held-out shards after each epoch, and if it was stopped."""
 
     kld_weight: float
     nss_weight: float
@@ -90,6 +91,7 @@ def _run_all(
     runs: list[TrainSettings], parts: tuple[DataSet, DataSet], folder: str, epochs: int, concurrent: int
 ) -> None:
     """All trials under Ray Tune, which stops poor ones (ASHA) and knows after an interruption which are left."""
+    os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"  # locations may be relative
     import ray
     from ray import tune
     from ray.tune.schedulers import ASHAScheduler
@@ -97,16 +99,15 @@ def _run_all(
     from common.cluster import join_ray
 
     join_ray(show_workers_output=False)
-    values = [run.model_dump() for run in runs]
 
     def trial(parameters: dict[str, int]) -> None:
-        run = TrainSettings.model_construct(_fields_set=set(values[0]), **values[parameters["number"]])
-        learn(run, *parts, tune.report)
+        learn(runs[parameters["number"]], *parts, tune.report)
 
     available = ray.cluster_resources()
     share = {kind: available.get(kind, 0) / concurrent for kind in ("CPU", "GPU")}
     needs = {"cpu": max(int(share["CPU"]), 1), "gpu": min(share["GPU"], 1)}
     trainable, place = tune.with_resources(trial, needs), Path(folder).resolve() / TUNE
+    scheduler = ASHAScheduler("epoch", max_t=epochs + 1, grace_period=max(epochs // 9, 1), reduction_factor=REDUCTION)
     if tune.Tuner.can_restore(str(place)):
         tuner = tune.Tuner.restore(str(place), trainable, resume_unfinished=True, resume_errored=True)
     else:
@@ -117,17 +118,12 @@ def _run_all(
                 metric=HELD_OUT_ACCURACY,
                 mode="max",
                 max_concurrent_trials=concurrent,
-                scheduler=ASHAScheduler(
-                    "epoch", max_t=epochs + 1, grace_period=max(epochs // 9, 1), reduction_factor=REDUCTION
-                ),
+                scheduler=scheduler,
             ),
             run_config=tune.RunConfig(name=TUNE, storage_path=str(place.parent), verbose=1),
         )
-    errors = tuner.fit().errors
-    if errors:
-        raise UserError(
-            f"{len(errors)} of {len(runs)} trials failed; the same command tries them again: {told(errors[0])}"
-        )
+    if errors := tuner.fit().errors:
+        raise UserError(f"{len(errors)} of {len(runs)} trials failed; try again by the same command: {told(errors[0])}")
 
 
 def _trial(run: TrainSettings, epochs: int) -> Trial:

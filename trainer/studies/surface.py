@@ -5,6 +5,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from trainer.studies.searching import Trial
 
@@ -33,6 +34,7 @@ def draw(trials: Sequence[Trial], path: str) -> None:
     """Accuracy by colour over both weights; contours over the trials that ran to the end, if they span an area."""
     import numpy as np
     from matplotlib.figure import Figure  # a second to import
+    from matplotlib.tri import Triangulation
     from scipy.spatial import Delaunay, QhullError
 
     figure = Figure((7, 5.5), layout="constrained")
@@ -40,18 +42,17 @@ def draw(trials: Sequence[Trial], path: str) -> None:
     x, y = ([getattr(trial, name) for trial in trials] for name in ("kld_weight", "nss_weight"))
     values = [100 * trial.accuracies[-1] for trial in trials]
     whole = [number for number, trial in enumerate(trials) if not trial.stopped]
-    scale = {"vmin": min(values), "vmax": max(max(values), min(values) + 1e-9), "cmap": "viridis"}
+    scale: dict[str, Any] = {"vmin": min(values), "vmax": max(max(values), min(values) + 1e-9), "cmap": "viridis"}
     try:
         logarithms = np.log([[x[number], y[number]] for number in whole]).reshape(-1, 2)
         triangles = Delaunay(logarithms).simplices
         corners = np.exp(logarithms).T
-        axes.tricontourf(*corners, triangles, [values[number] for number in whole], 12, alpha=0.5, **scale)
+        axes.tricontourf(Triangulation(*corners, triangles), [values[n] for n in whole], 12, alpha=0.5, **scale)
     except (QhullError, ValueError):
         pass  # fewer than three trials ran to the end, or all of them lie on a line
     for stopped, marker, name in ((False, "o", "whole"), (True, "v", "stopped early")):
         chosen = [number for number, trial in enumerate(trials) if trial.stopped is stopped]
-        points = ([row[number] for number in chosen] for row in (x, y, values))
-        across, up, colours = points
+        across, up, colours = ([row[number] for number in chosen] for row in (x, y, values))
         shown = axes.scatter(across, up, c=colours, marker=marker, edgecolors="black", label=name, **scale)
     axes.plot(x[0], y[0], "*", color="red", markersize=16, fillstyle="none", label="best")
     axes.set_xscale("log")
