@@ -77,6 +77,7 @@ def learn(run: TrainSettings, training: DataSet, held_out: DataSet, report: Any)
 
     if known := accuracies_of(run.output_folder()):
         report({"epoch": len(known), HELD_OUT_ACCURACY: known[-1]})
+    Path(run.output_folder()).mkdir(parents=True, exist_ok=True)
     train(run, training, run.output_folder(), Place(0, 1, device), after_epoch)
 
 
@@ -123,7 +124,8 @@ def _run_all(
             run_config=tune.RunConfig(name=TUNE, storage_path=str(place.parent), verbose=1),
         )
     if errors := tuner.fit().errors:
-        raise UserError(f"{len(errors)} of {len(runs)} trials failed; try again by the same command: {told(errors[0])}")
+        first = told(getattr(errors[0], "cause", None) or errors[0])
+        raise UserError(f"{len(errors)} of {len(runs)} trials failed; the same command tries them again: {first}")
 
 
 def _trial(run: TrainSettings, epochs: int) -> Trial:

@@ -47,7 +47,9 @@ def draw(trials: Sequence[Trial], path: str) -> None:
         logarithms = np.log([[x[number], y[number]] for number in whole]).reshape(-1, 2)
         triangles = Delaunay(logarithms).simplices
         corners = np.exp(logarithms).T
-        axes.tricontourf(Triangulation(*corners, triangles), [values[n] for n in whole], 12, alpha=0.5, **scale)
+        axes.tricontourf(
+            Triangulation(corners[0], corners[1], triangles), [values[n] for n in whole], 12, alpha=0.5, **scale
+        )
     except (QhullError, ValueError):
         pass  # fewer than three trials ran to the end, or all of them lie on a line
     for stopped, marker, name in ((False, "o", "whole"), (True, "v", "stopped early")):
