@@ -23,7 +23,7 @@ TIMES = ("images_per_second", "waited", "memory_gb")
 @pytest.fixture(scope="module")
 def discs(tmp_path_factory):
     """Large discs in two colours, which no crop misses."""
-    return make_dataset(tmp_path_factory.mktemp("discs"), [16, 16], classes=2, radius=0.4)
+    return make_dataset(tmp_path_factory.mktemp("discs"), [32, 32], classes=2, radius=0.4)
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def people(tmp_path_factory):
 def settings(discs, output, name, people=None, **changes):
     chosen = {
         "image_size": 40 if name in LAST_STAGE else 32,
-        "batch_size": 16,
+        "batch_size": 32,
         "epochs": 8,
         "warmup_epochs": 1,
         "learning_rate": 0.5,
