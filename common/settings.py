@@ -73,7 +73,8 @@ def load_settings(cls: type[S], argv: list[str] | None = None) -> S:
         raise UserError(f"{message}{_suggestion(cls, flags)} (--help lists every setting)") from None
     except ValidationError as error:
         raise UserError(_sentence(cls, error)) from None
-    return cls.model_construct(**{name: getattr(loaded, name) for name in cls.model_fields})
+    values = {name: getattr(loaded, name) for name in cls.model_fields}
+    return cls.model_construct(_fields_set=loaded.model_fields_set, **values)
 
 
 def _config_path(cls: type[Settings], arguments: list[str]) -> Path | None:

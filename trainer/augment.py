@@ -46,6 +46,12 @@ def draw_augmentation(generator: np.random.Generator) -> Augmentation:
     )
 
 
+def draw_flip(generator: np.random.Generator) -> Augmentation:
+    """A flip or none, and nothing else: what supervised classifiers are usually trained with, beside the crop."""
+    flip = bool(generator.random() < FLIP)
+    return Augmentation(flip, 1.0, 1.0, 1.0, 0.0, (0, 1, 2, 3), False, 0.0)
+
+
 def packed(augmentation: Augmentation) -> list[float]:
     """One row of the parameters that `augmented` takes."""
     flip, brightness, contrast, saturation, hue, order, grey, sigma = augmentation

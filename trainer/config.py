@@ -38,6 +38,9 @@ class ModelConfig(BaseModel):
     )
     kld_weight: float = Field(1.0, ge=0, allow_inf_nan=False, description="lambda, of KLD in the attention loss")
     nss_weight: float = Field(0.1, ge=0, allow_inf_nan=False, description="beta, of NSS in the attention loss")
+    second_order: bool = Field(
+        False, description="of ContraCAM: let the attention loss change how channels are weighted, too"
+    )
 
 
 class TrainConfig(ModelConfig):
@@ -49,12 +52,23 @@ class TrainConfig(ModelConfig):
     batch_size: int = Field(2048, ge=2, description="images in a step, over all workers")
     epochs: int = Field(400, ge=1, description="passes over the data")
     learning_rate: float | None = Field(
-        None, gt=0, allow_inf_nan=False, description="of LARS, at its peak; by default 0.075 * sqrt(batch size)"
+        None,
+        gt=0,
+        allow_inf_nan=False,
+        description="at its peak; by default 0.075 * sqrt(batch size), of supervised recipes 0.1 * batch size / 256",
     )
     warmup_epochs: float = Field(10, ge=0, description="epochs in which the learning rate rises")
     weight_decay: float = Field(1e-6, ge=0, allow_inf_nan=False, description="of convolutions' and linear weights")
     probe: bool | None = Field(None, description="train a linear probe too; by default where the data have classes")
     seed: int = Field(0, ge=0, lt=2**32, description="of weights, order and views")
+    human_data: list[str] = Field(
+        [],
+        description="FORMAT:FOLDER of photographs with fixations (salicon:, osie-eye:, osie-mouse: or csv:) for "
+        "contrastive-attn-cotrain; may be repeated; of a data set with a split train only that",
+    )
+    human_batch_size: int | None = Field(
+        None, ge=1, description="of these photographs in a step, over all workers; by default as many as --batch-size"
+    )
     micro_batch: int | None = Field(
         None, ge=1, description="images of a worker that pass the network at once (GradCache); by default all of them"
     )
@@ -79,12 +93,15 @@ class TrainSettings(TrainConfig, Settings):
     compile: bool = Field(False, description="compile the network with torch.compile")
 
     def deciding(self) -> TrainConfig:
-        """The part of the settings that decides the weights; for the demo a small model, unless told otherwise."""
-        chosen = {name: getattr(self, name) for name in TrainConfig.model_fields}
-        if self.data == DEMO_DATA:
-            unset = {name for name in DEMO if chosen[name] == TrainConfig.model_fields[name].default}
-            chosen |= {name: value for name, value in DEMO.items() if name in unset}
-        return TrainConfig(**chosen)
+        """The part of the settings that decides the weights. Raises UserError.
+
+        What was not given is as the recipe has it; for the demo it makes a small model.
+        """
+        from trainer.recipes import recipe  # imports torch
+
+        usual = {**recipe(self.recipe).defaults, **(DEMO if self.data == DEMO_DATA else {})}
+        unset = {name: value for name, value in usual.items() if name not in self.model_fields_set}
+        return TrainConfig(**{name: getattr(self, name) for name in TrainConfig.model_fields} | unset)
 
     def output_folder(self) -> str:
         """Where the run goes. Raises UserError where nothing says so."""

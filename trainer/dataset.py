@@ -1,7 +1,10 @@
 """A labelled data set as the trainer sees it: its shards and how many samples each holds, from manifest or records."""
 
 import json
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
 
 from common.errors import UserError, told
 from common.manifest import CLASSES, MANIFEST, RECORDS, SCHEMA_VERSION, Manifest, Record, sha256
@@ -30,6 +33,20 @@ class DataSet:
         except (FileNotFoundError, ValueError) as error:
             raise UserError(f"{self.location}/{CLASSES}: cannot be read: {told(error)}") from None
         return [names[key] for key in sorted(names, key=int)] if isinstance(names, dict) else list(names)
+
+    def part(self, numbers: Sequence[int]) -> "DataSet":
+        """Only these of its shards."""
+        shards, sizes = tuple(self.shards[n] for n in numbers), tuple(self.sizes[n] for n in numbers)
+        return replace(self, shards=shards, sizes=sizes, checksum=sha256(f"{self.checksum} {shards}".encode()))
+
+
+def split(data: DataSet, share: float, seed: int) -> tuple[DataSet, DataSet]:
+    """Shards to learn from, and about `share` of them, drawn by the seed, to hold out. Raises UserError for one."""
+    if len(data.shards) < 2:
+        raise UserError(f"{data.location}: expected two shards or more, to hold one out, found {len(data.shards)}")
+    order = np.random.default_rng([seed, len(data.shards)]).permutation(len(data.shards)).tolist()
+    number = min(max(round(share * len(order)), 1), len(order) - 1)
+    return data.part(sorted(order[number:])), data.part(sorted(order[:number]))
 
 
 def open_dataset(location: str, unfinished: bool = False) -> DataSet:

@@ -1,21 +1,24 @@
 """A training run from its settings to its folder: data opened, workers launched, result kept."""
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 
 from common.errors import UserError
+from common.fixations import FixatedImage
 from common.launch import Place, launch, leads
 from common.run_folder import RunFolder
 from common.training import check_same_settings
 from trainer.config import DEMO_DATA, TrainConfig, TrainSettings
 from trainer.dataset import DataSet, open_dataset
-from trainer.journal import BEST, RESULT, Journal
+from trainer.human import HumanStream, checksum, open_human_data
+from trainer.journal import BEST, RESULT, AfterEpoch, Journal, nothing_more
 from trainer.loop import Training, schedule, timed
-from trainer.recipes import build
+from trainer.recipes import build, recipe
 from trainer.sampler import Sampler, slots_of
-from trainer.stream import Stream
+from trainer.stream import Batch, Stream
 
 CONFIG = "config.json"
 
@@ -25,16 +28,14 @@ def train_and_keep(settings: TrainSettings) -> dict[str, Any] | None:
 
     Of processes that torchrun started only the first returns one.
     """
-    config, output = settings.deciding(), settings.output_folder()
-    data = open_dataset(_demo_data() if config.data == DEMO_DATA else config.data, config.unfinished)
-    if config.probe and data.classes is None:
-        raise UserError(f"--probe: the samples of {config.data} have no classes; leave it out")
+    output = settings.output_folder()
+    config, data, people = check_run(settings)
     steps = Sampler(data.sizes, config.batch_size, config.seed).steps_per_epoch
-    slots_of(config.batch_size, settings.workers, 0)  # refused here, not by each worker
     folder = RunFolder(output)
     folder.check_writable()
     if leads():
-        _keep_config(folder, config, data)
+        checksums = {"dataset": data.checksum} | ({"human_dataset": checksum(people)} if people else {})
+        _keep_config(folder, config, checksums)
         print(
             f"{config.recipe}, {config.backbone} at {config.image_size} px on {data.samples:,} samples in "
             f"{len(data.shards):,} shards: {config.epochs:,} epochs of {steps:,} steps of {config.batch_size:,} images"
@@ -44,22 +45,38 @@ def train_and_keep(settings: TrainSettings) -> dict[str, Any] | None:
     return result or None
 
 
-def train(settings: TrainSettings, data: DataSet, output: str, place: Place) -> None:
+def check_run(settings: TrainSettings) -> tuple[TrainConfig, DataSet, list[FixatedImage]]:
+    """The settings and the data of a run, all checked before anything is written. Raises UserError."""
+    config = settings.deciding()
+    data = open_dataset(_demo_data() if config.data == DEMO_DATA else config.data, config.unfinished)
+    if config.probe and data.classes is None:
+        raise UserError(f"--probe: the samples of {config.data} have no classes; leave it out")
+    recipe(config.recipe).check(config, _classes(config, data), settings.workers, settings.compile)
+    people = _human_data(config)
+    Sampler(data.sizes, config.batch_size, config.seed)
+    slots_of(config.batch_size, settings.workers, 0)
+    return config, data, people
+
+
+def train(
+    settings: TrainSettings, data: DataSet, output: str, place: Place, after_epoch: AfterEpoch = nothing_more
+) -> None:
     """One rank of a run, from its last checkpoint to its end. Raises UserError."""
     config, folder = settings.deciding(), RunFolder(output)
     torch.manual_seed(config.seed)
-    classes = None if config.probe is False or data.classes is None else data.class_names()
+    classes = _classes(config, data)
     sampler = Sampler(data.sizes, config.batch_size, config.seed)
     plan = schedule(config, sampler.steps_per_epoch)
-    training = Training(
-        config, build(config.recipe, config, len(classes) if classes else None), plan, place, settings.compile
-    )
+    training = Training(config, build(config.recipe, config, classes), plan, place, settings.compile)
     threads = settings.threads_per_worker(place.device.type)
-    stream = Stream(data, sampler, config.image_size, place.rank, place.world, threads, config.skip_damaged)
-    journal = Journal(folder, training, sampler.steps_per_epoch, settings.checkpoint_every, classes)
+    views = recipe(config.recipe).views
+    stream = Stream(data, sampler, config.image_size, place.rank, place.world, threads, views, config.skip_damaged)
+    journal = Journal(
+        folder, training, sampler.steps_per_epoch, settings.checkpoint_every, data.class_names() if classes else None
+    )
     journal.resume()
     with journal:
-        for batch, waited in timed(stream.batches(training.step, plan.steps)):
+        for batch, waited in timed(_batches(config, stream, place, threads, training.step, plan.steps)):
             journal.note(training.learn(batch), waited, batch.skipped)
         journal.finish(_summary(config, data, place))
 
@@ -82,6 +99,11 @@ def _summary(config: TrainConfig, data: DataSet, place: Place) -> dict[str, Any]
     }
 
 
+def _classes(config: TrainConfig, data: DataSet) -> int | None:
+    """How many a probe or classifier learns; None: there is none."""
+    return None if config.probe is False else data.classes
+
+
 def _demo_data() -> str:
     """The demo's shards. Raises UserError where they have not been made."""
     try:
@@ -94,9 +116,30 @@ def _demo_data() -> str:
     return DEMO_DATA
 
 
-def _keep_config(folder: RunFolder, config: TrainConfig, data: DataSet) -> None:
+def _human_data(config: TrainConfig) -> list[FixatedImage]:
+    """Human-labelled images for the recipe that looks at them. Raises UserError."""
+    if not recipe(config.recipe).human_data:
+        if config.human_data or config.human_batch_size:
+            raise UserError(f"--human-data, --human-batch-size: {config.recipe} does not look at them; leave them out")
+        return []
+    if not config.human_data:
+        raise UserError(f"--human-data is needed: {config.recipe} learns where people look from FORMAT:FOLDER")
+    return open_human_data(config.human_data)
+
+
+def _batches(config: TrainConfig, stream: Stream, place: Place, threads: int, first: int, end: int) -> Iterator[Batch]:
+    """The batches of a rank, with human-labelled images where the recipe looks at them."""
+    batches = stream.batches(first, end)
+    if people := _human_data(config):
+        number = config.human_batch_size or config.batch_size
+        human = HumanStream(people, number, config.seed, config.image_size, place.rank, place.world, threads)
+        batches = human.beside(batches, first, end)
+    return batches
+
+
+def _keep_config(folder: RunFolder, config: TrainConfig, checksums: dict[str, str]) -> None:
     """A run goes on with the settings and the data that it began with. Raises UserError."""
-    now = {**config.model_dump(mode="json"), "dataset": data.checksum}
+    now = config.model_dump(mode="json") | checksums
     path = folder.fetch(CONFIG)
     if path.exists():
         check_same_settings(folder.location, json.loads(path.read_text()), now)

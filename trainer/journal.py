@@ -4,6 +4,7 @@ import json
 import resource
 import sys
 import time
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
@@ -13,9 +14,16 @@ from common.errors import UserError
 from common.run_folder import RunFolder
 from common.training import METRICS, MetricLog, ProgressLine, load_checkpoint, save_checkpoint
 from trainer.loop import Training
+from trainer.model.parts import Model
 
 LAST, BEST, RESULT = "checkpoints/last", "checkpoints/best", "result.json"
+AfterEpoch = Callable[[int, Model], dict[str, float]]  # an epoch, counted from 1, and the model -> further figures
 SHOWN = ("loss", "contrastive", "kld", "probe_accuracy", "learning_rate")  # on the line of progress
+
+
+def nothing_more(epoch: int, model: Model) -> dict[str, float]:
+    """No further figures after an epoch."""
+    return {}
 
 
 class Journal:
@@ -32,9 +40,10 @@ class Journal:
         steps_per_epoch: int,
         checkpoint_every: int,
         classes: list[str] | None = None,
+        after_epoch: AfterEpoch = nothing_more,
     ) -> None:
         self._folder, self._training, self._classes = folder, training, classes
-        self._steps_per_epoch, self._every = steps_per_epoch, checkpoint_every
+        self._steps_per_epoch, self._every, self._after_epoch = steps_per_epoch, checkpoint_every, after_epoch
         self._sums: dict[str, float] = {}  # of the figures of this epoch
         self._means: dict[str, float] = {}  # of those of the last whole one
         self._best: float | None = None
@@ -111,12 +120,13 @@ class Journal:
     def _end_epoch(self) -> None:
         self._means = {name: value / self._steps_per_epoch for name, value in self._sums.items()}
         self._sums = {}
+        epoch = self._training.step // self._steps_per_epoch
+        self._means |= self._after_epoch(epoch, self._training.model)
         score = self._means.get("probe_accuracy", -self._means["loss"])
         better = self._best is None or score > self._best
         if better:
             self._best = score
         if self._writes:
-            epoch = self._training.step // self._steps_per_epoch
             self._log.write(self._training.step, epoch=epoch, means=self._means)
             shown = (f"{name} {self._means[name]:.4g}" for name in SHOWN[:-1] if name in self._means)
             self._line.tell(f"epoch {epoch}/{self._training.config.epochs}: {', '.join(shown)}")

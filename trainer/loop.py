@@ -3,7 +3,7 @@
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -18,9 +18,11 @@ from common.training import warmup_cosine
 from trainer.augment import augmented
 from trainer.config import TrainConfig
 from trainer.model.parts import Inputs, Model, Outputs, Terms
-from trainer.optim import LARS, parameter_groups
+from trainer.optim import parameter_groups
+from trainer.recipes import recipe
 from trainer.stream import Batch
 
+Piece = tuple[Sequence[Tensor], Tensor]  # views and clean images of some rows
 PROBE_RATE = 0.1  # of linear probes at a batch of 256, in proportion to it (the usual linear evaluation)
 
 
@@ -37,8 +39,8 @@ class Schedule(NamedTuple):
 
 
 def schedule(config: TrainConfig, steps_per_epoch: int) -> Schedule:
-    """Linear warm-up, then a cosine to 0, per step; the peak is 0.075 * sqrt(batch size) unless given."""
-    peak = config.learning_rate or 0.075 * math.sqrt(config.batch_size)
+    """Linear warm-up, then a cosine to 0, per step; the peak is the recipe's usual one unless given."""
+    peak = config.learning_rate or recipe(config.recipe).optimisation.peak(config.batch_size)
     steps = config.epochs * steps_per_epoch
     return Schedule(peak, steps, min(round(config.warmup_epochs * steps_per_epoch), steps))
 
@@ -52,7 +54,8 @@ class Training:
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
         self.model = model.to(place.device).to(memory_format=torch.channels_last).train()
         probe_peak = PROBE_RATE * config.batch_size / 256
-        self.optimizer = LARS(parameter_groups(self.model, config.weight_decay, probe_peak / plan.peak), lr=plan.peak)
+        groups = parameter_groups(self.model, config.weight_decay, probe_peak / plan.peak)
+        self.optimizer = recipe(config.recipe).optimisation.make(groups, plan.peak)
         self.ranks: nn.Module = DistributedDataParallel(self.model) if place.world > 1 else self.model
         self.network: Callable[..., Outputs] = torch.compile(self.ranks) if compiled else self.ranks
         self.step = 0
@@ -84,34 +87,38 @@ class Training:
         )
 
     def _backward(self, inputs: Inputs) -> Terms:
-        if self.config.micro_batch is None or self.config.micro_batch >= len(inputs.first):
-            terms = self.model.terms(self._outputs(inputs, slice(None)), inputs)
-            terms.loss.backward()
-            return terms
-        return self._backward_in_pieces(inputs, self.config.micro_batch)
+        pieces = pieces_of(inputs, self.config.micro_batch)
+        if len(pieces) > 1:
+            return self._backward_in_pieces(inputs, pieces)
+        terms = self.model.terms(self._outputs(*pieces[0]), inputs)
+        terms.loss.backward()
+        return terms
 
-    def _backward_in_pieces(self, inputs: Inputs, size: int) -> Terms:
+    def _backward_in_pieces(self, inputs: Inputs, pieces: list[Piece]) -> Terms:
         """GradCache (Gao et al. 2021): outputs piece by piece, the loss over all of them, then each piece once more."""
-        pieces = [slice(start, start + size) for start in range(0, len(inputs.first), size)]
         with torch.no_grad(), frozen_statistics(self.model):
-            found = [self._outputs(inputs, piece) for piece in pieces]
+            found = [self._outputs(*piece) for piece in pieces]
         joined = {name: torch.cat([outputs[name] for outputs in found]).requires_grad_() for name in found[0]}
         terms = self.model.terms(joined, inputs)
-        gradients = dict(zip(joined, torch.autograd.grad(terms.loss, list(joined.values())), strict=True))
-        for number, piece in enumerate(pieces):
+        slopes = torch.autograd.grad(terms.loss, list(joined.values()), allow_unused=True, materialize_grads=True)
+        parts = [
+            slope.split([len(outputs[name]) for outputs in found]) for name, slope in zip(joined, slopes, strict=True)
+        ]
+        for number, (piece, gradients) in enumerate(zip(pieces, zip(*parts, strict=True), strict=True)):
             with contextlib.nullcontext() if number == len(pieces) - 1 else self._unsynchronised():
-                outputs = self._outputs(inputs, piece)
-                torch.autograd.backward([outputs[name] for name in joined], [gradients[name][piece] for name in joined])
+                outputs = self._outputs(*piece)
+                learnt = [pair for pair in zip(outputs.values(), gradients, strict=True) if pair[0].requires_grad]
+                torch.autograd.backward([output for output, _ in learnt], [gradient for _, gradient in learnt])
         return terms
 
     def _unsynchronised(self) -> contextlib.AbstractContextManager[None]:
         """Ranks average their gradients after the last piece only."""
         return self.ranks.no_sync() if isinstance(self.ranks, DistributedDataParallel) else contextlib.nullcontext()
 
-    def _outputs(self, inputs: Inputs, rows: slice) -> Outputs:
+    def _outputs(self, views: Sequence[Tensor], clean: Tensor) -> Outputs:
         device = self.place.device.type
         with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
-            outputs: Outputs = self.network(inputs.first[rows], inputs.second[rows], inputs.clean[rows])
+            outputs: Outputs = self.network(views, clean)
         return {name: value.float() for name, value in outputs.items()}
 
     def _mean_over_ranks(self, values: Tensor) -> Tensor:
@@ -139,8 +146,24 @@ def on_device(batch: Batch, device: torch.device) -> Inputs:
     if attention.shape[1:] != clean.shape[2:]:
         size = (clean.shape[2], clean.shape[3])
         attention = F.interpolate(attention[:, None], size, mode="bilinear", antialias=True)[:, 0]
-    first, second = (augmented(views[:, view], parameters[:, view]) for view in range(2))
-    return Inputs(first, second, clean, attention, batch.gaze, batch.labels.to(device, non_blocking=True))
+    shown = tuple(augmented(views[:, view], parameters[:, view]) for view in range(views.shape[1]))
+    return Inputs(shown, clean, attention, batch.gaze, batch.labels.to(device, non_blocking=True))
+
+
+def pieces_of(inputs: Inputs, size: int | None) -> list[Piece]:
+    """Views and clean images cut into pieces of at most `size` images, as many of one as of the other.
+
+    Raises UserError where there are too few of either.
+    """
+    images = len(inputs.views[0]), len(inputs.clean)
+    number = 1 if size is None else math.ceil(max(images) / size)
+    if number > min(images):
+        raise UserError(
+            f"--micro-batch {size}: a worker's {max(images)} images would be cut into {number} pieces, of which each "
+            f"needs one of {min(images)} others; choose {math.ceil(max(images) / min(images))} or more"
+        )
+    views = zip(*(view.tensor_split(number) for view in inputs.views), strict=True)
+    return list(zip(views, inputs.clean.tensor_split(number), strict=True))
 
 
 @contextlib.contextmanager

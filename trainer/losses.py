@@ -28,10 +28,8 @@ def nt_xent(z1: Tensor, z2: Tensor, temperature: float = 0.1, reduction: Reducti
         raise ValueError(f"reduction: expected sum_of_views or mean, found {reduction!r}")
     with torch.autocast(z1.device.type, enabled=False):
         first, second = F.normalize(z1.float()), F.normalize(z2.float())
-        rank, world = _place()
-        all_first, all_second = _gathered(first, world), _gathered(second, world)
+        (all_first, own), (all_second, _) = gathered(first), gathered(second)
         candidates = torch.cat([all_first, all_second])
-        own = torch.arange(len(first), device=z1.device) + rank * len(first)
         total = len(all_first)
         losses = [
             _cross_entropy(first, candidates, itself=own, positive=own + total, temperature=temperature),
@@ -47,17 +45,16 @@ def _cross_entropy(anchors: Tensor, candidates: Tensor, itself: Tensor, positive
     return F.cross_entropy(logits, positive)
 
 
-def _place() -> tuple[int, int]:
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        return torch.distributed.get_rank(), torch.distributed.get_world_size()
-    return 0, 1
+def gathered(embeddings: Tensor) -> tuple[Tensor, Tensor]:
+    """The embeddings [n, D] of all ranks, rank after rank, and at which rows this rank's are, [n].
 
-
-def _gathered(embeddings: Tensor, world: int) -> Tensor:
-    """The embeddings of all ranks, rank after rank; gradients flow back to the rank that they came from."""
-    if world == 1:
-        return embeddings
-    return torch.cat(torch.distributed.nn.functional.all_gather(embeddings))
+    Gradients flow back to the rank that they came from.
+    """
+    own = torch.arange(len(embeddings), device=embeddings.device)
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return embeddings, own
+    everybody = torch.cat(torch.distributed.nn.functional.all_gather(embeddings))
+    return everybody, own + torch.distributed.get_rank() * len(embeddings)
 
 
 class AttentionTerms(NamedTuple):

@@ -1,7 +1,8 @@
-"""LARS as the SimCLR reference has it, and which parameters it leaves alone."""
+"""How weights are optimised: LARS as the SimCLR reference has it, SGD as classifiers have it; what neither decays."""
 
+import math
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 from trainer.model.heads import LinearProbe
 
 TRUST = 0.001  # eta
+MOMENTUM = 0.9
 
 
 class LARS(torch.optim.Optimizer):
@@ -23,7 +25,7 @@ class LARS(torch.optim.Optimizer):
         self,
         params: Iterable[Tensor] | Iterable[dict[str, Any]],
         lr: float,
-        momentum: float = 0.9,
+        momentum: float = MOMENTUM,
         weight_decay: float = 0,
     ) -> None:
         if lr < 0 or momentum < 0 or weight_decay < 0:
@@ -71,3 +73,17 @@ def parameter_groups(model: nn.Module, weight_decay: float, probe_scale: float =
         {"params": probes, **left_alone, "scale": probe_scale},
     ]
     return [group for group in groups if group["params"]]
+
+
+class Optimisation(NamedTuple):
+    """An optimiser and its usual learning rate: `peak` of a batch size; `make` from `parameter_groups` and a peak."""
+
+    peak: Callable[[int], float]
+    make: Callable[[list[dict[str, Any]], float], torch.optim.Optimizer]
+
+
+SIMCLR = Optimisation(peak=lambda batch_size: 0.075 * math.sqrt(batch_size), make=LARS)
+CLASSIFIER = Optimisation(
+    peak=lambda batch_size: 0.1 * batch_size / 256,
+    make=lambda groups, peak: torch.optim.SGD(groups, peak, momentum=MOMENTUM, nesterov=True),
+)

@@ -69,9 +69,9 @@ class Sampler:
         return np.random.default_rng([self.seed, 1, epoch, shard]).permutation(self.sizes[shard])
 
 
-def slots_of(batch_size: int, world: int, rank: int) -> range:
+def slots_of(batch_size: int, world: int, rank: int, flag: str = "--batch-size") -> range:
     """The slots of every batch that a rank fills. Raises UserError where the ranks' parts would not be equal."""
     if batch_size % world:
-        raise UserError(f"--batch-size {batch_size}: expected a multiple of the number of workers, {world}")
+        raise UserError(f"{flag} {batch_size}: expected a multiple of the number of workers, {world}")
     share = batch_size // world
     return range(rank * share, (rank + 1) * share)

@@ -4,9 +4,9 @@ import io
 import itertools
 import sys
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -17,8 +17,9 @@ from webdataset.tariterators import group_by_keys, tar_file_expander
 from common.errors import UserError, told
 from common.shards import decode_map, decode_points
 from common.storage import Storage, open_storage
-from trainer.augment import draw_augmentation, packed
+from trainer.augment import packed
 from trainer.dataset import DataSet
+from trainer.recipe import Draw
 from trainer.sampler import Sampler, slots_of
 from trainer.views import cropped, draw_crop, whole
 
@@ -28,10 +29,11 @@ FETCHERS = 4  # threads that fetch shards
 NO_CLASS = -1
 
 Members = dict[str, bytes]
+T = TypeVar("T")
 
 
 class Sample(NamedTuple):
-    """One image as a step needs it: uint8 views [2, 3, S, S] and whole frame [3, S, S], the views' parameters [2, 11],
+    """One image as a step needs it: uint8 views [V, 3, S, S] and whole frame [3, S, S], the views' parameters [V, 11],
     the attention map uint8 [M, M], gaze points [n, 3], class index (-1: none) and key."""
 
     views: Tensor
@@ -57,7 +59,7 @@ class Batch(NamedTuple):
 
 
 class Stream:
-    """A rank's part of every batch, from any step of the run on.
+    """A rank's part of every batch, from any step of the run on; `views` draw what happens to each view.
 
     A sample that cannot be read raises UserError with its shard and key; with `skip_damaged` the next readable sample
     takes its place, and is counted.
@@ -71,11 +73,12 @@ class Stream:
         rank: int,
         world: int,
         threads: int,
+        views: Sequence[Draw],
         skip_damaged: bool = False,
     ) -> None:
         self._data, self._sampler, self._size, self._threads = data, sampler, image_size, threads
         self._slots = slots_of(sampler.batch_size, world, rank)
-        self._skip = skip_damaged
+        self._views, self._skip = views, skip_damaged
         self._storage: Storage = open_storage(data.location)
 
     def batches(self, first: int, end: int) -> Iterator[Batch]:
@@ -84,18 +87,19 @@ class Stream:
             ThreadPoolExecutor(FETCHERS) as fetchers,
             ThreadPoolExecutor(self._threads, initializer=torch.set_num_threads, initargs=(1,)) as decoders,
         ):
-            shards: dict[int, Future[list[Members]]] = {}
-            waiting: deque[list[Future[tuple[Sample, bool]]]] = deque()
-            for step, needed in self._with_shards_ahead(first, end):
-                shards = {n: shards.get(n) or fetchers.submit(self._fetched, n) for n in needed}
-                places = self._sampler.places(step, self._slots)
-                epoch = self._sampler.epoch(step)
-                pairs = zip(places.shards.tolist(), places.indices.tolist(), strict=True)
-                waiting.append([decoders.submit(self._sample, shards[s], s, i, epoch) for s, i in pairs])
-                if len(waiting) > BATCHES_AHEAD:
-                    yield joined(waiting.popleft())
-            while waiting:
-                yield joined(waiting.popleft())
+            yield from map(joined, ahead(self._submitted(fetchers, decoders, first, end)))
+
+    def _submitted(
+        self, fetchers: ThreadPoolExecutor, decoders: ThreadPoolExecutor, first: int, end: int
+    ) -> "Iterator[list[Future[tuple[Sample, bool]]]]":
+        """The samples of each step, on their way."""
+        shards: dict[int, Future[list[Members]]] = {}
+        for step, needed in self._with_shards_ahead(first, end):
+            shards = {n: shards.get(n) or fetchers.submit(self._fetched, n) for n in needed}
+            places = self._sampler.places(step, self._slots)
+            epoch = self._sampler.epoch(step)
+            pairs = zip(places.shards.tolist(), places.indices.tolist(), strict=True)
+            yield [decoders.submit(self._sample, shards[s], s, i, epoch) for s, i in pairs]
 
     def _with_shards_ahead(self, first: int, end: int) -> Iterator[tuple[int, list[int]]]:
         """Each step with the shards that it and the next few need."""
@@ -138,7 +142,7 @@ class Stream:
             try:
                 if index >= len(members) and not further:
                     raise ValueError("it lies behind the damage")
-                return decoded(found, self._size, generator), further > 0
+                return decoded(found, self._size, self._views, generator), further > 0
             except Exception as error:  # decoders raise many kinds on damaged bytes
                 if not self._skip:
                     raise UserError(
@@ -148,12 +152,12 @@ class Stream:
         raise UserError(f"{self._data.location}/{name}: none of its samples can be read; label the shard again")
 
 
-def decoded(members: Members, size: int, generator: np.random.Generator) -> Sample:
-    """Decode a sample once and crop it three times. Raises what decoders raise on damaged members."""
+def decoded(members: Members, size: int, views: Sequence[Draw], generator: np.random.Generator) -> Sample:
+    """Decode a sample once, crop each view and the whole frame. Raises what decoders raise on damaged members."""
     jpeg = torch.frombuffer(bytearray(members["jpg"]), dtype=torch.uint8)
     pixels = decode_jpeg(jpeg, mode=ImageReadMode.RGB)
-    crops = [draw_crop(generator, *pixels.shape[1:]) for _ in range(2)]
-    parameters = [packed(draw_augmentation(generator)) for _ in range(2)]
+    crops = [draw_crop(generator, *pixels.shape[1:]) for _ in views]
+    parameters = [packed(draw(generator)) for draw in views]
     return Sample(
         views=torch.stack([cropped(pixels, crop, size) for crop in crops]),
         clean=whole(pixels, size),
@@ -165,9 +169,19 @@ def decoded(members: Members, size: int, generator: np.random.Generator) -> Samp
     )
 
 
-def joined(samples: "list[Future[tuple[Sample, bool]]]") -> Batch:
-    """Samples -> a batch, in their order."""
-    found = [sample.result() for sample in samples]
+def ahead(steps: "Iterable[list[Future[T]]]") -> Iterator[list[T]]:
+    """The results of each step, while those of the next few are made."""
+    waiting: deque[list[Future[T]]] = deque()
+    for futures in steps:
+        waiting.append(futures)
+        if len(waiting) > BATCHES_AHEAD:
+            yield [future.result() for future in waiting.popleft()]
+    while waiting:
+        yield [future.result() for future in waiting.popleft()]
+
+
+def joined(found: list[tuple[Sample, bool]]) -> Batch:
+    """Samples, and whether they stand for others, -> a batch, in their order."""
     views, clean, augmentation, attention, gaze, labels, keys = zip(*(sample for sample, _ in found), strict=True)
     return Batch(
         torch.stack(views),

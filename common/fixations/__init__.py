@@ -16,21 +16,21 @@ FORMATS = {
 }
 
 
-def open_fixations(location: str) -> FixationData:
+def open_fixations(location: str, flag: str = "--data") -> FixationData:
     """The data set `FORMAT:FOLDER`, or one split of it, `salicon:FOLDER:SPLIT`. Pixels stay on disk until asked for.
 
-    Raises UserError for an unknown format, a folder that does not hold it, and files that cannot be understood; what is
-    wrong with single fixations and images is left out and counted (`FixationData.left_out`).
+    Raises UserError, which names `flag`, for an unknown format, a folder that does not hold it, and files that cannot
+    be understood; what is wrong with single fixations and images is left out and counted (`FixationData.left_out`).
     """
     form, _, rest = location.partition(":")
     if form not in FORMATS or not rest:
         known = "; ".join(f"{name}:FOLDER, {meaning}" for name, meaning in FORMATS.items())
-        raise UserError(f"--data {location}: expected FORMAT:FOLDER, one of {known}")
+        raise UserError(f"{flag} {location}: expected FORMAT:FOLDER, one of {known}")
     folder, wanted = _folder_and_split(rest)
     if not folder.is_dir():
-        raise UserError(f"--data {location}: there is no folder {folder}")
+        raise UserError(f"{flag} {location}: there is no folder {folder}")
     if wanted and form != "salicon":
-        raise UserError(f"--data {location}: {form} has no splits; leave out :{wanted}")
+        raise UserError(f"{flag} {location}: {form} has no splits; leave out :{wanted}")
     # imported here: scipy's reader of MATLAB files, and what lists images, take half a second
     if form == "salicon":
         from common.fixations.salicon import read_salicon

@@ -18,15 +18,15 @@ COLOURS = ("red", "lime", "blue", "yellow", "magenta", "cyan")
 MAP_SIZE = 32
 
 
-def disc_sample(index: int, classes: int | None, width: int = 64, height: int = 48) -> Sample:
-    """Sample `index`: a disc of its class's colour somewhere on a noisy ground."""
+def disc_sample(index: int, classes: int | None, width: int = 64, height: int = 48, radius: float = 0.2) -> Sample:
+    """Sample `index`: a disc of its class's colour somewhere on a noisy ground; its radius is a share of the height."""
     generator = np.random.default_rng(index)
     x, y = generator.uniform(0.25, 0.75, 2)
     label = index % (classes or len(COLOURS))
     ground = generator.integers(60, 120, (height, width, 3)).astype(np.uint8)
     image = Image.fromarray(ground)
-    radius = height // 5
-    box = (x * width - radius, y * height - radius, x * width + radius, y * height + radius)
+    reach = int(radius * height)
+    box = (x * width - reach, y * height - reach, x * width + reach, y * height + reach)
     ImageDraw.Draw(image).ellipse(box, fill=COLOURS[label])
     attention = blur_fixations(np.array([[x, y]]), MAP_SIZE, MAP_SIZE, 3.0)
     info = SampleInfo(
@@ -57,12 +57,12 @@ def shard_bytes(samples: list[Sample]) -> bytes:
     return file.getvalue()
 
 
-def make_dataset(folder: Path, sizes: list[int], classes: int | None = 4) -> Path:
-    """A finished data set with so many samples in its shards."""
+def make_dataset(folder: Path, sizes: list[int], classes: int | None = 4, radius: float = 0.2, first: int = 0) -> Path:
+    """A finished data set with so many samples in its shards, the discs from `first` on."""
     folder.mkdir(parents=True, exist_ok=True)
     entries, key = [], 0
     for index, size in enumerate(sizes):
-        content = shard_bytes([disc_sample(key + number, classes) for number in range(size)])
+        content = shard_bytes([disc_sample(first + key + number, classes, radius=radius) for number in range(size)])
         key += size
         (folder / shard_name(index)).write_bytes(content)
         entries.append(ShardEntry(name=shard_name(index), sha256=sha256(content), bytes=len(content), samples=size))

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 
+from common.errors import UserError
 from common.launch import Place
 from tests.trainer.datasets import make_dataset
 from trainer.config import TrainConfig
 from trainer.dataset import open_dataset
-from trainer.loop import Schedule, Training, schedule
-from trainer.model.parts import AttentionPart
-from trainer.recipes import build, recipe_names
+from trainer.loop import Schedule, Training, on_device, pieces_of, schedule
+from trainer.recipes import build, recipe, recipe_names
 from trainer.sampler import Sampler
 from trainer.stream import Stream
 
@@ -29,15 +29,14 @@ def discs(tmp_path_factory):
 
 def training(discs, rank=0, world=1, **changes):
     """A training on one rank, and the stream of its batches."""
-    config = TrainConfig(
-        data=str(discs), backbone="resnet18", image_size=32, batch_size=12, epochs=3, warmup_epochs=1, **changes
-    )
+    usual = {"backbone": "resnet18", "image_size": 32, "batch_size": 12, "epochs": 3, "warmup_epochs": 1}
+    config = TrainConfig(data=str(discs), **usual | changes)
     data = open_dataset(config.data)
     sampler = Sampler(data.sizes, config.batch_size, config.seed)
     torch.manual_seed(config.seed)
     model = build(config.recipe, config, data.classes)
     place = Place(rank, world, CPU)
-    stream = Stream(data, sampler, config.image_size, rank, world, threads=2)
+    stream = Stream(data, sampler, config.image_size, rank, world, 2, recipe(config.recipe).views)
     return Training(config, model, schedule(config, sampler.steps_per_epoch), place), stream
 
 
@@ -87,6 +86,23 @@ def test_pieces_give_the_curve_of_the_whole_batch_with_group_norm(discs, size):
         assert ours == pytest.approx(theirs, rel=1e-3, abs=1e-5)
 
 
+@pytest.mark.parametrize("recipe", [name for name in recipe_names() if name != "contrastive-contracam"])
+def test_pieces_give_the_step_of_the_whole_batch_of_each_recipe(discs, recipe):
+    whole, pieces = (learnt(discs, 2, norm="group", recipe=recipe, micro_batch=size) for size in (None, 6))
+    assert pieces[1] == pytest.approx(whole[1], rel=1e-3, abs=1e-5)
+
+
+def test_clean_images_may_be_others_and_fewer_than_views(discs):
+    _, stream = training(discs, norm="group", recipe="contrastive-attn-cotrain")
+    inputs = on_device(next(stream.batches(0, 1)), CPU)
+    inputs = inputs._replace(clean=inputs.clean[:5], attention=inputs.attention[:5], gaze=inputs.gaze[:5])
+    whole, pieces = pieces_of(inputs, None), pieces_of(inputs, 4)
+    assert [len(clean) for _, clean in whole] == [5]
+    assert [(len(views[0]), len(views[1]), len(clean)) for views, clean in pieces] == [(4, 4, 2), (4, 4, 2), (4, 4, 1)]
+    with pytest.raises(UserError, match=r"--micro-batch 2: a worker's 12 images .* choose 3 or more"):
+        pieces_of(inputs, 2)
+
+
 def test_pieces_count_each_image_once_in_batch_norms_statistics(discs):
     trained, stream = training(discs, micro_batch=6)
     norms = [module for module in trained.model.modules() if isinstance(module, torch.nn.BatchNorm2d)]
@@ -97,13 +113,14 @@ def test_pieces_count_each_image_once_in_batch_norms_statistics(discs):
 def one_rank(discs, rank, world, port, queue):
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=world)
-    figures = learnt(discs, 4, rank, world, norm="group")
+    figures = [learnt(discs, 2, rank, world, norm="group", recipe=name) for name in recipe_names()]
     if rank == 0:
         queue.put(figures)
     torch.distributed.destroy_process_group()
 
 
 def test_two_ranks_give_the_curve_of_one_with_group_norm(discs):
+    """Each recipe's: none hangs on a weight without a gradient."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
@@ -115,13 +132,14 @@ def test_two_ranks_give_the_curve_of_one_with_group_norm(discs):
     found = queue.get(timeout=120)
     for process in ranks:
         process.join()
-    for ours, theirs in zip(found, learnt(discs, 4, norm="group"), strict=True):
-        assert ours == pytest.approx(theirs, rel=1e-3, abs=1e-5)
+    for name, curve in zip(recipe_names(), found, strict=True):
+        for ours, theirs in zip(curve, learnt(discs, 2, norm="group", recipe=name), strict=True):
+            assert ours == pytest.approx(theirs, rel=1e-3, abs=1e-5), name
 
 
 @pytest.mark.parametrize("recipe", recipe_names())
 def test_each_recipe_moves_all_its_weights(discs, recipe):
-    trained, stream = training(discs, recipe=recipe)
+    trained, stream = training(discs, recipe=recipe, learning_rate=1.0)
     before = {name: one.detach().clone() for name, one in trained.model.named_parameters() if one.requires_grad}
     for batch in itertools.islice(stream.batches(0, 3), 3):
         trained.learn(batch)
@@ -131,21 +149,48 @@ def test_each_recipe_moves_all_its_weights(discs, recipe):
     assert not still
 
 
-def gradient_of_attention(discs, recipe):
-    """What the attention loss tells the backbone: the largest gradient of its weights."""
-    trained, stream = training(discs, recipe=recipe)
-    part = trained.model.part(AttentionPart)
-    from trainer.loop import on_device
-
+def told_by_parts(discs, recipe):
+    """For each part of a recipe: the names of its figures, and the weights that its loss gives a gradient."""
+    trained, stream = training(discs, recipe=recipe, image_size=40)
     inputs = on_device(next(stream.batches(0, 1)), CPU)
-    outputs = trained.model(inputs.first, inputs.second, inputs.clean)
-    part.terms(outputs, inputs).loss.backward()
-    assert all(one.grad is not None for one in part.parameters())
-    return max(
-        (one.grad.abs().max().item() for one in trained.model.backbone.parameters() if one.grad is not None), default=0
-    )
+    outputs = trained.model(inputs.views, inputs.clean)
+    weights = {name: one for name, one in trained.model.named_parameters() if one.requires_grad}
+    told = {}
+    for part in trained.model.parts:
+        terms = part.terms(outputs, inputs)
+        slopes = [None] * len(weights)
+        if terms.loss.requires_grad:
+            slopes = torch.autograd.grad(terms.loss, list(weights.values()), retain_graph=True, allow_unused=True)
+        names = {name for name, slope in zip(weights, slopes, strict=True) if slope is not None and slope.any()}
+        told[frozenset(terms.figures)] = frozenset(names)
+    return told
 
 
-def test_only_the_guided_recipes_backbone_hears_of_attention(discs):
-    assert gradient_of_attention(discs, "contrastive") == 0
-    assert gradient_of_attention(discs, "contrastive-attn-teacher") > 0
+@pytest.fixture(scope="module")
+def told(discs):
+    return {recipe: told_by_parts(discs, recipe) for recipe in recipe_names()}
+
+
+def test_no_two_recipes_are_the_same_under_two_names(told):
+    """Each pair differs in its figures, or in the weights that a part of them moves."""
+    assert len({frozenset(parts.items()) for parts in told.values()}) == len(told) == 8
+
+
+def test_only_the_guided_recipes_backbones_hear_of_attention(told):
+    guided = set()
+    for name, parts in told.items():
+        for figures, weights in parts.items():
+            if any("kld" in figure for figure in figures):
+                assert weights or name == "contrastive-contracam"
+                guided |= {name} if any(one.startswith("backbone.") for one in weights) else set()
+    assert guided == set(told) - {"contrastive", "supervised", "contrastive-self-mask"}
+
+
+def test_figures_tell_whose_attention_and_which_objective(told):
+    figures = {recipe: {figure for part in parts for figure in part} for recipe, parts in told.items()}
+    probe, attention = {"probe_loss", "probe_accuracy"}, {"kld", "nss", "attention_cc"}
+    assert figures["contrastive"] == {"contrastive"} | attention | probe
+    assert figures["contrastive-attn-cotrain"] == {"contrastive"} | {f"human_{name}" for name in attention} | probe
+    assert figures["contrastive-self-mask"] == {"contrastive", "mask_mean"} | probe
+    assert figures["contrastive-attn-block"] == {"contrastive", "mask_mean"} | attention | probe
+    assert figures["supervised"] == {"cross_entropy", "probe_accuracy"} | attention

@@ -6,11 +6,13 @@ import torch
 
 from common.errors import UserError
 from tests.trainer.datasets import disc_sample, make_dataset
+from trainer.augment import draw_augmentation
 from trainer.dataset import open_dataset
 from trainer.sampler import Sampler
 from trainer.stream import Stream
 
 SIZES = [7, 5, 9, 6]
+VIEWS = (draw_augmentation, draw_augmentation)
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +22,7 @@ def folder(tmp_path_factory):
 
 def stream(folder, batch=6, rank=0, world=1, seed=0, **options):
     data = open_dataset(str(folder))
-    return Stream(data, Sampler(data.sizes, batch, seed), 32, rank, world, threads=2, **options)
+    return Stream(data, Sampler(data.sizes, batch, seed), 32, rank, world, 2, VIEWS, **options)
 
 
 def batches(folder, first=0, end=8, **options):

@@ -1,11 +1,12 @@
 """The attention branch (paper 3.3): from a backbone's last three stages to a map of where people look."""
 
-from collections.abc import Sequence
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from trainer.model.backbone import Features
 
 Selection = Literal["gap_argmax", "channel_max", "channel_mean"]
 STAGES = 3
@@ -23,9 +24,9 @@ class AttentionReadout(nn.Module):
         self.select = select
         self.combine = nn.Conv2d(STAGES, 1, 1)
 
-    def forward(self, stages: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
-        """Stages [B, c, h, w] -> map [B, height, width] in (0, 1)."""
-        maps = [F.interpolate(selected(stage, self.select), size, mode="bilinear") for stage in stages]
+    def forward(self, features: Features, size: tuple[int, int]) -> Tensor:
+        """Features of B images -> map [B, height, width] in (0, 1)."""
+        maps = [F.interpolate(selected(stage, self.select), size, mode="bilinear") for stage in features.stages]
         combined: Tensor = self.combine(torch.cat(maps, 1))
         return combined[:, 0].float().sigmoid()
 

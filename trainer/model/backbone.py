@@ -13,10 +13,19 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, as torch
 
 
 class Features(NamedTuple):
-    """What a backbone makes of images: `pooled` [B, C], and the maps of layer2, layer3, layer4, [B, c, h, w] each."""
+    """What a backbone makes of images: `pooled` [B, C], and the maps of layer2, layer3, layer4, [B, c, h, w] each.
+
+    `mask`, [B, h, w] in (0, 1), is what the last maps were weighted with before pooling, where a block does that.
+    """
 
     pooled: Tensor
     stages: tuple[Tensor, Tensor, Tensor]
+    mask: Tensor | None = None
+
+    def detached(self) -> "Features":
+        """The same, for what must tell the backbone nothing."""
+        first, second, third = (stage.detach() for stage in self.stages)
+        return Features(self.pooled.detach(), (first, second, third), None if self.mask is None else self.mask.detach())
 
 
 class Backbone(nn.Module):

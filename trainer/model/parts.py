@@ -4,7 +4,7 @@ A part has two halves. `forward` turns features into outputs with one row an ima
 pieces. `terms` turns the outputs of the whole batch into what is minimised; it holds no parameters.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from common.saliency import cc
 from trainer.config import ModelConfig
 from trainer.losses import attention_loss, nt_xent
-from trainer.model.attention import AttentionReadout
 from trainer.model.backbone import Backbone, Features
 from trainer.model.heads import LinearProbe, ProjectionHead
 
@@ -22,11 +21,10 @@ Outputs = dict[str, Tensor]
 
 
 class Inputs(NamedTuple):
-    """A batch on the device: two augmented views and the clean image, float [n, 3, S, S] in [0, 1]; the teacher's map
-    [n, S, S] and gaze points; class indices [n]."""
+    """A batch on the device: augmented views, each float [n, 3, S, S] in [0, 1], and class indices [n]; m clean images,
+    the same ones or others, with their maps [m, S, S] and gaze points."""
 
-    first: Tensor
-    second: Tensor
+    views: tuple[Tensor, ...]
     clean: Tensor
     attention: Tensor
     gaze: Sequence[Any]
@@ -34,10 +32,10 @@ class Inputs(NamedTuple):
 
 
 class Seen(NamedTuple):
-    """What the backbone makes of both views, [2n] rows, the first views first; and of the clean images."""
+    """What the backbone makes of the views, first ones first; and of the clean images, where a part looks at them."""
 
     views: Features
-    clean: Features
+    clean: Features | None
     size: tuple[int, int]
 
 
@@ -49,8 +47,10 @@ class Terms(NamedTuple):
 
 
 class Part(nn.Module):
-    """One thing that is learnt. `clean_informs`: does its gradient reach the backbone through the clean images?"""
+    """One thing that is learnt. `sees_clean`: does it look at clean images? `clean_informs`: does its gradient reach
+    the backbone through them?"""
 
+    sees_clean = False
     clean_informs = False
 
     def forward(self, seen: Seen) -> Outputs:
@@ -60,21 +60,31 @@ class Part(nn.Module):
         """Outputs of a whole batch -> loss and figures."""
         raise NotImplementedError
 
+    def attention(self, clean: Features, size: tuple[int, int]) -> Tensor | None:
+        """Where people look in clean images, [B, height, width], from parts that predict it."""
+        return None
+
+    def logits(self, pooled: Tensor) -> Tensor | None:
+        """The scores of classes [B, classes], from parts that know them."""
+        return None
+
 
 class Model(nn.Module):
-    """A backbone and the parts that learn with it."""
+    """A backbone, the parts that learn with it, and perhaps a `block` that changes the features which they see."""
 
-    def __init__(self, backbone: Backbone, parts: Sequence[Part]) -> None:
+    def __init__(self, backbone: Backbone, parts: Sequence[Part], block: nn.Module | None = None) -> None:
         super().__init__()
         self.backbone = backbone
+        self.block = block or nn.Identity()
         self.parts = nn.ModuleList(parts)
 
-    def forward(self, first: Tensor, second: Tensor, clean: Tensor) -> Outputs:
-        """Images of some rows of a batch -> outputs of these rows. Both views pass the backbone together."""
-        views = self.backbone(torch.cat([first, second]))
-        with torch.set_grad_enabled(torch.is_grad_enabled() and any(part.clean_informs for part in self.parts)):
-            whole = self.backbone(clean)
-        seen = Seen(views, whole, (clean.shape[2], clean.shape[3]))
+    def forward(self, views: Sequence[Tensor], clean: Tensor) -> Outputs:
+        """Images of some rows of a batch -> outputs of these rows. All views pass the backbone together."""
+        of_views, of_clean = self._seen(torch.cat(list(views))), None
+        if any(part.sees_clean for part in self.parts):
+            with torch.set_grad_enabled(torch.is_grad_enabled() and any(part.clean_informs for part in self.parts)):
+                of_clean = self._seen(clean)
+        seen = Seen(of_views, of_clean, (clean.shape[2], clean.shape[3]))
         outputs: Outputs = {}
         for part in self.parts:
             outputs |= part(seen)
@@ -85,6 +95,24 @@ class Model(nn.Module):
         parts = [part.terms(outputs, inputs) for part in self.parts]  # type: ignore[operator]
         loss = torch.stack([part.loss for part in parts]).sum()
         return Terms(loss, {name: value for part in parts for name, value in part.figures.items()})
+
+    def features(self, images: Tensor) -> Tensor:
+        """What a probe sees of images: float [B, 3, H, W] in [0, 1] -> [B, channels]."""
+        return self._seen(images).pooled
+
+    def attention(self, images: Tensor) -> Tensor | None:
+        """Where people look in clean images, [B, 3, H, W] -> [B, H, W], not negative; None without such a part."""
+        clean, size = self._seen(images), (images.shape[2], images.shape[3])
+        return _first(part.attention(clean, size) for part in self.parts)  # type: ignore[operator]
+
+    def logits(self, images: Tensor) -> Tensor | None:
+        """The scores of classes, [B, 3, H, W] -> [B, classes]; None without probe or classifier."""
+        pooled = self.features(images)
+        return _first(part.logits(pooled) for part in self.parts)  # type: ignore[operator]
+
+    def _seen(self, images: Tensor) -> Features:
+        features: Features = self.block(self.backbone(images))
+        return features
 
     def part(self, kind: type[Part]) -> Any:
         """The part of a kind, None where the recipe has none."""
@@ -109,22 +137,33 @@ class ContrastPart(Part):
 
 
 class AttentionPart(Part):
-    """Predict the teacher's map of the clean image; `informs`: the backbone learns from it too."""
+    """Predict where people look in clean images; `informs`: the backbone learns from it too.
 
-    def __init__(self, config: ModelConfig, informs: bool) -> None:
+    `readout` makes the prediction, (features, size) -> [B, height, width]. Its figures are kld, nss and attention_cc,
+    which `source` precedes: whose attention it is, if not the teacher's.
+    """
+
+    sees_clean = True
+
+    def __init__(self, config: ModelConfig, readout: nn.Module, informs: bool = True, source: str = "") -> None:
         super().__init__()
         self.clean_informs = informs
-        self.readout = AttentionReadout(config.select)
-        self._kld_weight, self._nss_weight = config.kld_weight, config.nss_weight
+        self.readout = readout
+        self._kld_weight, self._nss_weight, self._source = config.kld_weight, config.nss_weight, source
 
     def forward(self, seen: Seen) -> Outputs:
-        stages = seen.clean.stages if self.clean_informs else [stage.detach() for stage in seen.clean.stages]
-        return {"attention": self.readout(stages, seen.size)}
+        assert seen.clean is not None
+        return {"attention": self.attention(seen.clean, seen.size)}
+
+    def attention(self, clean: Features, size: tuple[int, int]) -> Tensor:
+        predicted: Tensor = self.readout(clean if self.clean_informs else clean.detached(), size)
+        return predicted
 
     def terms(self, outputs: Outputs, inputs: Inputs) -> Terms:
         terms = attention_loss(outputs["attention"], inputs.attention, inputs.gaze, self._kld_weight, self._nss_weight)
         agreement = cc(outputs["attention"].detach(), inputs.attention).mean()
-        return Terms(terms.loss, {"kld": terms.kld, "nss": terms.nss, "attention_cc": agreement})
+        figures = {"kld": terms.kld, "nss": terms.nss, "attention_cc": agreement}
+        return Terms(terms.loss, {self._source + name: figure for name, figure in figures.items()})
 
 
 class ProbePart(Part):
@@ -138,12 +177,20 @@ class ProbePart(Part):
         first, second = self.probe(seen.views.pooled).chunk(2)
         return {"probe_first": first, "probe_second": second}
 
+    def logits(self, pooled: Tensor) -> Tensor:
+        scores: Tensor = self.probe(pooled)
+        return scores
+
     def terms(self, outputs: Outputs, inputs: Inputs) -> Terms:
         logits = torch.cat([outputs["probe_first"], outputs["probe_second"]]).float()
         labels = torch.cat([inputs.labels, inputs.labels])
         accuracy = (logits.argmax(1) == labels).float().mean()
         loss = F.cross_entropy(logits, labels)
         return Terms(loss, {"probe_loss": loss, "probe_accuracy": accuracy})
+
+
+def _first(found: Iterable[Tensor | None]) -> Tensor | None:
+    return next((one for one in found if one is not None), None)
 
 
 def probe_parts(channels: int, classes: int | None) -> list[Part]:

@@ -1,4 +1,4 @@
-"""The rows of the paper's Table 1. A recipe is a short file that composes a model of parts; its name is the file's."""
+"""The rows of the paper's Table 1. A recipe is a short file that says what it is made of; its name is the file's."""
 
 import importlib
 import pkgutil
@@ -9,6 +9,7 @@ from common.errors import UserError
 if TYPE_CHECKING:  # names are listed without torch
     from trainer.config import ModelConfig
     from trainer.model.parts import Model
+    from trainer.recipe import Recipe
 
 
 def recipe_names() -> list[str]:
@@ -16,10 +17,14 @@ def recipe_names() -> list[str]:
     return sorted(module.name.replace("_", "-") for module in pkgutil.iter_modules(__path__))
 
 
-def build(recipe: str, config: "ModelConfig", classes: int | None) -> "Model":
+def recipe(name: str) -> "Recipe":
+    """A recipe by name. Raises UserError."""
+    if name not in recipe_names():
+        raise UserError(f"--recipe {name}: expected one of {', '.join(recipe_names())}")
+    found: Recipe = importlib.import_module(f"{__name__}.{name.replace('-', '_')}").RECIPE
+    return found
+
+
+def build(name: str, config: "ModelConfig", classes: int | None) -> "Model":
     """The model of a recipe; `classes` is the number that its probe or classifier knows. Raises UserError."""
-    if recipe not in recipe_names():
-        raise UserError(f"--recipe {recipe}: expected one of {', '.join(recipe_names())}")
-    module = importlib.import_module(f"{__name__}.{recipe.replace('-', '_')}")
-    model: Model = module.build(config, classes)
-    return model
+    return recipe(name).build(config, classes)

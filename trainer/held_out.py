@@ -1,0 +1,96 @@
+"""How often a probe or classifier is right on images that it did not learn from: held-out shards, or class folders."""
+
+import io
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from itertools import islice
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from common.errors import ImageFailure, UserError, told
+from common.images import read_photograph
+from common.listing import ImageRef
+from common.shards import read_samples
+from common.sources import open_source
+from common.storage import open_storage
+from trainer.dataset import DataSet
+from trainer.model.parts import Model
+from trainer.views import centre
+
+BATCH = 256
+MOST_PIXELS = 100_000_000
+
+
+class Example(NamedTuple):
+    """The middle of an image, uint8 [3, S, S], and its class index."""
+
+    image: Tensor
+    label: int
+
+
+@torch.no_grad()
+def accuracy(model: Model, examples: Iterable[Example], device: torch.device) -> float:
+    """Top-1 of a model that has logits, on its device, in evaluation mode; NaN without examples."""
+    learning, right, number = model.training, 0, 0
+    model.eval()
+    remaining = iter(examples)
+    while batch := list(islice(remaining, BATCH)):
+        images = torch.stack([example.image for example in batch]).to(device).float() / 255
+        logits = model.logits(images)
+        assert logits is not None
+        right += int((logits.argmax(1).cpu() == torch.tensor([example.label for example in batch])).sum())
+        number += len(batch)
+    model.train(learning)
+    return right / number if number else float("nan")
+
+
+def of_shards(data: DataSet, size: int, threads: int = 2) -> Iterator[Example]:
+    """The images of all shards, an 87.5 % centre crop of each in `size`. Raises UserError where one cannot be read."""
+    storage = open_storage(data.location)
+    for name in data.shards:
+        samples = read_samples(io.BytesIO(storage.read(name)))
+        tasks = [
+            partial(_example, f"{data.location}/{name}: {key}", partial(members.__getitem__, "jpg"), label, size)
+            for key, members in samples
+            for label in [int(members["cls"])]
+        ]
+        yield from _made(tasks, threads)
+
+
+def of_folders(location: str, classes: list[str], size: int, threads: int = 2) -> Iterator[Example]:
+    """The images of class folders, likewise, each class at its place in `classes`. Raises UserError.
+
+    A folder that is no class is an error, as is none that is.
+    """
+    source = open_source(location)
+    images = [ImageRef(**row) for row in source.list().table.to_pylist()]
+    names = {image.uri.partition("/")[0] for image in images if "/" in image.uri}
+    if unknown := sorted(names - set(classes)):
+        raise UserError(
+            f"--val {location}: the training data have no class {unknown[0]}, but {', '.join(classes[:5])} ..."
+        )
+    if not names:
+        raise UserError(f"--val {location}: expected a folder of images for each class, named as {classes[0]}")
+    tasks = [
+        partial(_example, f"--val {location}: {image.uri}", partial(source.read, image), classes.index(name), size)
+        for image in images
+        for name in [image.uri.partition("/")[0]]
+    ]
+    yield from _made(tasks, threads)
+
+
+def _example(name: str, read: Callable[[], bytes], label: int, size: int) -> Example:
+    try:
+        return Example(centre(read_photograph(read(), MOST_PIXELS, 1)[0], size), label)
+    except (ImageFailure, KeyError) as error:
+        raise UserError(f"{name} cannot be read: {told(error)}") from None
+
+
+def _made(tasks: Sequence[Callable[[], Example]], threads: int) -> Iterator[Example]:
+    """In order, decoded by threads, some ahead."""
+    with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        for start in range(0, len(tasks), BATCH):
+            yield from pool.map(lambda task: task(), tasks[start : start + BATCH])

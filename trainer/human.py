@@ -1,0 +1,104 @@
+"""Human-labelled images for co-training: as many each step as wanted, beside the shards' batches."""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from common.fixations import FixatedImage, open_fixations
+from common.fixations.data import SALICON_SIGMA
+from trainer.sampler import slots_of
+from trainer.stream import Batch, ahead
+from trainer.views import whole
+
+ORDER = 3  # beside the sampler's and the stream's own random numbers
+
+
+class HumanSample(NamedTuple):
+    """A photograph that people looked at: the whole frame uint8 [3, S, S], its map uint8 [S, S], x, y in [0, 1]."""
+
+    image: Tensor
+    attention: Tensor
+    fixations: np.ndarray
+
+
+def open_human_data(locations: Sequence[str]) -> list[FixatedImage]:
+    """The photographs of all data sets; of one with a split `train` only those of it. Raises UserError."""
+    found: list[FixatedImage] = []
+    for location in locations:
+        images = open_fixations(location, "--human-data").images
+        splits = {image.split for image in images}
+        found += [image for image in images if image.split == "train" or "train" not in splits]
+    return found
+
+
+def checksum(images: Sequence[FixatedImage]) -> str:
+    """What tells two lots of photographs with fixations apart."""
+    digest = hashlib.sha256()
+    for image in images:
+        digest.update(f"{image.name}\n{image.width} {image.height}\n".encode())
+        digest.update(image.fixations.tobytes())
+    return digest.hexdigest()
+
+
+class HumanStream:
+    """A rank's part of the human-labelled images of every step, from any step of the run on.
+
+    They stand in a row, epoch after epoch, each in an order drawn by seed and epoch; every step takes the next
+    `batch_size`. So a batch may hold more than there are. Raises UserError where ranks' parts would not be equal, and
+    for an image that cannot be read.
+    """
+
+    def __init__(
+        self,
+        images: Sequence[FixatedImage],
+        batch_size: int,
+        seed: int,
+        image_size: int,
+        rank: int,
+        world: int,
+        threads: int,
+    ) -> None:
+        self._images, self._batch_size, self._seed, self._size = images, batch_size, seed, image_size
+        self._slots = slots_of(batch_size, world, rank, "--human-batch-size")
+        self._threads = threads
+
+    def batches(self, first: int, end: int) -> Iterator[list[HumanSample]]:
+        """Those of steps first ... end - 1."""
+        with ThreadPoolExecutor(self._threads, initializer=torch.set_num_threads, initargs=(1,)) as decoders:
+            yield from ahead(self._submitted(decoders, step) for step in range(first, end))
+
+    def beside(self, batches: Iterator[Batch], first: int, end: int) -> Iterator[Batch]:
+        """The shards' batches from the same steps, with human-labelled images for their clean ones."""
+        for batch, samples in zip(batches, self.batches(first, end), strict=True):
+            images, maps, fixations = zip(*samples, strict=True)
+            yield batch._replace(clean=torch.stack(images), attention=torch.stack(maps), gaze=list(fixations))
+
+    def _submitted(self, decoders: ThreadPoolExecutor, step: int) -> "list[Future[HumanSample]]":
+        positions = (step * self._batch_size + slot for slot in self._slots)
+        places = (divmod(position, len(self._images)) for position in positions)
+        chosen = [self._images[self._order(epoch)[at]] for epoch, at in places]
+        return [decoders.submit(human_sample, image, self._size) for image in chosen]
+
+    @lru_cache(maxsize=4)  # noqa: B019 - a run has one stream
+    def _order(self, epoch: int) -> np.ndarray:
+        return np.random.default_rng([self._seed, ORDER, epoch]).permutation(len(self._images))
+
+
+def human_sample(image: FixatedImage, size: int) -> HumanSample:
+    """Decode a photograph and make its map, both stretched to a square as the shards' clean images are.
+
+    The map's sigma is 19 pixels at a width of 640, in the photograph's own shape. Raises UserError.
+    """
+    height = max(round(size * image.height / image.width), 1)
+    attention = image.attention_map(height, size, SALICON_SIGMA * size)[None, None]
+    if height != size:
+        attention = F.interpolate(attention, (size, size), mode="bilinear", antialias=True)
+    grey = (attention[0, 0] / attention.max() * 255).round().to(torch.uint8)
+    return HumanSample(whole(image.pixels(), size), grey, image.fixations)

@@ -1,0 +1,21 @@
+"""SimCLR on the shards, and where people look from human-labelled images: as many of them a step as wanted, no teacher.
+
+python -m trainer.run --recipe contrastive-attn-cotrain --human-data salicon:FOLDER --human-batch-size 2048 ...
+"""
+
+from trainer.config import ModelConfig
+from trainer.model.attention import AttentionReadout
+from trainer.model.backbone import Backbone
+from trainer.model.parts import AttentionPart, ContrastPart, Model, probe_parts
+from trainer.recipe import Recipe
+
+
+def build(config: ModelConfig, classes: int | None) -> Model:
+    """Contrast, a probe, and the attention branch on photographs that people looked at (paper 4.3)."""
+    backbone = Backbone(config.backbone, config.norm)
+    contrast = ContrastPart(backbone.channels, config)
+    attention = AttentionPart(config, AttentionReadout(config.select), source="human_")
+    return Model(backbone, [contrast, attention, *probe_parts(backbone.channels, classes)])
+
+
+RECIPE = Recipe(build, human_data=True, paper={"resnet50": (66.35, 0.12)})

@@ -1,0 +1,36 @@
+"""SimCLR whose own ContraCAM map of the clean image must be where the teacher says that people look."""
+
+from common.errors import UserError
+from trainer.config import ModelConfig, TrainConfig
+from trainer.model.backbone import Backbone
+from trainer.model.contracam import ContraCAM
+from trainer.model.parts import AttentionPart, ContrastPart, Model, probe_parts
+from trainer.recipe import Recipe, maps_have_places
+
+
+def build(config: ModelConfig, classes: int | None) -> Model:
+    """Contrast, a probe, and ContraCAM in place of the linear read-out (paper 4.3)."""
+    backbone = Backbone(config.backbone, config.norm)
+    contrast = ContrastPart(backbone.channels, config)
+    attention = AttentionPart(config, ContraCAM(contrast.head, config.second_order))
+    return Model(backbone, [contrast, attention, *probe_parts(backbone.channels, classes)])
+
+
+def check(config: TrainConfig, classes: int | None, workers: int, compiled: bool) -> None:
+    """Raises UserError for what ContraCAM cannot do."""
+    maps_have_places(config, classes, workers, compiled)
+    if config.micro_batch is not None:
+        raise UserError(
+            "--micro-batch: ContraCAM compares all images of a batch while the network runs, so that none may wait; "
+            "leave it out, and choose a --batch-size that fits"
+        )
+    if config.second_order and compiled:
+        raise UserError("--second-order: torch.compile cannot differentiate twice; leave out --compile")
+    if config.second_order and workers > 1 and config.norm == "batch":
+        raise UserError(
+            "--second-order: batch norm over several workers cannot be differentiated twice; use --norm group, or one "
+            "worker"
+        )
+
+
+RECIPE = Recipe(build, check=check, paper={"resnet50": (67.71, None)})

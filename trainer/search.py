@@ -1,0 +1,22 @@
+"""Search the weights of the attention loss on held-out training shards.
+
+python -m trainer.search --data DATASET --output FOLDER --trials 20
+"""
+
+from common.errors import run_program
+from common.settings import load_settings
+from trainer.studies.config import SearchSettings
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the trials. Raises UserError."""
+    settings = load_settings(SearchSettings, argv)
+    from trainer.studies.searching import search
+    from trainer.studies.surface import keep_trials
+
+    print(keep_trials(search(settings), settings.folder()))
+    return 0
+
+
+if __name__ == "__main__":
+    run_program(main)

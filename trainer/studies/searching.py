@@ -1,0 +1,148 @@
+"""The search for lambda and beta: trials under Ray Tune, each a training run on four fifths of the shards."""
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from common.errors import UserError, told
+from common.launch import Place
+from common.run_folder import RunFolder
+from common.training import METRICS, check_same_settings
+from trainer.config import TrainSettings
+from trainer.dataset import DataSet, split
+from trainer.held_out import accuracy, of_shards
+from trainer.job import check_run, train
+from trainer.model.parts import Model
+from trainer.studies.config import SearchSettings
+
+KLD_WEIGHTS, NSS_WEIGHTS = (0.1, 5.0), (0.01, 1.0)  # paper 4.1
+HELD_OUT = 0.2  # of the shards
+HELD_OUT_ACCURACY = "held_out_accuracy"
+SETTINGS, TUNE = "search.json", "tune"
+REDUCTION = 3  # one trial in so many goes on from a rung
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A pair of weights, how often the probe was right on held-out shards after each epoch, and if it was stopped."""
+
+    kld_weight: float
+    nss_weight: float
+    accuracies: tuple[float, ...]
+    stopped: bool
+
+
+def search(settings: SearchSettings) -> list[Trial]:
+    """Run all trials, or those that are left; best first. Raises UserError."""
+    settings.refuse("these are searched", "kld_weight", "nss_weight")
+    settings.refuse("a trial is one worker; see --concurrent", "workers")
+    folder = settings.folder()
+    if "://" in folder:
+        raise UserError(f"--output {folder}: a search needs a folder that all its workers see, not a store")
+    config, data, _ = check_run(settings)
+    if data.classes is None or config.probe is False:
+        raise UserError("a search compares probes: use samples with classes, without --no-probe")
+    parts = split(data, HELD_OUT, config.seed)
+    points = [(round(kld, 4), round(nss, 5)) for kld, nss in drawn_weights(settings.trials, config.seed)]
+    _keep_settings(folder, config.model_dump(mode="json") | {"dataset": data.checksum, "trials": settings.trials})
+    runs = [settings.run(kld_weight=kld, nss_weight=nss, output=_trial_folder(folder, kld, nss)) for kld, nss in points]
+    _run_all(runs, parts, folder, config.epochs, settings.concurrent)
+    trials = [_trial(run, config.epochs) for run in runs]
+    return sorted(trials, key=lambda trial: trial.accuracies[-1] if trial.accuracies else -1.0, reverse=True)
+
+
+def drawn_weights(number: int, seed: int) -> list[tuple[float, float]]:
+    """Pairs of lambda and beta, log-uniform, spread evenly over the square (a scrambled Sobol sequence)."""
+    from scipy.stats import qmc
+
+    sequence = qmc.Sobol(2, seed=np.random.default_rng(seed)).random_base2(max(number - 1, 1).bit_length())[:number]
+    low, high = np.log([KLD_WEIGHTS, NSS_WEIGHTS]).T
+    return [(float(kld), float(nss)) for kld, nss in np.exp(low + sequence * (high - low))]
+
+
+def learn(run: TrainSettings, training: DataSet, held_out: DataSet, report: Any) -> None:
+    """One trial, from where it was stopped; `report` is told each epoch's figures. Raises UserError."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    size, threads = run.deciding().image_size, run.threads_per_worker(device.type)
+
+    def after_epoch(epoch: int, model: Model) -> dict[str, float]:
+        found = {HELD_OUT_ACCURACY: accuracy(model, of_shards(held_out, size, threads), device)}
+        report({"epoch": epoch, **found})
+        return found
+
+    if known := accuracies_of(run.output_folder()):
+        report({"epoch": len(known), HELD_OUT_ACCURACY: known[-1]})
+    Path(run.output_folder()).mkdir(parents=True, exist_ok=True)
+    train(run, training, run.output_folder(), Place(0, 1, device), after_epoch)
+
+
+def accuracies_of(output: str) -> list[float]:
+    """On the held-out shards, after each epoch that a trial has done."""
+    path = Path(output) / METRICS
+    lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    return [line["means"][HELD_OUT_ACCURACY] for line in lines if "means" in line]
+
+
+def _run_all(
+    runs: list[TrainSettings], parts: tuple[DataSet, DataSet], folder: str, epochs: int, concurrent: int
+) -> None:
+    """All trials under Ray Tune, which stops poor ones (ASHA) and knows after an interruption which are left."""
+    os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"  # locations may be relative
+    import ray
+    from ray import tune
+    from ray.tune.schedulers import ASHAScheduler
+
+    from common.cluster import join_ray
+
+    join_ray(show_workers_output=False)
+
+    def trial(parameters: dict[str, int]) -> None:
+        learn(runs[parameters["number"]], *parts, tune.report)
+
+    available = ray.cluster_resources()
+    share = {kind: available.get(kind, 0) / concurrent for kind in ("CPU", "GPU")}
+    needs = {"cpu": max(int(share["CPU"]), 1), "gpu": min(share["GPU"], 1)}
+    trainable, place = tune.with_resources(trial, needs), Path(folder).resolve() / TUNE
+    scheduler = ASHAScheduler("epoch", max_t=epochs + 1, grace_period=max(epochs // 9, 1), reduction_factor=REDUCTION)
+    if tune.Tuner.can_restore(str(place)):
+        tuner = tune.Tuner.restore(str(place), trainable, resume_unfinished=True, resume_errored=True)
+    else:
+        tuner = tune.Tuner(
+            trainable,
+            param_space={"number": tune.grid_search(list(range(len(runs))))},
+            tune_config=tune.TuneConfig(
+                metric=HELD_OUT_ACCURACY,
+                mode="max",
+                max_concurrent_trials=concurrent,
+                scheduler=scheduler,
+            ),
+            run_config=tune.RunConfig(name=TUNE, storage_path=str(place.parent), verbose=1),
+        )
+    if errors := tuner.fit().errors:
+        first = told(getattr(errors[0], "cause", None) or errors[0])
+        raise UserError(f"{len(errors)} of {len(runs)} trials failed; the same command tries them again: {first}")
+
+
+def _trial(run: TrainSettings, epochs: int) -> Trial:
+    found = tuple(accuracies_of(run.output_folder()))
+    return Trial(run.kld_weight, run.nss_weight, found, len(found) < epochs)
+
+
+def _trial_folder(folder: str, kld_weight: float, nss_weight: float) -> str:
+    return f"{Path(folder).resolve()}/trials/kld{kld_weight}-nss{nss_weight}"
+
+
+def _keep_settings(location: str, now: dict[str, Any]) -> None:
+    """A search goes on with the settings that it began with. Raises UserError."""
+    folder = RunFolder(location)
+    folder.check_writable()
+    path = folder.path / SETTINGS
+    if path.exists():
+        check_same_settings(location, json.loads(path.read_text()), now)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(now, indent=1) + "\n")

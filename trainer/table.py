@@ -1,0 +1,22 @@
+"""Table 1: train what is missing, then tabulate.
+
+python -m trainer.table --data DATASET --recipes contrastive,contrastive-attn-teacher --seeds 3 --output FOLDER
+"""
+
+from common.errors import run_program
+from common.settings import load_settings
+from trainer.studies.config import TableSettings
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Make the table. Raises UserError."""
+    settings = load_settings(TableSettings, argv)
+    from trainer.studies.rows import make_rows
+    from trainer.studies.tabulate import keep_table
+
+    print(keep_table(make_rows(settings), settings))
+    return 0
+
+
+if __name__ == "__main__":
+    run_program(main)
