@@ -3,14 +3,16 @@
 python -m trainer.export CHECKPOINT --to FILE; the ending of FILE says what it becomes:
 
   .safetensors  the state dict of torchvision's ResNet, which it loads strictly. Its input is images normalised by
-                ImageNet's mean and std, as with torchvision's own weights. `fc` is the probe where the run had one,
-                else zeros for 1,000 classes
+                ImageNet's mean and std, as with torchvision's own weights. `fc` is the probe or classifier where
+                the run had one, else zeros for 1,000 classes. An attention block has no place in it: of recipes that
+                have one this is the ResNet below the block, with zeros for `fc`
   .onnx         the model as an ONNX graph
   .pt2          the model as a program of torch.export, which torch.export.load reads without this project
 
 The graph and the program take `images`, float32 [B, 3, H, W] in [0, 1]: they apply mean and std themselves. They give
-`features` [B, channels], `attention` [B, H, W], the map of where people look, and, where the run had a probe, `logits`
-[B, classes]. Any batch will do, and any height and width from 33 pixels.
+`features` [B, channels], `attention` [B, H, W], the map of where people look (but not ContraCAM's, which depends on the
+other images of a batch), and, where the run had a probe or classifier, `logits` [B, classes]. Any batch will do, and
+any height and width from 33 pixels.
 
 All three name recipe, classes, mean and std, and the checkpoint's sha256 in their metadata.
 """

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from common.errors import UserError
 from trainer.checkpoint import Trained
 from trainer.model.backbone import GROUPS, MEAN, STD
-from trainer.model.parts import AttentionPart, Model, ProbePart
+from trainer.model.contracam import ContraCAM
+from trainer.model.parts import AttentionPart, Model
 
 IMAGENET_CLASSES = 1000  # of torchvision's classifier, unless it is told otherwise
 EXAMPLE_SIDES = (64, 96)
@@ -39,40 +40,40 @@ def how_to_load(path: Path, trained: Trained) -> str:
 
 
 def torchvision_weights(trained: Trained) -> bytes:
-    """The state dict of torchvision's ResNet, as safetensors. Raises UserError where the features need more than it."""
-    backbone = trained.model.backbone
-    beside = [name for name, _ in backbone.named_parameters() if not name.startswith("resnet.")]
-    if beside:
-        raise UserError(
-            f"the features of {trained.config.recipe} are not those of a ResNet alone ({beside[0]} takes part); "
-            "export it as .onnx or .pt2"
-        )
-    state = backbone.resnet.state_dict() | _classifier(trained)
+    """The state dict of torchvision's ResNet, as safetensors; an attention block after it is left out."""
+    state = trained.model.backbone.resnet.state_dict() | {f"fc.{name}": one for name, one in _fc(trained).items()}
     return safetensors.torch.save({name: one.contiguous() for name, one in state.items()}, _metadata(trained))
 
 
-def _classifier(trained: Trained) -> dict[str, Tensor]:
-    """Weights of `fc`: of the probe; without one zeros, as torchvision must find something there."""
-    part = trained.model.part(ProbePart)
-    if part is not None:
-        return {f"fc.{name}": one.detach() for name, one in part.probe.named_parameters()}
-    channels = trained.model.backbone.channels
-    return {"fc.weight": torch.zeros(IMAGENET_CLASSES, channels), "fc.bias": torch.zeros(IMAGENET_CLASSES)}
+def _fc(trained: Trained) -> dict[str, Tensor]:
+    """Weights of `fc`: of the probe or classifier; zeros without one, as torchvision must find something there."""
+    found = _classifier(trained.model)
+    if found is None:
+        channels = trained.model.backbone.channels
+        return {"weight": torch.zeros(IMAGENET_CLASSES, channels), "bias": torch.zeros(IMAGENET_CLASSES)}
+    return found
+
+
+def _classifier(model: Model) -> dict[str, Tensor] | None:
+    """What tells classes from a ResNet's features; None where nothing does, or only from features under a block."""
+    if not isinstance(model.block, nn.Identity):
+        return None
+    return next((found for part in model.parts if (found := part.classifier()) is not None), None)  # type: ignore[operator]
 
 
 def _classes(trained: Trained) -> int:
-    return len(_classifier(trained)["fc.bias"])
+    return len(_fc(trained)["bias"])
 
 
 def _metadata(trained: Trained) -> dict[str, str]:
     config = trained.config
-    probed = trained.model.part(ProbePart) is not None
+    probed = _classifier(trained.model) is not None
     return {
         "architecture": f"torchvision {config.backbone}",
         "norm": "batch" if config.norm == "batch" else f"group, {GROUPS} groups",
         "mean": json.dumps(MEAN),
         "std": json.dumps(STD),
-        "fc": "linear probe" if probed else "zeros: the run had no probe",
+        "fc": "probe or classifier" if probed else "zeros: none knows classes from these features alone",
         "classes": json.dumps(trained.classes if probed else None),
         "recipe": config.recipe,
         "image_size": str(config.image_size),
@@ -82,24 +83,23 @@ def _metadata(trained: Trained) -> dict[str, str]:
 
 
 class Deployed(nn.Module):
-    """What a trained model tells of images, in one pass: float [B, 3, H, W] in [0, 1] -> tensors by name."""
+    """What a trained model tells of images, in one pass: float [B, 3, H, W] in [0, 1] -> tensors by name.
+
+    ContraCAM's attention is left out: it depends on the other images of a batch.
+    """
 
     def __init__(self, model: Model) -> None:
         super().__init__()
-        self.backbone = model.backbone
-        attention, probe = model.part(AttentionPart), model.part(ProbePart)
-        self.readout = None if attention is None else attention.readout
-        self.probe = None if probe is None else probe.probe
+        self.model = model
+        part = model.part(AttentionPart)
+        self._attends = part is None or not isinstance(part.readout, ContraCAM)
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """Features [B, C], and what else the model has: attention [B, H, W], logits [B, classes]."""
-        seen = self.backbone(images)
-        outputs: dict[str, Tensor] = {"features": seen.pooled}
-        if self.readout is not None:
-            outputs["attention"] = self.readout(seen.stages, (images.shape[2], images.shape[3]))
-        if self.probe is not None:
-            outputs["logits"] = self.probe(seen.pooled)
-        return outputs
+        seen = self.model.encode(images)
+        attention = self.model.attention_of(seen, (images.shape[2], images.shape[3])) if self._attends else None
+        found = {"features": seen.pooled, "attention": attention, "logits": self.model.logits_of(seen.pooled)}
+        return {name: tensor for name, tensor in found.items() if tensor is not None}
 
 
 def program(trained: Trained) -> bytes:

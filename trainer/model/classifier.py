@@ -11,7 +11,7 @@ class ClassifierPart(Part):
 
     def __init__(self, channels: int, classes: int) -> None:
         super().__init__()
-        self.classifier = nn.Linear(channels, classes)
+        self.linear = nn.Linear(channels, classes)
 
     def forward(self, seen: Seen) -> Outputs:
         return {"classifier": self.logits(seen.views.pooled)}
@@ -23,5 +23,8 @@ class ClassifierPart(Part):
         return Terms(loss, {"cross_entropy": loss, "probe_accuracy": accuracy})
 
     def logits(self, pooled: Tensor) -> Tensor:
-        scores: Tensor = self.classifier(pooled)
+        scores: Tensor = self.linear(pooled)
         return scores
+
+    def classifier(self) -> dict[str, Tensor]:
+        return {name: one.detach() for name, one in self.linear.named_parameters()}

@@ -27,16 +27,34 @@ class ProjectionHead(nn.Module):
         return projected
 
 
-class LinearProbe(nn.Linear):
-    """A linear classifier that learns from features and tells them nothing: no gradient goes back."""
+class LinearProbe(nn.Module):
+    """A linear classifier that learns from features and tells them nothing: no gradient goes back.
 
-    def __init__(self, channels: int, classes: int) -> None:
-        super().__init__(channels, classes)
-        nn.init.normal_(self.weight, std=0.01)
-        nn.init.zeros_(self.bias)
+    With batch norm the features are first standardised, channel by channel: what a fixed learning rate makes of them
+    then depends neither on their scale, which grows while the backbone learns, nor on what all images have in common.
+    [B, channels] -> [B, classes].
+    """
+
+    def __init__(self, channels: int, classes: int, norm: NormName = "batch") -> None:
+        super().__init__()
+        self.standard = nn.BatchNorm1d(channels, affine=False) if norm == "batch" else nn.Identity()
+        self.linear = nn.Linear(channels, classes)
+        nn.init.normal_(self.linear.weight, std=0.01)
+        nn.init.zeros_(self.linear.bias)
 
     def forward(self, features: Tensor) -> Tensor:
-        return super().forward(features.detach())
+        scores: Tensor = self.linear(self.standard(features.detach()))
+        return scores
+
+    def folded(self) -> dict[str, Tensor]:
+        """`weight` [classes, channels] and `bias` of the one linear layer that does the same in evaluation."""
+        weight, bias = self.linear.weight.detach(), self.linear.bias.detach()
+        if isinstance(self.standard, nn.BatchNorm1d):
+            assert self.standard.running_mean is not None
+            assert self.standard.running_var is not None
+            weight = weight / (self.standard.running_var + self.standard.eps).sqrt()
+            bias = bias - weight @ self.standard.running_mean
+        return {"weight": weight, "bias": bias}
 
 
 def _norm(channels: int, norm: NormName) -> nn.Module:

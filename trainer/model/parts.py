@@ -68,6 +68,10 @@ class Part(nn.Module):
         """The scores of classes [B, classes], from parts that know them."""
         return None
 
+    def classifier(self) -> dict[str, Tensor] | None:
+        """`weight` [classes, channels] and `bias` of the linear layer that gives these scores in evaluation."""
+        return None
+
 
 class Model(nn.Module):
     """A backbone, the parts that learn with it, and perhaps a `block` that changes the features which they see."""
@@ -80,10 +84,10 @@ class Model(nn.Module):
 
     def forward(self, views: Sequence[Tensor], clean: Tensor) -> Outputs:
         """Images of some rows of a batch -> outputs of these rows. All views pass the backbone together."""
-        of_views, of_clean = self._seen(torch.cat(list(views))), None
+        of_views, of_clean = self.encode(torch.cat(list(views))), None
         if any(part.sees_clean for part in self.parts):
             with torch.set_grad_enabled(torch.is_grad_enabled() and any(part.clean_informs for part in self.parts)):
-                of_clean = self._seen(clean)
+                of_clean = self.encode(clean)
         seen = Seen(of_views, of_clean, (clean.shape[2], clean.shape[3]))
         outputs: Outputs = {}
         for part in self.parts:
@@ -98,21 +102,28 @@ class Model(nn.Module):
 
     def features(self, images: Tensor) -> Tensor:
         """What a probe sees of images: float [B, 3, H, W] in [0, 1] -> [B, channels]."""
-        return self._seen(images).pooled
+        return self.encode(images).pooled
 
     def attention(self, images: Tensor) -> Tensor | None:
         """Where people look in clean images, [B, 3, H, W] -> [B, H, W], not negative; None without such a part."""
-        clean, size = self._seen(images), (images.shape[2], images.shape[3])
-        return _first(part.attention(clean, size) for part in self.parts)  # type: ignore[operator]
+        return self.attention_of(self.encode(images), (images.shape[2], images.shape[3]))
 
     def logits(self, images: Tensor) -> Tensor | None:
         """The scores of classes, [B, 3, H, W] -> [B, classes]; None without probe or classifier."""
-        pooled = self.features(images)
-        return _first(part.logits(pooled) for part in self.parts)  # type: ignore[operator]
+        return self.logits_of(self.features(images))
 
-    def _seen(self, images: Tensor) -> Features:
+    def encode(self, images: Tensor) -> Features:
+        """What the parts see of images, after the block where there is one."""
         features: Features = self.block(self.backbone(images))
         return features
+
+    def attention_of(self, clean: Features, size: tuple[int, int]) -> Tensor | None:
+        """`attention` of images that are encoded already."""
+        return _first(part.attention(clean, size) for part in self.parts)  # type: ignore[operator]
+
+    def logits_of(self, pooled: Tensor) -> Tensor | None:
+        """`logits` of images that are encoded already."""
+        return _first(part.logits(pooled) for part in self.parts)  # type: ignore[operator]
 
     def part(self, kind: type[Part]) -> Any:
         """The part of a kind, None where the recipe has none."""
@@ -169,9 +180,9 @@ class AttentionPart(Part):
 class ProbePart(Part):
     """The concurrent linear probe: what the features of the augmented views tell of the class, without telling back."""
 
-    def __init__(self, channels: int, classes: int) -> None:
+    def __init__(self, channels: int, classes: int, config: ModelConfig) -> None:
         super().__init__()
-        self.probe = LinearProbe(channels, classes)
+        self.probe = LinearProbe(channels, classes, config.norm)
 
     def forward(self, seen: Seen) -> Outputs:
         first, second = self.probe(seen.views.pooled).chunk(2)
@@ -180,6 +191,9 @@ class ProbePart(Part):
     def logits(self, pooled: Tensor) -> Tensor:
         scores: Tensor = self.probe(pooled)
         return scores
+
+    def classifier(self) -> dict[str, Tensor]:
+        return self.probe.folded()
 
     def terms(self, outputs: Outputs, inputs: Inputs) -> Terms:
         logits = torch.cat([outputs["probe_first"], outputs["probe_second"]]).float()
@@ -193,6 +207,6 @@ def _first(found: Iterable[Tensor | None]) -> Tensor | None:
     return next((one for one in found if one is not None), None)
 
 
-def probe_parts(channels: int, classes: int | None) -> list[Part]:
+def probe_parts(channels: int, classes: int | None, config: ModelConfig) -> list[Part]:
     """A probe where the data have classes."""
-    return [] if classes is None else [ProbePart(channels, classes)]
+    return [] if classes is None else [ProbePart(channels, classes, config)]

@@ -12,7 +12,7 @@ def build(config: ModelConfig, classes: int | None) -> Model:
     backbone = Backbone(config.backbone, config.norm)
     contrast = ContrastPart(backbone.channels, config)
     attention = AttentionPart(config, AttentionReadout(config.select), informs=False)
-    return Model(backbone, [contrast, attention, *probe_parts(backbone.channels, classes)])
+    return Model(backbone, [contrast, attention, *probe_parts(backbone.channels, classes, config)])
 
 
 RECIPE = Recipe(build, paper={"resnet50": (67.61, 0.04)})

@@ -15,7 +15,7 @@ def build(config: ModelConfig, classes: int | None) -> Model:
     backbone = Backbone(config.backbone, config.norm)
     contrast = ContrastPart(backbone.channels, config)
     attention = AttentionPart(config, MaskReadout())
-    parts = [contrast, attention, MaskPart(), *probe_parts(backbone.channels, classes)]
+    parts = [contrast, attention, MaskPart(), *probe_parts(backbone.channels, classes, config)]
     return Model(backbone, parts, AttentionBlock(backbone.channels))
 
 

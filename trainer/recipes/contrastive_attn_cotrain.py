@@ -15,7 +15,7 @@ def build(config: ModelConfig, classes: int | None) -> Model:
     backbone = Backbone(config.backbone, config.norm)
     contrast = ContrastPart(backbone.channels, config)
     attention = AttentionPart(config, AttentionReadout(config.select), source="human_")
-    return Model(backbone, [contrast, attention, *probe_parts(backbone.channels, classes)])
+    return Model(backbone, [contrast, attention, *probe_parts(backbone.channels, classes, config)])
 
 
 RECIPE = Recipe(build, human_data=True, paper={"resnet50": (66.35, 0.12)})

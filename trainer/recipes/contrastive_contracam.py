@@ -13,7 +13,7 @@ def build(config: ModelConfig, classes: int | None) -> Model:
     backbone = Backbone(config.backbone, config.norm)
     contrast = ContrastPart(backbone.channels, config)
     attention = AttentionPart(config, ContraCAM(contrast.head, config.second_order))
-    return Model(backbone, [contrast, attention, *probe_parts(backbone.channels, classes)])
+    return Model(backbone, [contrast, attention, *probe_parts(backbone.channels, classes, config)])
 
 
 def check(config: TrainConfig, classes: int | None, workers: int, compiled: bool) -> None:

@@ -13,7 +13,7 @@ from trainer.recipe import Recipe, maps_have_places
 def build(config: ModelConfig, classes: int | None) -> Model:
     """Contrast and a probe on masked features, without an attention loss (paper 4.3)."""
     backbone = Backbone(config.backbone, config.norm)
-    parts = [ContrastPart(backbone.channels, config), MaskPart(), *probe_parts(backbone.channels, classes)]
+    parts = [ContrastPart(backbone.channels, config), MaskPart(), *probe_parts(backbone.channels, classes, config)]
     return Model(backbone, parts, AttentionBlock(backbone.channels))
 
 
