@@ -71,9 +71,8 @@ def train(
     threads = settings.threads_per_worker(place.device.type)
     views = recipe(config.recipe).views
     stream = Stream(data, sampler, config.image_size, place.rank, place.world, threads, views, config.skip_damaged)
-    journal = Journal(
-        folder, training, sampler.steps_per_epoch, settings.checkpoint_every, data.class_names() if classes else None
-    )
+    names = data.class_names() if classes else None
+    journal = Journal(folder, training, sampler.steps_per_epoch, settings.checkpoint_every, names, after_epoch)
     journal.resume()
     with journal:
         for batch, waited in timed(_batches(config, stream, place, threads, training.step, plan.steps)):

@@ -53,6 +53,8 @@ def search(settings: SearchSettings) -> list[Trial]:
     runs = [settings.run(kld_weight=kld, nss_weight=nss, output=_trial_folder(folder, kld, nss)) for kld, nss in points]
     _run_all(runs, parts, folder, config.epochs, settings.concurrent)
     trials = [_trial(run, config.epochs) for run in runs]
+    if not all(trial.accuracies for trial in trials):
+        raise KeyboardInterrupt  # Ray Tune ends quietly where the user stops it
     return sorted(trials, key=lambda trial: trial.accuracies[-1] if trial.accuracies else -1.0, reverse=True)
 
 
