@@ -4,7 +4,7 @@ A part has two halves. `forward` turns features into outputs with one row an ima
 pieces. `terms` turns the outputs of the whole batch into what is minimised; it holds no parameters.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -60,6 +60,14 @@ class Part(nn.Module):
         """Outputs of a whole batch -> loss and figures."""
         raise NotImplementedError
 
+    def attention(self, clean: Features, size: tuple[int, int]) -> Tensor | None:
+        """Where people look in clean images, [B, height, width], from parts that predict it."""
+        return None
+
+    def logits(self, pooled: Tensor) -> Tensor | None:
+        """The scores of classes [B, classes], from parts that know them."""
+        return None
+
 
 class Model(nn.Module):
     """A backbone and the parts that learn with it."""
@@ -85,6 +93,21 @@ class Model(nn.Module):
         parts = [part.terms(outputs, inputs) for part in self.parts]  # type: ignore[operator]
         loss = torch.stack([part.loss for part in parts]).sum()
         return Terms(loss, {name: value for part in parts for name, value in part.figures.items()})
+
+    def features(self, images: Tensor) -> Tensor:
+        """What a probe sees of images: float [B, 3, H, W] in [0, 1] -> [B, channels]."""
+        pooled: Tensor = self.backbone(images).pooled
+        return pooled
+
+    def attention(self, images: Tensor) -> Tensor | None:
+        """Where people look in clean images, [B, 3, H, W] -> [B, H, W], not negative; None without such a part."""
+        clean, size = self.backbone(images), (images.shape[2], images.shape[3])
+        return _first(part.attention(clean, size) for part in self.parts)  # type: ignore[operator]
+
+    def logits(self, images: Tensor) -> Tensor | None:
+        """The scores of classes, [B, 3, H, W] -> [B, classes]; None without probe or classifier."""
+        pooled = self.features(images)
+        return _first(part.logits(pooled) for part in self.parts)  # type: ignore[operator]
 
     def part(self, kind: type[Part]) -> Any:
         """The part of a kind, None where the recipe has none."""
@@ -118,8 +141,12 @@ class AttentionPart(Part):
         self._kld_weight, self._nss_weight = config.kld_weight, config.nss_weight
 
     def forward(self, seen: Seen) -> Outputs:
-        stages = seen.clean.stages if self.clean_informs else [stage.detach() for stage in seen.clean.stages]
-        return {"attention": self.readout(stages, seen.size)}
+        return {"attention": self.attention(seen.clean, seen.size)}
+
+    def attention(self, clean: Features, size: tuple[int, int]) -> Tensor:
+        stages = clean.stages if self.clean_informs else [stage.detach() for stage in clean.stages]
+        predicted: Tensor = self.readout(stages, size)
+        return predicted
 
     def terms(self, outputs: Outputs, inputs: Inputs) -> Terms:
         terms = attention_loss(outputs["attention"], inputs.attention, inputs.gaze, self._kld_weight, self._nss_weight)
@@ -138,12 +165,20 @@ class ProbePart(Part):
         first, second = self.probe(seen.views.pooled).chunk(2)
         return {"probe_first": first, "probe_second": second}
 
+    def logits(self, pooled: Tensor) -> Tensor:
+        scores: Tensor = self.probe(pooled)
+        return scores
+
     def terms(self, outputs: Outputs, inputs: Inputs) -> Terms:
         logits = torch.cat([outputs["probe_first"], outputs["probe_second"]]).float()
         labels = torch.cat([inputs.labels, inputs.labels])
         accuracy = (logits.argmax(1) == labels).float().mean()
         loss = F.cross_entropy(logits, labels)
         return Terms(loss, {"probe_loss": loss, "probe_accuracy": accuracy})
+
+
+def _first(found: Iterable[Tensor | None]) -> Tensor | None:
+    return next((one for one in found if one is not None), None)
 
 
 def probe_parts(channels: int, classes: int | None) -> list[Part]:
