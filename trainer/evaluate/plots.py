@@ -1,14 +1,15 @@
 """Plots of a report as inline SVG, on white, so that they look alike on light and dark pages."""
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
-from common.page import Html, figure
+from common.page import Html, element, figure
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#444444")  # told apart by everyone
 STYLE: Any = {
@@ -23,9 +24,11 @@ STYLE: Any = {
     "legend.frameon": False,
 }
 BIN = 0.05  # of CC
+SEVERITY = "severity"  # an axis of whole numbers
 Lines = Mapping[str, Sequence[tuple[Sequence[float], Sequence[float], float]]]  # by model: x, y, opacity of each line
 
 
+@matplotlib.rc_context(STYLE)
 def lines(title: str, details: str, found: Lines, x: str, y: str, marks: bool = True) -> Html:
     """Lines of each model in its colour."""
     chart, axes = _chart()
@@ -42,11 +45,13 @@ def lines(title: str, details: str, found: Lines, x: str, y: str, marks: bool = 
                 label=name if index == 0 else None,
             )
     axes.set(xlabel=x, ylabel=y)
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(0, 1.15 * max([*axes.get_ylim(), 1e-3]))
+    axes.xaxis.set_major_locator(MaxNLocator(steps=[1, 2, 5, 10], integer=x == SEVERITY))
     axes.legend()
     return _shown(chart, title, details)
 
 
+@matplotlib.rc_context(STYLE)
 def bars(title: str, details: str, labels: Sequence[str], found: Mapping[str, Sequence[float]], x: str) -> Html:
     """A bar of each model for each label, from top to bottom."""
     chart, axes = _chart(height=0.7 + 0.13 * len(labels) * (len(found) + 0.7))
@@ -61,6 +66,7 @@ def bars(title: str, details: str, labels: Sequence[str], found: Mapping[str, Se
     return _shown(chart, title, details)
 
 
+@matplotlib.rc_context(STYLE)
 def histograms(title: str, details: str, found: Mapping[str, np.ndarray], x: str) -> Html:
     """How often each model's values occur, one over the other, with their means as dashed lines."""
     chart, axes = _chart()
@@ -73,6 +79,7 @@ def histograms(title: str, details: str, found: Mapping[str, np.ndarray], x: str
         axes.hist(values.clip(max=1), histtype="step", linewidth=1.5, label=name, **options)
         axes.axvline(values.mean(), color=_colour(number), linestyle="--", linewidth=1.2)
     axes.set(xlabel=x, ylabel="images (%)")
+    axes.set_ylim(top=1.25 * axes.get_ylim()[1])
     axes.legend(loc="upper left")
     return _shown(chart, title, details)
 
@@ -82,14 +89,19 @@ def _colour(number: int) -> str:
 
 
 def _chart(height: float = 3.0) -> tuple[Figure, Any]:
-    with matplotlib.rc_context(STYLE):
-        chart = Figure(figsize=(5.2, height), layout="constrained")
-        return chart, chart.subplots()
+    chart = Figure(figsize=(5.2, height), layout="constrained")
+    return chart, chart.subplots()
 
 
 def _shown(chart: Figure, title: str, details: str) -> Html:
     text = io.StringIO()
-    with matplotlib.rc_context(STYLE):
-        chart.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
+    chart.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
     drawing = text.getvalue()
     return figure(Html(drawing[drawing.index("<svg") :]), title, details)
+
+
+def side_by_side(charts: Iterable[Html]) -> Html:
+    """Charts, two or three in a row; a single one does not fill the row."""
+    return element(
+        "div", *charts, class_="grid", style="grid-template-columns: repeat(auto-fill, minmax(min(100%, 420px), 1fr))"
+    )

@@ -87,7 +87,7 @@ def corruption(findings: Findings) -> Html:
             "mCE is relative to AlexNet's errors, 100 is as bad."
         ),
         page.notes(findings.notes),
-        page.grid(
+        plots.side_by_side(
             [
                 plots.bars(
                     "Top-1 by corruption",
@@ -96,9 +96,8 @@ def corruption(findings: Findings) -> Html:
                     {model: [100 * by[name] for name in names] for model, by in means.items()},
                     "top-1 (%)",
                 ),
-                plots.lines("Top-1 by severity", "mean over corruptions", by_severity, "severity", "top-1 (%)"),
-            ],
-            wide=True,
+                plots.lines("Top-1 by severity", "mean over corruptions", by_severity, plots.SEVERITY, "top-1 (%)"),
+            ]
         ),
         page.table(["corruption", *results], rows),
     )
@@ -116,7 +115,7 @@ def retrieval(findings: Findings) -> Html:
             clean = {model: {k: v for k, v in by.items() if k == "clean"} for model, by in found.items()}
             one = {model: clean[model] | by["corruptions"][name] for model, by in found.items()}
             charts.append(_curves(f"{collection}: {name.replace('_', ' ')}", one))
-        parts += [page.element("h3", collection), _precision_table(found), page.grid(charts, wide=True)]
+        parts += [page.element("h3", collection), _precision_table(found), plots.side_by_side(charts)]
     return page.section(
         "Retrieval",
         page.paragraph(
@@ -210,8 +209,8 @@ def _alignment(looked: Alignment) -> Html:
             if tests
             else []
         ),
-        page.grid(
-            [plots.histograms("CC of each image", "dashed: means", looked.cc, "CC with human attention")], wide=True
+        plots.side_by_side(
+            [plots.histograms("CC of each image", "dashed: means", looked.cc, "CC with human attention")]
         ),
         page.element("h3", "From the first model's highest CC to its lowest, at even steps"),
         page.layer_switches(points=False),

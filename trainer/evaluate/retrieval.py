@@ -24,6 +24,7 @@ from trainer.evaluate.suite import Context, Findings, Row
 
 CHUNK = 512  # queries at once
 CLEAN = "clean"
+FEWER = "ImageNet-C is left out: only some of its images were asked for (--images), which is another database."
 
 
 class Curve(NamedTuple):
@@ -71,7 +72,8 @@ def run(context: Context) -> Findings:
     for model in context.models:
         for collection in collections:
             results[model.name][collection.name] = _measured(context, model, collection, rows)
-    return Findings(results, rows, [])
+    notes = [FEWER] if context.data.corrupted and context.settings.images is not None else []
+    return Findings(results, rows, notes)
 
 
 def _measured(context: Context, model: Measured, collection: Collection, rows: list[Row]) -> dict[str, Any]:
@@ -184,8 +186,9 @@ def mean_curve(curves: list[Curve]) -> Curve:
 
 def _collections(context: Context) -> list[Collection]:
     data, queries = context.data, context.settings.queries
+    corrupted = data.corrupted if context.settings.images is None else {}
     found = [
-        Collection("imagenet", data.val, data.corrupted, queries or IMAGENET_QUERIES),
+        Collection("imagenet", data.val, corrupted, queries or IMAGENET_QUERIES),
         Collection("cifar10", data.cifar, data.cifar_c, queries or CIFAR_QUERIES),
     ]
     return [collection for collection in found if collection.sets()]
