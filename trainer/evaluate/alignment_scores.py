@@ -55,6 +55,8 @@ def read_scores(name: str, path: Path, images: Sequence[tuple[str, str]]) -> Sco
 
 
 def _numbers(where: str, row: Mapping[str, str]) -> dict[str, float]:
+    if not row["cc"]:
+        raise UserError(f"{where}: {row['image']}: expected a number as cc, found nothing")
     try:
         return {metric: float(row[metric]) if row[metric] else math.nan for metric in METRICS if metric in row}
     except ValueError:
@@ -89,12 +91,11 @@ def comparison(one: Scores, other: Scores) -> dict[str, Any]:
     common = [key for key in one if key in other]
     ours, theirs = (np.array([scores["cc"] for scores in found.values()]) for found in (one, other))
     pairs = np.array([(one[key]["cc"], other[key]["cc"]) for key in common]).reshape(-1, 2)
-    welch = stats.ttest_ind(ours, theirs, equal_var=False)
-    paired = stats.ttest_rel(pairs[:, 0], pairs[:, 1])
+    enough = min(len(ours), len(theirs)) > 1
     return {
         "difference": float(ours.mean() - theirs.mean()),
-        "welch": _tested(welch) if min(len(ours), len(theirs)) > 1 else None,
-        "paired": {"n": len(pairs), **_tested(paired)} if len(pairs) > 1 else None,
+        "welch": _tested(stats.ttest_ind(ours, theirs, equal_var=False)) if enough else None,
+        "paired": {"n": len(pairs), **_tested(stats.ttest_rel(pairs[:, 0], pairs[:, 1]))} if len(pairs) > 1 else None,
     }
 
 
