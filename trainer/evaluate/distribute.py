@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import ray
 import torch
+from ray.data import ActorPoolStrategy
 
 from common.cluster import join_ray, worker_environment
 from common.errors import UserError
@@ -19,13 +20,13 @@ CHUNK = 1024  # images of a task
 
 
 class Extractor:
-    """A process that holds a network, on a GPU of its own where there is one."""
+    """A process that holds a network and the sets (`held` refers to both), on a GPU of its own where there is one."""
 
-    def __init__(
-        self, network: Any, sets: Sequence[Pictures], size: int, batch_size: int, readers: int | None, workers: int
-    ) -> None:
+    def __init__(self, held: list[Any], size: int, batch_size: int, readers: int | None, workers: int) -> None:
+        network, sets = ray.get(held[0])
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self._network, self._sets, self._size, self._batch_size = network, sets, size, batch_size
+        self._network, self._sets = network.to(self._device), sets
+        self._size, self._batch_size = size, batch_size
         self._readers = max((os.cpu_count() or 1) // workers, 1) if readers is None else readers
 
     def __call__(self, task: dict[str, Any]) -> dict[str, Any]:
@@ -55,9 +56,10 @@ def extract_on_ray(
     context.enable_progress_bars = False
     done = ray.data.from_items(tasks, override_num_blocks=len(tasks)).map(
         Extractor,  # type: ignore[arg-type]
-        fn_constructor_args=(model.network, list(sets), size, batch_size, readers, workers),
-        concurrency=workers,
-        num_gpus=1 if kind == "GPU" else 0,
+        fn_constructor_args=([ray.put((model.network, list(sets)))], size, batch_size, readers, workers),
+        compute=ActorPoolStrategy(size=workers),
+        num_cpus=1,
+        num_gpus=1 if kind == "GPU" else None,
         runtime_env={"env_vars": worker_environment()},
     )
     for row in done.iter_rows():
