@@ -46,8 +46,22 @@ class Alignment(NamedTuple):
     unreadable: dict[str, dict[str, str]]
 
 
+def looking(context: Context) -> Context:
+    """The context with those models that predict attention. Raises UserError where none does."""
+    nothing = torch.zeros(3, 64, 64, dtype=torch.uint8)
+    models = [model for model in context.models if predicted(context, model, nothing) is not None]
+    if not models:
+        names = ", ".join(model.location for model in context.models)
+        raise UserError(f"--suite alignment: expected a model that predicts attention, found none among {names}")
+    return context._replace(models=models)
+
+
 def run(context: Context) -> Alignment:
-    """Scores of each model and of those that --compare names, with tests against chance and against each other."""
+    """Scores of each model and of those that --compare names, with tests against chance and against each other.
+
+    Models that predict no attention are left out, and noted.
+    """
+    everybody, context = context.models, looking(context)
     settings = context.settings
     images = context.data.human
     scores, unreadable = score_models(context, images)
@@ -56,7 +70,8 @@ def run(context: Context) -> Alignment:
     everyone = scores | foreign
     summaries = {name: summary(found, settings.seed) for name, found in everyone.items()}
     results = {model.name: {name: summaries[name] for name in (model.name, *foreign)} for model in context.models}
-    notes = [f"{model.name}: {note}." for model in context.models for note in model.notes]
+    notes = [f"{model.name} predicts no attention." for model in everybody if model.name not in scores]
+    notes += [f"{model.name}: {note}." for model in context.models for note in model.notes]
     notes += [f"{name} has scores of {len(found):,} of the {len(images):,} images." for name, found in foreign.items()]
     return Alignment(
         Findings(results, _rows(everyone), notes),
@@ -99,17 +114,16 @@ def _scored(context: Context, image: FixatedImage) -> dict[str, dict[str, float]
     except UserError as error:
         return told(error)
     truth = image.attention_map(image.height, image.width)
-    return {model.name: score(predicted(context, model, pixels), truth, image.fixations) for model in context.models}
+    maps = {model.name: predicted(context, model, pixels) for model in context.models}
+    return {name: score(found, truth, image.fixations) for name, found in maps.items() if found is not None}
 
 
 @torch.inference_mode()
-def predicted(context: Context, model: Measured, pixels: Tensor) -> Tensor:
-    """A model's map [h, w] of a whole photograph, uint8 [3, H, W], on the CPU."""
+def predicted(context: Context, model: Measured, pixels: Tensor) -> Tensor | None:
+    """A model's map [h, w] of a whole photograph, uint8 [3, H, W], on the CPU; None from one that predicts none."""
     picture = whole(pixels, context.store.size(model))[None].to(context.device).float() / 255
     attention = model.network.attention(picture)
-    if attention is None:
-        raise UserError(f"{model.location}: predicts no attention; leave the suite alignment out")
-    return attention[0].float().cpu()
+    return None if attention is None else attention[0].float().cpu()
 
 
 def score(prediction: Tensor, truth: Tensor, fixations: np.ndarray) -> dict[str, float]:
@@ -134,10 +148,9 @@ def examples(
     for key in [order[step] for step in steps]:
         image = images[key]
         pixels = image.pixels()
-        maps = {
-            model.name: (predicted(context, model, pixels), scores[model.name][key]["cc"]) for model in context.models
-        }
-        found.append(Example(image.name, pixels, image.attention_map(image.height, image.width), maps))
+        maps = {model.name: predicted(context, model, pixels) for model in context.models}
+        shown = {name: (one, scores[name][key]["cc"]) for name, one in maps.items() if one is not None}
+        found.append(Example(image.name, pixels, image.attention_map(image.height, image.width), shown))
     return found
 
 

@@ -59,8 +59,10 @@ class CorruptedPictures:
 
 def corrupted(pixels: np.ndarray, corruption: str, severity: int, seed: Sequence[int]) -> np.ndarray:
     """uint8 [H, W, 3] -> alike. Seeds numpy's global state: call it in processes, not in threads."""
+    import cv2
     import imagecorruptions  # numba takes seconds to import
 
+    cv2.setNumThreads(0)  # its threads would not survive a fork, and readers are processes already
     number = int(np.random.SeedSequence(seed).generate_state(1)[0])
     np.random.seed(number)
     options = {"seed": number} if corruption in SEEDED else {}

@@ -33,6 +33,8 @@ def evaluate_and_keep(settings: EvaluateSettings) -> str:
     storage = open_storage(settings.output)
     storage.check_writable()
     context = _opened(settings)
+    if "alignment" in settings.suites():
+        alignment.looking(context)
     found = _measured(context)
     looked = alignment.run(context) if "alignment" in settings.suites() else None
     if looked:
@@ -99,7 +101,7 @@ def _results(model: Measured, context: Context, found: dict[str, Findings], look
     }
     tests = [test for test in looked.comparisons if model.name in test["models"]] if looked else []
     return {
-        **{name: findings.results[model.name] for name, findings in found.items()},
+        **{name: findings.results[model.name] for name, findings in found.items() if model.name in findings.results},
         **({"alignment_tests": tests} if looked else {}),
         "checkpoint": about,
         "notes": {name: findings.notes for name, findings in found.items()},
@@ -108,6 +110,8 @@ def _results(model: Measured, context: Context, found: dict[str, Findings], look
 
 def _table(rows: Sequence[Row]) -> bytes:
     """CSV; empty where there is no figure."""
+    if not rows:
+        return b""
     text = io.StringIO()
     writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
     writer.writeheader()

@@ -33,17 +33,19 @@ class Classifier(NamedTuple):
         """The shares of images whose class scores highest, and among the five highest; `classes` are the labels'."""
         index = {name: number for number, name in enumerate(self.classes)}
         labels = torch.tensor([index[name] for name in classes])[torch.from_numpy(found.labels)]
-        return {"top1": self._top(found.rows, labels, 1, device), "top5": self._top(found.rows, labels, 5, device)}
+        ranks = self._ranks(found.rows, labels, device)
+        return {"top1": float((ranks < 1).double().mean()), "top5": float((ranks < 5).double().mean())}
 
     @torch.inference_mode()
-    def _top(self, rows: np.ndarray, labels: Tensor, most: int, device: torch.device) -> float:
-        right = 0
+    def _ranks(self, rows: np.ndarray, labels: Tensor, device: torch.device) -> Tensor:
+        """How many classes score higher than the right one, [n]."""
+        ranks = []
         for start in range(0, len(rows), CHUNK):
             scores = self.module(torch.from_numpy(rows[start : start + CHUNK]).to(device))
             assert scores is not None
-            best = scores.topk(min(most, scores.shape[1])).indices.cpu()
-            right += int((best == labels[start : start + CHUNK, None]).any(1).sum())
-        return right / len(rows)
+            right = scores.gather(1, labels[start : start + CHUNK, None].to(device))
+            ranks.append((scores > right).sum(1).cpu())
+        return torch.cat(ranks)
 
 
 class Probes:
@@ -59,14 +61,15 @@ class Probes:
         """What learned with the network; None where nothing did.
 
         A plain weights file does not name its classes: as many class folders as it has classes are taken in order.
+        Raises UserError where they are not as many.
         """
         probed = model.scores(torch.zeros(1, model.channels, device=self._device))
         if probed is None:
             return None
         if model.classes is None and len(folders) != probed.shape[1]:
             raise UserError(
-                f"{model.location}: knows {probed.shape[1]:,} classes without their names, --val has {len(folders):,}; "
-                "name a folder with as many class folders, whose sorted names are its classes in order"
+                f"{model.location}: knows {probed.shape[1]:,} classes without their names, found {len(folders):,} "
+                "class folders; expected as many, whose sorted names are its classes in order"
             )
         classes = folders if model.classes is None else model.classes
         return Classifier(CONCURRENT, model.scores, classes, f"{model.name}'s training")

@@ -8,9 +8,12 @@ from PIL import Image
 from common.errors import UserError
 from tests.pictures import jpeg, photograph, write
 from trainer.evaluate.corruptions import mce, mean_accuracy
+from trainer.evaluate.features import extract_here
 from trainer.evaluate.imagenet_c import ALEXNET, CORRUPTIONS, EXTRA, corrupted, made, published
 from trainer.evaluate.pictures import FolderPictures
 from trainer.views import centre
+
+CPU = torch.device("cpu")
 
 
 @pytest.fixture
@@ -56,6 +59,20 @@ def test_an_image_is_corrupted_alike_whatever_was_corrupted_before(clean):
     sets["gaussian_noise", 1].read(0)
     assert torch.equal(sets["gaussian_noise", 2].read(3), alone)
     assert not torch.equal(made(clean, ["gaussian_noise"], [2], seed=8)["gaussian_noise", 2].read(3), alone)
+
+
+def test_readers_corrupt_as_this_process_does(clean):
+    class Means(torch.nn.Module):
+        def features(self, images):
+            return images.mean((2, 3))
+
+    for corruption in ("defocus_blur", "frost"):  # by OpenCV's filter, and by its reading and resizing
+        pictures = made(clean, [corruption], [5], seed=0)[corruption, 5]
+        alone, others = (
+            np.concatenate([piece.rows for piece in extract_here(Means(), pictures, 32, CPU, 2, readers)])
+            for readers in (0, 2)
+        )
+        assert (alone == others).all()
 
 
 def test_made_sets_are_all_nineteen_at_all_severities_each_with_an_identity(clean):

@@ -217,6 +217,39 @@ def test_unreadable_images_are_named_in_results_and_page(checkpoints, val, tmp_p
     assert "val: 1 images cannot be read and are left out: red/000.jpg" in (tmp_path / "out/index.html").read_text()
 
 
+def test_published_corruptions_are_judged_whole_by_the_clean_classifier(checkpoints, val, tmp_path):
+    contents = {f"{path.parent.name}/{path.name}": path.read_bytes() for path in val.rglob("*.jpg")}
+    write(tmp_path / "imagenet-c/fog/3", contents)
+    flags = ["--corruptions=fog", "--severities=3", "--queries=4", f"--imagenet-c={tmp_path / 'imagenet-c'}"]
+    evaluate(checkpoints[:1], tmp_path / "out", *flags)
+    trained, pictures = load_trained(checkpoints[0]), FolderPictures("", str(val), "val")
+    images = torch.stack([whole(pictures.read(index), 32) for index in range(24)]).float() / 255
+    with torch.no_grad():
+        best = trained.model.logits(images).argmax(1).tolist()
+    right = [trained.classes[index] == file.split("/")[0] for index, file in zip(best, pictures.names, strict=True)]
+    found = strict(tmp_path / "out/results.json")[NAMES[0]]
+    assert found["imagenet-c"]["fog"] == {"3": pytest.approx(np.mean(right))}
+    assert set(found["retrieval"]["imagenet"]) == {"3", "corruptions"}
+
+
+def test_a_model_that_predicts_no_attention_is_left_out_of_alignment_and_named(
+    checkpoints, human, tmp_path, monkeypatch
+):
+    from trainer.model.parts import AttentionPart
+
+    attention = AttentionPart.attention
+    monkeypatch.setattr(
+        AttentionPart, "attention", lambda part, *given: attention(part, *given) if part.clean_informs else None
+    )
+    evaluate(checkpoints, tmp_path / "out", f"--human-data={human}")
+    found = strict(tmp_path / "out/results.json")
+    assert "alignment" not in found[NAMES[0]]
+    assert list(found[NAMES[1]]["alignment"]) == [NAMES[1]]
+    assert found[NAMES[0]]["notes"]["alignment"] == [f"{NAMES[0]} predicts no attention."]
+    with pytest.raises(UserError, match="expected a model that predicts attention, found none among"):
+        evaluate(checkpoints[:1], tmp_path / "out", f"--human-data={human}")
+
+
 def test_a_plain_weights_file_is_measured_as_a_baseline(val, human, tmp_path):
     import torchvision
 
