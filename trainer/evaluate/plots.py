@@ -20,6 +20,7 @@ STYLE: Any = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
+    "axes.axisbelow": True,
     "grid.color": "#e6e6ea",
     "legend.frameon": False,
 }
@@ -54,7 +55,7 @@ def lines(title: str, details: str, found: Lines, x: str, y: str, marks: bool = 
 @matplotlib.rc_context(STYLE)
 def bars(title: str, details: str, labels: Sequence[str], found: Mapping[str, Sequence[float]], x: str) -> Html:
     """A bar of each model for each label, from top to bottom."""
-    chart, axes = _chart(height=0.7 + 0.13 * len(labels) * (len(found) + 0.7))
+    chart, axes = _chart(height=0.7 + 0.13 * len(labels) * (len(found) + 0.7) + 0.2 * len(found))
     thick = 0.8 / len(found)
     at = np.arange(len(labels))
     for number, (name, values) in enumerate(found.items()):
@@ -62,7 +63,7 @@ def bars(title: str, details: str, labels: Sequence[str], found: Mapping[str, Se
     axes.set_yticks(at, [label.replace("_", " ") for label in labels])
     axes.set(xlabel=x, ylim=(len(labels) - 0.4, -0.6))
     axes.grid(axis="y", visible=False)
-    axes.legend(loc="upper left", bbox_to_anchor=(0, -0.5 / chart.get_figheight() - 0.02), ncols=2)
+    axes.legend(loc="upper left", bbox_to_anchor=(0, -0.5 / chart.get_figheight() - 0.02), ncols=1)
     return _shown(chart, title, details)
 
 

@@ -135,18 +135,17 @@ def _precision_table(found: Results) -> Html:
         for condition, curve in by.items():
             if condition == "corruptions":
                 continue
-            at = dict(zip(curve["k"], zip(curve["precision"], curve["recall"], strict=True), strict=True))
-            shown = [k for k in (1, 10, 100) if k in at]
+            precision, recall = (dict(zip(curve["k"], curve[name], strict=True)) for name in ("precision", "recall"))
             rows.append(
                 (
                     model,
                     condition if condition == "clean" else f"severity {condition}",
                     curve["queries"],
-                    *(_percent(at[k][0]) if k in at else "" for k in (1, 10, 100)),
-                    _percent(at[shown[-1]][1]),
+                    *(_percent(precision[k]) if k in precision else "" for k in (1, 10, 100)),
+                    *(_percent(recall[k]) if k in recall else "" for k in (10, 100)),
                 )
             )
-    columns = ["model", "images", "queries", "precision at 1 (%)", "at 10", "at 100", "recall at the last (%)"]
+    columns = ["model", "images", "queries", "precision at 1 (%)", "at 10", "at 100", "recall at 10 (%)", "at 100"]
     return page.table(columns, rows)
 
 
@@ -231,7 +230,7 @@ def _example(example: Example) -> Html:
         page.figure(under(example.human), "people"),
         *(page.figure(under(attention), name, f"CC {cc:.2f}") for name, (attention, cc) in example.predicted.items()),
     ]
-    return page.grid(pictures)
+    return page.element("div", page.grid(pictures), style="margin: 1rem 0")
 
 
 def _models(context: Context) -> Html:

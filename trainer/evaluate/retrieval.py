@@ -80,16 +80,13 @@ def _measured(context: Context, model: Measured, collection: Collection, rows: l
     found: dict[str, Any] = {}
     curves: dict[str, dict[int, Curve]] = {}
     if collection.clean is not None:
-        features = context.store.get(model, collection.clean)
-        queries = drawn_queries(features, len(collection.clean.names), collection.queries, context.settings.seed)
+        features, queries = _drawn(context, model, collection, collection.clean)
         _keep(context, model, collection, features, queries)
         curve = search(features, queries, context.device)
         found[CLEAN] = told_curve(curve)
         rows += _rows(model, collection, CLEAN, 0, curve)
     for (corruption, severity), pictures in collection.corrupted.items():
-        features = context.store.get(model, pictures)
-        queries = drawn_queries(features, len(pictures.names), collection.queries, context.settings.seed)
-        curve = search(features, queries, context.device)
+        curve = search(*_drawn(context, model, collection, pictures), context.device)
         curves.setdefault(corruption, {})[severity] = curve
         rows += _rows(model, collection, corruption, severity, curve)
     for severity in sorted({severity for by in curves.values() for severity in by}):
@@ -99,6 +96,14 @@ def _measured(context: Context, model: Measured, collection: Collection, rows: l
             name: {str(severity): told_curve(curve) for severity, curve in by.items()} for name, by in curves.items()
         }
     return found
+
+
+def _drawn(
+    context: Context, model: Measured, collection: Collection, pictures: Pictures
+) -> tuple[Features, np.ndarray]:
+    """A set's features, and which rows of them are searched for."""
+    features = context.store.get(model, pictures)
+    return features, drawn_queries(features, len(pictures.names), collection.queries, context.settings.seed)
 
 
 def search(found: Features, queries: np.ndarray, device: torch.device) -> Curve:
