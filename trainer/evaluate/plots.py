@@ -103,6 +103,5 @@ def _shown(chart: Figure, title: str, details: str) -> Html:
 
 def side_by_side(charts: Iterable[Html]) -> Html:
     """Charts, two or three in a row; a single one does not fill the row."""
-    return element(
-        "div", *charts, class_="grid", style="grid-template-columns: repeat(auto-fill, minmax(min(100%, 420px), 1fr))"
-    )
+    columns = "grid-template-columns: repeat(auto-fill, minmax(min(100%, 420px), 1fr))"
+    return element("div", *charts, class_="grid", style=f"margin: 1rem 0; {columns}")
