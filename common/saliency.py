@@ -159,6 +159,23 @@ def centre_prior(height: int, width: int, share: float = CENTRE_SHARE) -> Tensor
     return torch.outer(down, right)
 
 
+def resized(attention: Tensor, size: Sequence[int]) -> Tensor:
+    """One map [h, w] in the size (height, width): bilinear, antialiased. A constant map stays exactly constant."""
+    height, width = size
+    if attention.shape == (height, width):
+        return attention
+    if is_constant(attention):  # what rounding makes of it, the AUCs would take for a prediction
+        return attention.flatten()[:1].expand(height, width)
+    return interpolate(attention[None, None], (height, width), mode="bilinear", align_corners=False, antialias=True)[
+        0, 0
+    ]
+
+
+def is_constant(attention: Tensor) -> bool:
+    """Is one map the same everywhere?"""
+    return bool(attention.amin() == attention.amax())
+
+
 def _checked(name: str, maps: Tensor, non_negative: bool = False) -> Tensor:
     """The maps, promoted to float32 at least."""
     if maps.ndim != 3 or 0 in maps.shape[1:]:
@@ -179,9 +196,12 @@ def _pair(prediction: Tensor, target: Tensor, non_negative: bool = False) -> tup
     if len(prediction) != len(target):
         raise ValueError(f"expected as many predictions as targets, found {len(prediction)} and {len(target)}")
     if prediction.shape != target.shape:
-        size = target.shape[1:]
-        prediction = interpolate(prediction[:, None], size, mode="bilinear", align_corners=False, antialias=True)[:, 0]
+        prediction = _interpolated(prediction, (target.shape[1], target.shape[2]))
     return prediction, target
+
+
+def _interpolated(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    return interpolate(maps[:, None], size, mode="bilinear", align_corners=False, antialias=True)[:, 0]
 
 
 def _distribution(maps: Tensor) -> Tensor:

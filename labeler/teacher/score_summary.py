@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from common.fixations import FixatedImage
+from common.statistics import mean_and_interval
 from labeler.teacher.scores import ImageScores, Scores
 
 PREDICTIONS = {"teacher": "teacher", "centre_prior": "centre prior", "human_split_half": "human split-half"}
@@ -19,8 +20,6 @@ METRICS = {  # as the field writes them
     "auc_judd": "AUC-Judd",
     "shuffled_auc": "shuffled AUC",
 }
-RESAMPLES = 2000
-INTERVAL = (2.5, 97.5)  # percentiles of the resamples' means
 
 
 class Evaluation(NamedTuple):
@@ -49,23 +48,6 @@ def summarize(evaluation: Evaluation, seed: int) -> dict[str, Any]:
             prediction: {metric: mean_and_interval(evaluation.of(prediction, metric), seed) for metric in METRICS}
             for prediction in PREDICTIONS
         },
-    }
-
-
-def mean_and_interval(values: np.ndarray, seed: int) -> dict[str, Any]:
-    """The mean of the values that are not NaN, and its 95 % bootstrap interval over images; None where there are none.
-
-    Percentiles of the means of 2,000 resamples. The same seed draws the same resamples for equally many images.
-    """
-    valid = values[~np.isnan(values)]
-    if not len(valid):
-        return {"mean": None, "ci95": None, "images": 0}
-    generator = np.random.default_rng(seed)
-    means = [valid[generator.integers(len(valid), size=len(valid))].mean() for _ in range(RESAMPLES)]
-    return {
-        "mean": float(valid.mean()),
-        "ci95": [float(bound) for bound in np.percentile(means, INTERVAL)],
-        "images": len(valid),
     }
 
 

@@ -19,10 +19,9 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import interpolate
 
 from common.fixations import FixatedImage
-from common.saliency import auc_judd, cc, centre_prior, kld, nss, shuffled_auc, sim
+from common.saliency import auc_judd, cc, centre_prior, is_constant, kld, nss, resized, shuffled_auc, sim
 
 OTHER_IMAGES = 10  # whose fixations are shuffled AUC's negatives, as in the MIT benchmark
 Scores = dict[str, float]  # by metric; NaN where it is not defined
@@ -61,7 +60,7 @@ def score_image(image: FixatedImage, predicted: Tensor, data: Sequence[FixatedIm
         score_map(predicted, truth),
         score_map(centre_prior(image.height, image.width).to(device), truth),
         divided and _agreement(*(_truth(half, elsewhere, device) for half in divided)),
-        _is_constant(predicted),
+        is_constant(predicted),
     )
 
 
@@ -70,14 +69,14 @@ def score_map(prediction: Tensor, truth: Truth) -> Scores:
 
     A prediction that is the same everywhere scores 0 by CC and NSS, 0.5 by the AUCs, as their definitions say.
     """
-    resized, target = _resized(prediction, truth.attention.shape)[None], truth.attention[None]
+    predicted, target = resized(prediction, truth.attention.shape)[None], truth.attention[None]
     return {
-        "cc": cc(resized, target).item(),
-        "kld": kld(resized, target).item(),
-        "nss": nss(resized, [truth.fixations]).item(),
-        "sim": sim(resized, target).item(),
-        "auc_judd": auc_judd(resized, [truth.fixations]).item(),
-        "shuffled_auc": shuffled_auc(resized, [truth.fixations], [truth.elsewhere]).item(),
+        "cc": cc(predicted, target).item(),
+        "kld": kld(predicted, target).item(),
+        "nss": nss(predicted, [truth.fixations]).item(),
+        "sim": sim(predicted, target).item(),
+        "auc_judd": auc_judd(predicted, [truth.fixations]).item(),
+        "shuffled_auc": shuffled_auc(predicted, [truth.fixations], [truth.elsewhere]).item(),
     }
 
 
@@ -95,19 +94,6 @@ def halves(image: FixatedImage, generator: np.random.Generator) -> tuple[Fixated
         for chosen in (first, ~first)
     )
     return one, other
-
-
-def _is_constant(attention: Tensor) -> bool:
-    return bool(attention.amin() == attention.amax())
-
-
-def _resized(attention: Tensor, size: torch.Size) -> Tensor:
-    """The map in this size, bilinear and antialiased."""
-    if attention.shape == size:
-        return attention
-    if _is_constant(attention):  # what rounding makes of it, the AUCs would take for a prediction
-        return attention.flatten()[:1].expand(size)
-    return interpolate(attention[None, None], size, mode="bilinear", align_corners=False, antialias=True)[0, 0]
 
 
 def _elsewhere(image: FixatedImage, data: Sequence[FixatedImage], generator: np.random.Generator) -> np.ndarray:

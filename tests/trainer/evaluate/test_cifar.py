@@ -1,0 +1,70 @@
+import pickle
+
+import numpy as np
+import pytest
+import torch
+
+from common.errors import UserError
+from tests.pictures import jpeg, write
+from trainer.evaluate.cifar import CLASSES, open_cifar, open_cifar_c
+
+
+def images(count, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (count, 32, 32, 3), np.uint8)
+
+
+def published_c(folder, corruptions, each=4):
+    folder.mkdir(exist_ok=True)
+    for number, name in enumerate(corruptions):
+        np.save(folder / f"{name}.npy", images(5 * each, seed=number))
+    np.save(folder / "labels.npy", np.tile(np.arange(each), 5))
+    return str(folder)
+
+
+def test_the_published_batch_is_read(tmp_path):
+    pixels = images(6)
+    batch = {b"data": pixels.transpose(0, 3, 1, 2).reshape(6, -1), b"labels": [3, 1, 4, 1, 5, 9]}
+    (tmp_path / "cifar-10-batches-py").mkdir()
+    (tmp_path / "cifar-10-batches-py" / "test_batch").write_bytes(pickle.dumps(batch))
+    found = open_cifar(str(tmp_path))
+    assert (found.labels.tolist(), found.classes) == ([3, 1, 4, 1, 5, 9], CLASSES)
+    assert torch.equal(found.read(2), torch.from_numpy(pixels[2]).permute(2, 0, 1))
+
+
+def test_a_batch_that_would_run_a_program_is_refused(tmp_path):
+    class Program:
+        def __reduce__(self):
+            return print, ("hello",)
+
+    (tmp_path / "test_batch").write_bytes(pickle.dumps(Program()))
+    with pytest.raises(UserError, match=r"cannot be read as CIFAR-10's test batch: expected arrays .* builtins\.print"):
+        open_cifar(str(tmp_path))
+
+
+def test_class_folders_are_read_too_and_shown_whole(tmp_path):
+    found = open_cifar(str(write(tmp_path, {"test/cat/0.jpg": jpeg(32, 32), "test/dog/0.jpg": jpeg(32, 32)})))
+    assert (found.classes, found.framed) == (["cat", "dog"], True)
+
+
+def test_severities_follow_each_other_in_a_file(tmp_path):
+    folder = published_c(tmp_path, ["fog", "frost"])
+    sets = open_cifar_c(folder, ["fog"], [1, 3])
+    assert list(sets) == [("fog", 1), ("fog", 3)]
+    assert sets["fog", 3].labels.tolist() == [0, 1, 2, 3]
+    assert torch.equal(sets["fog", 3].read(1), torch.from_numpy(images(20)[9]).permute(2, 0, 1))
+    assert len({found.identity for found in sets.values()}) == 2
+
+
+def test_missing_and_damaged_files_are_named(tmp_path):
+    folder = published_c(tmp_path, ["fog"])
+    with pytest.raises(UserError, match=r"--cifar-c .*: gaussian_noise, .* missing; expected the 15"):
+        open_cifar_c(folder, [], [1])
+    (tmp_path / "frost.npy").write_bytes(b"no array")
+    with pytest.raises(UserError, match=r"frost\.npy cannot be read as an array"):
+        open_cifar_c(folder, ["frost"], [1])
+    np.save(tmp_path / "snow.npy", images(7))
+    with pytest.raises(UserError, match=r"snow\.npy: expected uint8 .* found uint8 \[7, 32, 32, 3\] and 20"):
+        open_cifar_c(folder, ["snow"], [1])
+    (tmp_path / "labels.npy").unlink()
+    with pytest.raises(UserError, match=r"labels\.npy cannot be read as an array"):
+        open_cifar_c(folder, ["fog"], [1])

@@ -1,0 +1,96 @@
+import numpy as np
+import pytest
+import torch
+
+from common.errors import UserError
+from tests.pictures import write
+from trainer.evaluate.features import FeatureStore, extract_here
+from trainer.evaluate.models import open_models
+from trainer.evaluate.pictures import FolderPictures
+from trainer.views import centre
+
+CPU = torch.device("cpu")
+
+
+class Counting:
+    """Extracts in this process, and counts what passes."""
+
+    def __init__(self, readers=0):
+        self.images, self.readers = 0, readers
+
+    def __call__(self, model, sets, size):
+        for number, each in enumerate(sets):
+            for piece in extract_here(model.network, each, size, CPU, 5, self.readers):
+                self.images += len(piece.indices) + len(piece.failed)
+                yield number, piece
+
+
+@pytest.fixture(scope="module")
+def model(checkpoints):
+    return open_models(checkpoints[:1], None)[0]
+
+
+@pytest.mark.parametrize("readers", [0, 2])
+def test_features_are_the_models_of_the_images_centres(model, val, tmp_path, readers):
+    pictures = FolderPictures("--val", str(val), "val")
+    found = FeatureStore(str(tmp_path), Counting(readers), None).get(model, pictures)
+    images = torch.stack([centre(pictures.read(index), 32) for index in range(len(pictures.names))]).float() / 255
+    with torch.no_grad():
+        assert np.allclose(found.rows, model.network.features(images).numpy(), atol=1e-5)
+    assert found.labels.tolist() == pictures.labels.tolist()
+    assert found.unreadable == {}
+
+
+def test_features_are_extracted_once_for_a_model_a_set_and_a_size(model, checkpoints, val, tmp_path):
+    pictures, count = FolderPictures("--val", str(val), "val"), Counting()
+    store = FeatureStore(str(tmp_path), count, None)
+    first = store.get(model, pictures)
+    assert np.array_equal(first.rows, store.get(model, FolderPictures("--val", str(val), "val")).rows)
+    assert count.images == 24
+    store.get(open_models(checkpoints[1:], None)[0], pictures)
+    assert count.images == 48
+    FeatureStore(str(tmp_path), count, 48).get(model, pictures)
+    assert count.images == 72
+
+
+def test_unreadable_images_are_named_and_left_out(model, val, tmp_path):
+    content = (val / "red" / "000.jpg").read_bytes()
+    folder = write(tmp_path / "mixed", {"a/0.jpg": content, "a/1.jpg": content[:300], "b/2.jpg": content})
+    store = FeatureStore(str(tmp_path / "kept"), Counting(), None)
+    found = store.get(model, FolderPictures("--val", str(folder), "val"))
+    assert found.labels.tolist() == [0, 1]
+    assert found.indices.tolist() == [0, 2]
+    assert list(found.unreadable) == ["a/1.jpg"]
+    assert found.unreadable["a/1.jpg"].startswith("truncated")
+    assert store.unreadable == {"val": found.unreadable}
+
+
+def test_a_set_that_cannot_be_read_at_all_is_an_error(model, tmp_path):
+    folder = write(tmp_path / "broken", {"a/0.jpg": b"", "a/1.jpg": b"x"})
+    with pytest.raises(UserError, match=r"none of the 2 images can be read: a/0\.jpg \(empty"):
+        FeatureStore(str(tmp_path / "kept"), Counting(), None).get(model, FolderPictures("", str(folder), "val"))
+
+
+def test_a_damaged_file_of_features_is_named(model, val, tmp_path):
+    store, pictures = FeatureStore(str(tmp_path), Counting(), None), FolderPictures("", str(val), "val")
+    store.get(model, pictures)
+    [kept] = tmp_path.glob("*.npz")
+    kept.write_bytes(b"no arrays")
+    with pytest.raises(UserError, match=r"\.npz: not the features that were kept .* remove it"):
+        store.get(model, pictures)
+
+
+@pytest.mark.slow
+def test_many_processes_extract_what_one_does(model, val, tmp_path, monkeypatch):
+    from trainer.evaluate import distribute
+
+    monkeypatch.setattr(distribute, "CHUNK", 7)
+    pictures = FolderPictures("", str(val), "val")
+
+    def on_ray(model, sets, size):
+        return distribute.extract_on_ray(model, sets, size, 5, 0, workers=2)
+
+    many, one = (FeatureStore(str(tmp_path / name), how, None) for name, how in (("a", on_ray), ("b", Counting())))
+    found, expected = many.get(model, pictures), one.get(model, pictures)
+    assert np.allclose(found.rows, expected.rows, atol=1e-5)
+    assert found.indices.tolist() == expected.indices.tolist()

@@ -1,0 +1,83 @@
+import pytest
+import safetensors.torch
+import torch
+import torchvision
+
+from common.errors import UserError
+from trainer.checkpoint import load_trained
+from trainer.evaluate.models import file_name, open_models, unique_names
+from trainer.model.backbone import MEAN, STD
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory):
+    """torchvision's network with weights of its own, and the file of them."""
+    torch.manual_seed(0)
+    network = torchvision.models.resnet18(num_classes=7).eval()
+    path = tmp_path_factory.mktemp("plain") / "resnet18-abc.pth"
+    torch.save(network.state_dict(), path)
+    return network, path
+
+
+def test_a_checkpoint_of_ours_is_named_by_recipe_and_seed(checkpoints):
+    found = open_models(checkpoints, None)
+    assert [model.name for model in found] == ["contrastive seed 0", "contrastive-attn-teacher seed 0"]
+    assert (found[0].image_size, found[0].channels, len(found[0].classes)) == (32, 512, 4)
+
+
+def test_scores_of_features_are_the_models_logits_of_images(checkpoints):
+    images = torch.rand(3, 3, 32, 32)
+    for location, model in zip(checkpoints, open_models(checkpoints, None), strict=True):
+        trained = load_trained(location).model
+        with torch.no_grad():
+            assert torch.equal(model.scores(model.network.features(images)), trained.logits(images))
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_a_plain_weights_file_is_torchvisions_network(plain, suffix):
+    network, path = plain
+    if suffix == ".safetensors":
+        path = path.with_suffix(suffix)
+        safetensors.torch.save_file(network.state_dict(), path)
+    [model] = open_models([str(path)], "resnet18")
+    assert (model.name, model.image_size, model.classes) == ("resnet18-abc", 224, None)
+    images = torch.rand(2, 3, 64, 64)
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (MEAN, STD))
+    with torch.no_grad():
+        found, expected = model.scores(model.network.features(images)), network((images - mean) / std)
+        assert torch.allclose(found, expected, atol=1e-5)
+        assert model.network.attention(images).shape == (2, 2, 2)
+
+
+def test_weights_without_a_classifier_have_no_scores(plain, tmp_path):
+    weights = {name: w for name, w in plain[0].state_dict().items() if not name.startswith("fc.")}
+    torch.save(weights, tmp_path / "features.pth")
+    [model] = open_models([str(tmp_path / "features.pth")], "resnet18")
+    assert model.scores(torch.zeros(1, 512)) is None
+
+
+def test_mistakes_are_named(plain, tmp_path, checkpoints):
+    path = str(plain[1])
+    with pytest.raises(UserError, match="plain weights; say of which network with --backbone"):
+        open_models([path], None)
+    with pytest.raises(UserError, match=r"not the weights of torchvision's resnet50: .* name another --backbone"):
+        open_models([path], "resnet50")
+    with pytest.raises(UserError, match=r"absent: expected a checkpoint, .* found nothing that can be read"):
+        open_models([str(tmp_path / "absent")], None)
+    with pytest.raises(UserError, match=r"expected a checkpoint, .* found a folder"):
+        open_models([str(tmp_path)], None)
+    with pytest.raises(UserError, match="is given twice"):
+        open_models([checkpoints[0], checkpoints[0]], None)
+    (tmp_path / "broken").write_bytes(b"no weights")
+    with pytest.raises(UserError, match="broken: cannot be read as a checkpoint"):
+        open_models([str(tmp_path / "broken")], None)
+
+
+def test_names_that_are_shared_take_their_runs_folder_or_a_number():
+    places = ["runs/a/checkpoints/best", "runs/b/checkpoints/best", "s3://x/c/checkpoints/last"]
+    assert unique_names(["x", "x", "y"], places) == ["x a", "x b", "y"]
+    assert unique_names(["x", "x"], ["a/run/checkpoints/best", "b/run/checkpoints/best"]) == ["x run 1", "x run 2"]
+
+
+def test_a_name_is_made_fit_for_files():
+    assert file_name("contrastive seed 0/../x") == "contrastive-seed-0-..-x"

@@ -1,0 +1,52 @@
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+from torch import nn
+
+from trainer.evaluate.features import Features
+from trainer.evaluate.probes import Classifier, learned
+
+CPU = torch.device("cpu")
+
+
+def made_up(images, seed, classes=6, channels=24):
+    centres = np.random.default_rng(0).normal(size=(classes, channels))
+    generator = np.random.default_rng(seed)
+    labels = generator.integers(0, classes, images)
+    rows = np.maximum(centres[labels] + 1.2 * generator.normal(size=(images, channels)), 0)
+    return Features(rows.astype(np.float32), labels, np.arange(images), {})
+
+
+def test_an_offline_probe_is_as_often_right_as_scikit_learns_logistic_regression():
+    train, val = made_up(1500, 1), made_up(1500, 2)
+    probe = learned(torch.from_numpy(train.rows), torch.from_numpy(train.labels), 6, 40, 0, CPU)
+    names = [str(number) for number in range(6)]
+    mine = Classifier("offline", probe, names, "").accuracy(val, names, CPU)["top1"]
+    theirs = LogisticRegression(max_iter=2000).fit(train.rows, train.labels).score(val.rows, val.labels)
+    assert 0.6 < theirs < 0.95
+    assert mine == pytest.approx(theirs, abs=0.02)
+
+
+def test_the_seed_decides_an_offline_probe():
+    train = made_up(300, 1)
+    rows, labels = torch.from_numpy(train.rows), torch.from_numpy(train.labels)
+    first, again, other = (learned(rows, labels, 6, 2, seed, CPU).weight for seed in (0, 0, 1))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_classes_are_matched_by_name_whatever_their_order():
+    eye = nn.Linear(3, 3, bias=False)
+    with torch.no_grad():
+        eye.weight.copy_(torch.eye(3))
+    found = Features(np.eye(3, dtype=np.float32), np.array([2, 1, 0]), np.arange(3), {})
+    assert Classifier("offline", eye, ["a", "b", "c"], "").accuracy(found, ["c", "b", "a"], CPU)["top1"] == 1
+    assert Classifier("offline", eye, ["a", "b", "c"], "").accuracy(found, ["a", "b", "c"], CPU)["top1"] == 1 / 3
+
+
+def test_top5_counts_the_five_highest():
+    scores = np.tile(np.arange(8, dtype=np.float32), (8, 1))
+    found = Features(scores, np.arange(8), np.arange(8), {})
+    names = [str(number) for number in range(8)]
+    assert Classifier("offline", nn.Identity(), names, "").accuracy(found, names, CPU) == {"top1": 1 / 8, "top5": 5 / 8}

@@ -1,0 +1,100 @@
+"""CIFAR-10's test images and CIFAR-10-C, as published or as class folders."""
+
+import pickle
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from common.errors import UserError, told
+from trainer.evaluate.imagenet_c import CORRUPTIONS, chosen_corruptions
+from trainer.evaluate.pictures import FolderPictures, Pictures, digest, pixels_of
+
+CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
+BATCH = "test_batch"
+SEVERITIES = 5
+HARMLESS = {("_reconstruct", "numpy"), ("ndarray", "numpy"), ("dtype", "numpy"), ("scalar", "numpy")}
+
+
+class ArrayPictures:
+    """Images in an array, uint8 [n, 32, 32, 3], in memory or mapped from a file."""
+
+    framed = True
+
+    def __init__(self, name: str, images: np.ndarray, labels: np.ndarray, identity: str) -> None:
+        self.name, self._images, self.identity = name, images, identity
+        self.names = [f"{index:05}" for index in range(len(images))]
+        self.labels, self.classes = labels.astype(np.int64), CLASSES
+
+    def read(self, index: int) -> Tensor:
+        return pixels_of(self._images[index])
+
+
+def open_cifar(location: str) -> Pictures:
+    """CIFAR-10's test images: class folders (below `test`, if there is one), a tar of them, or the published batches.
+
+    Raises UserError.
+    """
+    path = Path(location)
+    for folder in (path, path / "cifar-10-batches-py"):
+        if (folder / BATCH).is_file():
+            return _published(folder / BATCH)
+    return FolderPictures("--cifar", location, "cifar10", framed=True)
+
+
+def _published(path: Path) -> ArrayPictures:
+    try:
+        with path.open("rb") as file:
+            batch = _NumpyOnly(file, encoding="bytes").load()
+        images = np.asarray(batch[b"data"], np.uint8).reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
+        labels = np.asarray(batch[b"labels"])
+    except Exception as error:  # pickles raise many kinds on damage
+        raise UserError(f"--cifar {path}: cannot be read as CIFAR-10's test batch: {told(error)}") from None
+    return ArrayPictures("cifar10", images, labels, _identity(path))
+
+
+class _NumpyOnly(pickle.Unpickler):
+    """Pickles can run any program; this one makes numpy's arrays only."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (name, module.partition(".")[0]) not in HARMLESS:
+            raise pickle.UnpicklingError(f"expected arrays of numbers, found {module}.{name}")
+        return super().find_class(module.replace("numpy.core", "numpy._core"), name)
+
+
+def open_cifar_c(folder: str, wanted: Sequence[str], severities: Sequence[int]) -> dict[tuple[str, int], ArrayPictures]:
+    """CIFAR-10-C as published: CORRUPTION.npy, its five severities one after the other, and labels.npy.
+
+    Raises UserError where a file is missing, or is no such array.
+    """
+    root, where = Path(folder), f"--cifar-c {folder}"
+    available = [name for name in CORRUPTIONS if (root / f"{name}.npy").is_file()]
+    sets = {}
+    for name in chosen_corruptions(wanted, available, where):
+        images, labels = _array(where, root / f"{name}.npy"), _array(where, root / "labels.npy")
+        if images.ndim != 4 or images.dtype != np.uint8 or len(images) != len(labels) or len(images) % SEVERITIES:
+            raise UserError(
+                f"{where}: {name}.npy: expected uint8 images [n, 32, 32, 3] as many as labels.npy has, a multiple of "
+                f"{SEVERITIES}, found {images.dtype} {list(images.shape)} and {len(labels):,} labels"
+            )
+        each = len(images) // SEVERITIES
+        for severity in severities:
+            rows = slice((severity - 1) * each, severity * each)
+            identity = digest(_identity(root / f"{name}.npy"), str(severity))
+            sets[name, severity] = ArrayPictures(f"cifar10-c {name} {severity}", images[rows], labels[rows], identity)
+    return sets
+
+
+def _array(where: str, path: Path) -> np.ndarray:
+    try:
+        array: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{where}: {path.name} cannot be read as an array: {told(error)}") from None
+    return array
+
+
+def _identity(path: Path) -> str:
+    status = path.stat()
+    return digest(str(path.resolve()), str(status.st_size), str(status.st_mtime_ns))

@@ -1,0 +1,70 @@
+"""All images that an evaluation needs, opened before anything is measured, so that what is missing is told at once."""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from common.errors import UserError
+from common.fixations import FixatedImage, open_fixations
+from trainer.evaluate.alignment_scores import Scores, named_files, read_scores
+from trainer.evaluate.cifar import open_cifar, open_cifar_c
+from trainer.evaluate.config import EvaluateSettings
+from trainer.evaluate.imagenet_c import made, published
+from trainer.evaluate.pictures import FolderPictures, Pictures, drawn, open_training
+
+Corrupted = Mapping[tuple[str, int], Pictures]  # by corruption and severity
+
+
+class Data(NamedTuple):
+    """What the settings name; `human` and `compared` by data set and image."""
+
+    train: Pictures | None
+    val: Pictures | None
+    corrupted: Corrupted
+    cifar: Pictures | None
+    cifar_c: Corrupted
+    human: dict[tuple[str, str], FixatedImage]
+    compared: dict[str, Scores]
+
+
+def open_data(settings: EvaluateSettings) -> Data:
+    """Open what the suites need. Raises UserError for what is missing, or cannot be understood."""
+    suites, severities = settings.suites(), sorted(set(settings.severities))
+    classified = "linear" in suites or "imagenet-c" in suites
+    retrieved = "retrieval" in suites
+    val = FolderPictures("--val", settings.val, "val") if settings.val and (classified or retrieved) else None
+    human = _opened_human(settings.human_data) if "alignment" in suites else {}
+    return Data(
+        open_training(settings.train) if settings.train and classified else None,
+        val,
+        _corrupted(settings, val, severities),
+        open_cifar(settings.cifar) if settings.cifar and retrieved else None,
+        open_cifar_c(settings.cifar_c, settings.corruptions, severities) if settings.cifar_c and retrieved else {},
+        human,
+        {name: read_scores(name, path, list(human)) for name, path in named_files(settings.compare).items()}
+        if human
+        else {},
+    )
+
+
+def _corrupted(settings: EvaluateSettings, val: Pictures | None, severities: list[int]) -> Corrupted:
+    """ImageNet-C as published or, for the suite of its name, made from the clean images."""
+    suites = settings.suites()
+    if settings.imagenet_c and ("imagenet-c" in suites or "retrieval" in suites):
+        found = published(settings.imagenet_c, settings.corruptions, severities)
+        return {key: drawn(pictures, settings.images, settings.seed) for key, pictures in found.items()}
+    if "imagenet-c" in suites and val is not None:
+        return made(drawn(val, settings.images, settings.seed), settings.corruptions, severities, settings.seed)
+    return {}
+
+
+def _opened_human(locations: list[str]) -> dict[tuple[str, str], FixatedImage]:
+    images: dict[tuple[str, str], FixatedImage] = {}
+    for location in locations:
+        try:
+            found = open_fixations(location).images
+        except UserError as error:
+            raise UserError(str(error).replace("--data", "--human-data", 1)) from None
+        if not found:
+            raise UserError(f"--human-data {location}: holds no image with fixations")
+        images |= {(location, image.name): image for image in found}
+    return images

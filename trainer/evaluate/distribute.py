@@ -1,0 +1,71 @@
+"""Features by many processes: the only part of the evaluation that knows Ray."""
+
+import os
+import pickle
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import ray
+import torch
+from ray.data import ActorPoolStrategy
+
+from common.cluster import join_ray, worker_environment
+from common.errors import UserError
+from trainer.evaluate.features import Piece, extract_here
+from trainer.evaluate.models import Measured
+from trainer.evaluate.pictures import PartOf, Pictures
+
+CHUNK = 1024  # images of a task
+
+
+class Extractor:
+    """A process that holds a network and the sets (`held` refers to both), on a GPU of its own where there is one."""
+
+    def __init__(self, held: list[Any], size: int, batch_size: int, readers: int | None, workers: int) -> None:
+        network, sets = ray.get(held[0])
+        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self._network, self._sets = network.to(self._device), sets
+        self._size, self._batch_size = size, batch_size
+        self._readers = max((os.cpu_count() or 1) // workers, 1) if readers is None else readers
+
+    def __call__(self, task: dict[str, Any]) -> dict[str, Any]:
+        """A task names a set and the images of it, `start` to `end`: gives its pieces, pickled."""
+        part = PartOf(self._sets[task["number"]], np.arange(task["start"], task["end"]))
+        found = extract_here(self._network, part, self._size, self._device, self._batch_size, self._readers)
+        moved = [_moved(piece, task["start"]) for piece in found]
+        return {"number": task["number"], "pieces": pickle.dumps(moved)}
+
+
+def extract_on_ray(
+    model: Measured, sets: Sequence[Pictures], size: int, batch_size: int, readers: int | None, workers: int
+) -> Iterator[tuple[int, Piece]]:
+    """The sets' features piece by piece, in order, from `workers` processes. Raises UserError."""
+    join_ray(show_workers_output=True)
+    kind = "GPU" if ray.cluster_resources().get("GPU", 0) else "CPU"
+    room = ray.cluster_resources().get(kind, 0)
+    if room < workers:
+        raise UserError(f"--workers {workers}: expected a {kind} for each, this cluster has {room:g}; ask for fewer")
+    tasks = [
+        {"number": number, "start": start, "end": min(start + CHUNK, len(each.names))}
+        for number, each in enumerate(sets)
+        for start in range(0, len(each.names), CHUNK)
+    ]
+    context = ray.data.DataContext.get_current()
+    context.execution_options.preserve_order = True
+    context.enable_progress_bars = False
+    done = ray.data.from_items(tasks, override_num_blocks=len(tasks)).map(
+        Extractor,  # type: ignore[arg-type]
+        fn_constructor_args=([ray.put((model.network, list(sets)))], size, batch_size, readers, workers),
+        compute=ActorPoolStrategy(size=workers),
+        num_cpus=1,
+        num_gpus=1 if kind == "GPU" else None,
+        runtime_env={"env_vars": worker_environment()},
+    )
+    for row in done.iter_rows():
+        yield from ((row["number"], piece) for piece in pickle.loads(row["pieces"]))
+
+
+def _moved(piece: Piece, start: int) -> Piece:
+    """A part's indices -> the whole set's."""
+    return Piece(piece.rows, piece.indices + start, {index + start: why for index, why in piece.failed.items()})

@@ -1,0 +1,177 @@
+"""Features of a set of images: extracted once, kept by the checksums of model and data."""
+
+import io
+import itertools
+import os
+import zipfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+from common.errors import ImageFailure, UserError, told
+from common.storage import open_storage
+from trainer.evaluate.models import Measured, file_name
+from trainer.evaluate.pictures import Pictures, digest, listed, shown
+
+VERSION = "1"  # of how features are made: another one makes them anew
+MOST_READERS = 16
+
+
+class Features(NamedTuple):
+    """Of the images that could be read: `rows` [n, C] float32, `labels` [n], and `indices` [n] into the set's names.
+
+    `unreadable`: why each of the others could not, by name.
+    """
+
+    rows: np.ndarray
+    labels: np.ndarray
+    indices: np.ndarray
+    unreadable: dict[str, str]
+
+
+class Piece(NamedTuple):
+    """What a batch becomes: features [b, C], the images' indices [b], and the reasons of those that failed."""
+
+    rows: np.ndarray
+    indices: np.ndarray
+    failed: dict[int, str]
+
+
+Extract = Callable[[Measured, Sequence[Pictures], int], Iterator[tuple[int, Piece]]]  # with the set's number, in order
+
+
+class FeatureStore:
+    """Features by model and set, from the folder where they were kept, or extracted now.
+
+    `unreadable` gathers, by set and name, why images could not be read.
+    """
+
+    def __init__(self, folder: str, extract: Extract, image_size: int | None) -> None:
+        self._storage, self._extract, self._size = open_storage(folder), extract, image_size
+        self.unreadable: dict[str, dict[str, str]] = {}
+
+    def size(self, model: Measured) -> int:
+        """The side at which a model sees images."""
+        return self._size or model.image_size
+
+    def prepare(self, model: Measured, sets: Iterable[Pictures]) -> None:
+        """Extract what is not kept yet. Raises UserError where none of a set's images can be read."""
+        missing = {name: each for each in sets if not self._storage.exists(name := self._name(model, each)[0])}
+        if not missing:
+            return
+        queue = list(missing.values())
+        with tqdm(total=sum(len(each.names) for each in queue), desc=model.name, unit=" images") as bar:
+            pieces = self._extract(model, queue, self.size(model))
+            for number, group in itertools.groupby(pieces, key=lambda found: found[0]):
+                bar.set_postfix_str(queue[number].name)
+                found = _joined(queue[number], [piece for _, piece in _counted(group, bar)])
+                name, key = self._name(model, queue[number])
+                self._storage.replace(name, _packed(found, queue[number], key))
+
+    def get(self, model: Measured, pictures: Pictures) -> Features:
+        """A set's features. Raises UserError like `prepare`."""
+        self.prepare(model, [pictures])
+        name, key = self._name(model, pictures)
+        try:
+            found = _unpacked(self._storage.read(name), key)
+        except (ValueError, KeyError, OSError, zipfile.BadZipFile) as error:
+            raise UserError(
+                f"{self._storage.location}/{name}: not the features that were kept ({told(error)}); remove it"
+            ) from None
+        if found.unreadable:
+            self.unreadable[pictures.name] = found.unreadable
+        return found
+
+    def _name(self, model: Measured, pictures: Pictures) -> tuple[str, str]:
+        """The file of a set's features, and the checksum of all that decides them."""
+        key = digest(VERSION, model.sha256, pictures.identity, str(self.size(model)), str(pictures.framed))
+        return f"{file_name(f'{model.name} {pictures.name}')}-{key[:16]}.npz", key
+
+
+def _counted(group: Iterator[tuple[int, Piece]], bar: Any) -> Iterator[tuple[int, Piece]]:
+    for number, piece in group:
+        bar.update(len(piece.indices) + len(piece.failed))
+        yield number, piece
+
+
+def _joined(pictures: Pictures, pieces: list[Piece]) -> Features:
+    failed = {index: reason for piece in pieces for index, reason in piece.failed.items()}
+    unreadable = {pictures.names[index]: failed[index] for index in sorted(failed)}
+    rows = [piece.rows for piece in pieces if len(piece.indices)]
+    if not rows:
+        reasons = [f"{name} ({reason})" for name, reason in unreadable.items()]
+        raise UserError(f"{pictures.name}: none of the {len(reasons):,} images can be read: {listed(reasons, 2)}")
+    indices = np.concatenate([piece.indices for piece in pieces])
+    return Features(np.concatenate(rows), pictures.labels[indices], indices, unreadable)
+
+
+def _unpacked(content: bytes, key: str) -> Features:
+    with np.load(io.BytesIO(content), allow_pickle=False) as file:
+        if str(file["key"]) != key:
+            raise ValueError("of another model or data set")
+        unreadable = dict(zip(file["unreadable"].tolist(), file["reasons"].tolist(), strict=True))
+        return Features(file["features"], file["labels"], file["indices"], unreadable)
+
+
+def _packed(found: Features, pictures: Pictures, key: str) -> bytes:
+    buffer = io.BytesIO()
+    arrays: dict[str, Any] = {
+        "features": found.rows,
+        "labels": found.labels,
+        "indices": found.indices,
+        "names": np.array([pictures.names[index] for index in found.indices], str),
+        "classes": np.array(pictures.classes, str),
+        "unreadable": np.array(list(found.unreadable), str),
+        "reasons": np.array(list(found.unreadable.values()), str),
+        "key": np.array(key),
+    }
+    np.savez(buffer, **arrays)
+    return buffer.getvalue()
+
+
+class _Shown(Dataset[tuple[int, Tensor | None, str]]):
+    """Images as networks see them, or why not."""
+
+    def __init__(self, pictures: Pictures, size: int) -> None:
+        self._pictures, self._size = pictures, size
+
+    def __len__(self) -> int:
+        return len(self._pictures.names)
+
+    def __getitem__(self, index: int) -> tuple[int, Tensor | None, str]:
+        try:
+            return index, shown(self._pictures, index, self._size), ""
+        except ImageFailure as error:
+            return index, None, str(error)
+
+
+def extract_here(
+    network: Any, pictures: Pictures, size: int, device: torch.device, batch_size: int, readers: int | None
+) -> Iterator[Piece]:
+    """Extract in this process; `readers` others read, crop and corrupt, none of them for a batch or less."""
+    readers = min(os.cpu_count() or 1, MOST_READERS) if readers is None else readers
+    network, looked = network.to(device), _Shown(pictures, size)
+    looked[0]  # what is compiled or imported at first use, readers need not: they are forked from here
+    loader = DataLoader(
+        looked,
+        batch_size,
+        num_workers=0 if len(pictures.names) <= batch_size else readers,
+        collate_fn=list,
+    )
+    for batch in loader:
+        good = [(index, image) for index, image, _ in batch if image is not None]
+        failed = {index: reason for index, image, reason in batch if image is None}
+        rows = _features(network, [image for _, image in good], device) if good else np.empty((0, 0), np.float32)
+        yield Piece(rows, np.array([index for index, _ in good], np.int64), failed)
+
+
+@torch.inference_mode()
+def _features(network: nn.Module, images: list[Tensor], device: torch.device) -> np.ndarray:
+    pixels = torch.stack(images).to(device, non_blocking=True).float() / 255
+    found: np.ndarray = network.features(pixels).float().cpu().numpy()  # type: ignore[operator]
+    return found

@@ -1,0 +1,124 @@
+"""An evaluation from its settings to its report: data and models opened, features extracted, suites run, all kept."""
+
+import csv
+import importlib.util
+import io
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+
+from common.errors import UserError
+from common.storage import open_storage
+from trainer.evaluate import alignment, corruptions, linear, retrieval
+from trainer.evaluate.alignment import Alignment
+from trainer.evaluate.config import EvaluateSettings
+from trainer.evaluate.data import open_data
+from trainer.evaluate.features import FeatureStore, Piece, extract_here
+from trainer.evaluate.models import Measured, open_models
+from trainer.evaluate.pictures import Pictures
+from trainer.evaluate.probes import Probes
+from trainer.evaluate.report import report
+from trainer.evaluate.suite import Context, Findings, Row
+
+ON_FEATURES: dict[str, Any] = {"linear": linear, "imagenet-c": corruptions, "retrieval": retrieval}
+EXTRAS = ("imagecorruptions", "matplotlib")  # what comes with the extra `eval`
+RESULTS, PAGE = "results.json", "index.html"
+
+
+def evaluate_and_keep(settings: EvaluateSettings) -> str:
+    """Measure as the settings say; returns where the page lies. Raises UserError, as far as possible at the start."""
+    _check_extras()
+    storage = open_storage(settings.output)
+    storage.check_writable()
+    context = _opened(settings)
+    if "alignment" in settings.suites():
+        alignment.looking(context)
+    found = _measured(context)
+    looked = alignment.run(context) if "alignment" in settings.suites() else None
+    if looked:
+        found["alignment"] = looked.findings
+    unreadable = context.store.unreadable | (looked.unreadable if looked else {})
+    results = {model.name: _results(model, context, found, looked) for model in context.models}
+    for name, findings in found.items():
+        storage.replace(f"{name}.csv", _table(findings.rows))
+    everything = {name: {**result, "unreadable": unreadable} for name, result in results.items()}
+    storage.replace(RESULTS, (json.dumps(everything, indent=1, allow_nan=False) + "\n").encode())
+    storage.replace(PAGE, report(context, found, looked, unreadable).encode("utf-8", "surrogateescape"))
+    storage.sweep()
+    return f"{settings.output.rstrip('/')}/{PAGE}"
+
+
+def _opened(settings: EvaluateSettings) -> Context:
+    """Everything that the suites are given, with the models on their device."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    data = open_data(settings)
+    models = open_models(settings.checkpoints, settings.backbone)
+    if same := [model.name for model in models if model.name in data.compared]:
+        raise UserError(f"--compare {same[0]}=...: a checkpoint has this name; choose another")
+    folder = settings.features or f"{settings.output}/features"
+    store = FeatureStore(folder, _extract(settings, device), settings.image_size)
+    probes = Probes(store, data.train, settings.probe_epochs, settings.seed, device)
+    for model in models:
+        model.network.to(device)
+    return Context(settings, data, models, store, probes, device)
+
+
+def _extract(settings: EvaluateSettings, device: torch.device) -> Any:
+    """How features are extracted: in this process, or in those of Ray."""
+
+    def in_this_process(model: Measured, sets: Sequence[Pictures], size: int) -> Iterator[tuple[int, Piece]]:
+        for number, each in enumerate(sets):
+            for piece in extract_here(model.network, each, size, device, settings.batch_size, settings.readers):
+                yield number, piece
+
+    def on_ray(model: Measured, sets: Sequence[Pictures], size: int) -> Iterator[tuple[int, Piece]]:
+        from trainer.evaluate.distribute import extract_on_ray
+
+        return extract_on_ray(model, sets, size, settings.batch_size, settings.readers, settings.workers)
+
+    return in_this_process if settings.workers == 1 else on_ray
+
+
+def _measured(context: Context) -> dict[str, Findings]:
+    """The suites on features: first all that can be wrong, then all features, then the figures."""
+    suites = {name: ON_FEATURES[name] for name in context.settings.suites() if name in ON_FEATURES}
+    needed = [pictures for suite in suites.values() for pictures in suite.sets(context)]
+    for model in context.models:
+        context.store.prepare(model, needed)
+    return {name: suite.run(context) for name, suite in suites.items()}
+
+
+def _results(model: Measured, context: Context, found: dict[str, Findings], looked: Alignment | None) -> dict[str, Any]:
+    """What results.json says of a model."""
+    about = {
+        "location": model.location,
+        "sha256": model.sha256,
+        "image_size": context.store.size(model),
+        "seed": context.settings.seed,
+        "trained": dict(model.about),
+    }
+    tests = [test for test in looked.comparisons if model.name in test["models"]] if looked else []
+    return {
+        **{name: findings.results[model.name] for name, findings in found.items() if model.name in findings.results},
+        **({"alignment_tests": tests} if looked else {}),
+        "checkpoint": about,
+        "notes": {name: findings.notes for name, findings in found.items()},
+    }
+
+
+def _table(rows: Sequence[Row]) -> bytes:
+    """CSV; empty where there is no figure."""
+    if not rows:
+        return b""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows([{name: "" if value != value else value for name, value in row.items()} for row in rows])
+    return text.getvalue().encode("utf-8", "surrogateescape")
+
+
+def _check_extras() -> None:
+    if missing := [name for name in EXTRAS if importlib.util.find_spec(name) is None]:
+        raise UserError(f"{', '.join(missing)}: not installed; evaluation needs pip install 'imagenet-attn[eval]'")

@@ -1,0 +1,160 @@
+"""What is measured: a checkpoint of ours, or a file of torchvision's ResNet weights, behind one small interface."""
+
+import hashlib
+import io
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any, cast
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from common.errors import UserError, told
+from common.storage import open_storage
+from trainer.checkpoint import load_trained
+from trainer.model.attention import selected
+from trainer.model.backbone import Backbone, BackboneName
+from trainer.model.parts import Model
+
+PLAIN_SIZE = 224
+PLAIN_ATTENTION = (
+    "a plain weights file has no attention read-out: its map is layer4's channel of the highest mean, without training"
+)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A model with a name of its own. `classes` are those that its classifier knows, by index; None: unknown."""
+
+    name: str
+    location: str
+    sha256: str
+    image_size: int
+    network: "Model | PlainResNet"
+    classes: list[str] | None
+    about: Mapping[str, Any]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def channels(self) -> int:
+        """Of its features."""
+        return self.network.backbone.channels
+
+    def scores(self, features: Tensor) -> Tensor | None:
+        """The classifier on features [n, C]: [n, classes]; None where the model has none."""
+        if isinstance(self.network, PlainResNet):
+            return self.network.scores(features)
+        return self.network.logits_of(features)
+
+
+class PlainResNet(nn.Module):
+    """A ResNet of torchvision's with its classifier, if the file has one."""
+
+    def __init__(self, name: str, weights: dict[str, Tensor]) -> None:
+        super().__init__()
+        self.backbone = Backbone(cast(BackboneName, name))
+        self.backbone.resnet.load_state_dict({key: w for key, w in weights.items() if not key.startswith("fc.")})
+        self.classifier: nn.Linear | None = None
+        if "fc.weight" in weights:
+            classes, channels = weights["fc.weight"].shape
+            self.classifier = nn.Linear(channels, classes)
+            self.classifier.load_state_dict({"weight": weights["fc.weight"], "bias": weights["fc.bias"]})
+
+    def features(self, images: Tensor) -> Tensor:
+        """Float [B, 3, H, W] in [0, 1] -> [B, channels]."""
+        pooled: Tensor = self.backbone(images).pooled
+        return pooled
+
+    def scores(self, features: Tensor) -> Tensor | None:
+        """[n, channels] -> [n, classes]."""
+        return None if self.classifier is None else self.classifier(features)
+
+    def attention(self, images: Tensor) -> Tensor:
+        """[B, 3, H, W] -> the map of layer4's strongest channel, [B, h, w]."""
+        return selected(self.backbone(images).stages[-1], "gap_argmax")[:, 0]
+
+
+def open_models(locations: Sequence[str], backbone: str | None) -> list[Measured]:
+    """The models, each with a name of its own: recipe and seed, or the weights file's name. Raises UserError."""
+    if repeated := [location for location, times in Counter(locations).items() if times > 1]:
+        raise UserError(f"{repeated[0]} is given twice; expected each checkpoint once")
+    models = [_opened(location, backbone) for location in locations]
+    names = unique_names([model.name for model in models], locations)
+    return [Measured(**{**vars(model), "name": name}) for model, name in zip(models, names, strict=True)]
+
+
+def unique_names(names: Sequence[str], locations: Sequence[str]) -> list[str]:
+    """The names; those that several share with their run's folder, or with a number where that does not help."""
+    folders = _told_apart(names, [run_folder(location) for location in locations])
+    return _told_apart(folders, [str(number) for number, _ in enumerate(folders, start=1)])
+
+
+def _told_apart(names: Sequence[str], labels: Sequence[str]) -> list[str]:
+    times = Counter(names)
+    return [f"{name} {label}" if times[name] > 1 else name for name, label in zip(names, labels, strict=True)]
+
+
+def run_folder(location: str) -> str:
+    """The name of the run that a checkpoint is of."""
+    parts = [part for part in PurePosixPath(location).parts[:-1] if part != "checkpoints"]
+    return parts[-1] if parts else PurePosixPath(location).name
+
+
+def file_name(name: str) -> str:
+    """A model's name as a part of file names."""
+    return re.sub(r"[^\w.-]+", "-", name)
+
+
+def _opened(location: str, backbone: str | None) -> Measured:
+    content = _content(location)
+    weights = _plain_weights(location, content)
+    if weights is None:
+        return _ours(location)
+    if backbone is None:
+        raise UserError(f"{location}: plain weights; say of which network with --backbone, such as --backbone resnet50")
+    try:
+        network = PlainResNet(backbone, weights).eval()
+    except (RuntimeError, KeyError) as error:
+        raise UserError(
+            f"{location}: not the weights of torchvision's {backbone}: {told(error)[:200]}; name another --backbone"
+        ) from None
+    about = {"backbone": backbone, "recipe": None, "seed": None, "step": None}
+    name = PurePosixPath(location).stem
+    return Measured(
+        name, location, hashlib.sha256(content).hexdigest(), PLAIN_SIZE, network, None, about, (PLAIN_ATTENTION,)
+    )
+
+
+def _ours(location: str) -> Measured:
+    trained = load_trained(location)
+    config = trained.config
+    about = {"backbone": config.backbone, "recipe": config.recipe, "seed": config.seed, "step": trained.step}
+    name = f"{config.recipe} seed {config.seed}"
+    return Measured(name, location, trained.sha256, config.image_size, trained.model, trained.classes, about)
+
+
+def _content(location: str) -> bytes:
+    folder, _, name = location.rpartition("/")
+    try:
+        return open_storage(folder or ("/" if location.startswith("/") else ".")).read(name)
+    except OSError as error:
+        found = "a folder" if isinstance(error, IsADirectoryError) else "nothing that can be read"
+        raise UserError(
+            f"{location}: expected a checkpoint, such as RUN/checkpoints/best, or a weights file, found {found}"
+        ) from None
+
+
+def _plain_weights(location: str, content: bytes) -> dict[str, Tensor] | None:
+    """The tensors of a weights file; None where the file is something else, a checkpoint of ours perhaps."""
+    try:
+        if location.endswith(".safetensors"):
+            return safetensors.torch.load(content)
+        state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except Exception as error:  # both raise many kinds on damaged files
+        raise UserError(f"{location}: cannot be read as a checkpoint: {told(error)[:200]}") from None
+    plain = isinstance(state, dict) and "conv1.weight" in state and all(isinstance(w, Tensor) for w in state.values())
+    return dict(state) if plain else None

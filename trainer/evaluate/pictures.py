@@ -1,0 +1,202 @@
+"""Images with classes, wherever they lie: class folders and tars, labelled data sets, a part of either."""
+
+import hashlib
+import io
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import BinaryIO, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from common.errors import ImageFailure, Reason, UserError, told
+from common.images import read_photograph
+from common.listing import ImageRef, class_folder
+from common.sources import open_source
+from common.storage import open_storage
+from common.tars import tar_headers
+from trainer.dataset import DataSet, open_dataset
+from trainer.views import centre, whole
+
+MAX_PIXELS = 200_000_000
+SCANNERS = 8  # threads that list shards
+NAMED = 5  # names in a message
+
+
+class Pictures(Protocol):
+    """A set of images. `labels` are indices into `classes`; `identity` changes with anything that changes the pixels.
+
+    `framed`: they are shown whole, because they are small or were cropped already; else their centre is shown.
+    """
+
+    name: str
+    names: list[str]
+    labels: np.ndarray
+    classes: list[str]
+    framed: bool
+    identity: str
+
+    def read(self, index: int) -> Tensor:
+        """An image's pixels, uint8 [3, H, W]. Raises ImageFailure."""
+        ...
+
+
+def shown(pictures: Pictures, index: int, size: int) -> Tensor:
+    """An image as networks see it, uint8 [3, size, size]. Raises ImageFailure."""
+    return (whole if pictures.framed else centre)(pictures.read(index), size)
+
+
+class FolderPictures:
+    """Class folders, or a tar of them, local or in S3. With a folder `test` only what is in it (CIFAR's layout)."""
+
+    def __init__(self, flag: str, location: str, name: str, framed: bool = False) -> None:
+        try:
+            self._source = open_source(location)
+            table = self._source.list().table
+        except UserError as error:
+            raise UserError(f"{flag} {str(error).removeprefix('--input ')}") from None
+        refs = [ImageRef(*row.values()) for row in table.to_pylist()]
+        tested = [ref for ref in refs if ref.uri.startswith("test/")]
+        self._refs = tested or refs
+        folders = [class_folder(ref.uri) for ref in self._refs]
+        if not folders or None in folders:
+            found = f"{self._refs[folders.index(None)].uri} at the top" if folders else "no images"
+            raise UserError(f"{flag} {location}: expected class folders with images, found {found}")
+        self.name, self.framed = name, framed
+        self.names = [ref.uri for ref in self._refs]
+        self.classes = sorted({str(folder) for folder in folders})
+        index = {folder: number for number, folder in enumerate(self.classes)}
+        self.labels = np.array([index[str(folder)] for folder in folders], np.int64)
+        place = location if "://" in location else str(Path(location).resolve())
+        self.identity = digest(place, *(f"{ref.uri} {ref.size}" for ref in self._refs))
+
+    def read(self, index: int) -> Tensor:
+        return read_photograph(self._source.read(self._refs[index]), MAX_PIXELS, 1)[0]
+
+
+class _Place(NamedTuple):
+    """Where the JPEG of a sample lies, and its class."""
+
+    shard: str
+    key: str
+    offset: int
+    size: int
+    label: int
+
+
+class ShardPictures:
+    """The images of a labelled data set, as the labelling job writes it."""
+
+    def __init__(self, flag: str, data: DataSet, name: str) -> None:
+        if data.classes is None:
+            raise UserError(f"{flag} {data.location}: its samples have no classes; expected a data set with classes")
+        self._storage = open_storage(data.location)
+        with ThreadPoolExecutor(SCANNERS) as pool:
+            self._places = [place for found in pool.map(self._places_in, data.shards) for place in found]
+        self.name, self.framed = name, False
+        self.names = [f"{place.shard}/{place.key}" for place in self._places]
+        self.labels = np.array([place.label for place in self._places], np.int64)
+        self.classes = data.class_names()
+        self.identity = digest(data.checksum)
+
+    def read(self, index: int) -> Tensor:
+        place = self._places[index]
+        try:
+            with self._storage.open(place.shard) as file:
+                file.seek(place.offset)
+                content = file.read(place.size)
+        except OSError as error:
+            raise ImageFailure(Reason.UNREADABLE, told(error)) from None
+        return read_photograph(content, MAX_PIXELS, 1)[0]
+
+    def _places_in(self, shard: str) -> list[_Place]:
+        """The images and classes of a shard."""
+        try:
+            with self._storage.open(shard) as file:
+                return list(_samples(shard, file))
+        except Exception as error:  # tarfile and storage raise many kinds on damage
+            raise UserError(f"{self._storage.location}/{shard}: cannot be read as a shard: {told(error)}") from None
+
+
+def _samples(shard: str, file: BinaryIO) -> list[_Place]:
+    images: dict[str, tuple[int, int]] = {}
+    labels: dict[str, int] = {}
+    for header in tar_headers(file):
+        key, _, extension = header.name.partition(".")
+        if extension == "jpg":
+            images[key] = (header.offset_data, header.size)
+        elif extension == "cls":
+            file.seek(header.offset_data)
+            labels[key] = int(file.read(header.size))
+    return [_Place(shard, key, offset, size, labels[key]) for key, (offset, size) in images.items()]
+
+
+class PartOf:
+    """Some images of a set, in their order there."""
+
+    def __init__(self, pictures: Pictures, indices: np.ndarray) -> None:
+        self._pictures, self._indices = pictures, indices
+        self.name, self.classes, self.framed = pictures.name, pictures.classes, pictures.framed
+        self.names = [pictures.names[index] for index in indices]
+        self.labels = pictures.labels[indices]
+        self.identity = digest(pictures.identity, ",".join(map(str, indices)))
+
+    def read(self, index: int) -> Tensor:
+        return self._pictures.read(int(self._indices[index]))
+
+
+def drawn(pictures: Pictures, images: int | None, seed: int) -> Pictures:
+    """So many images, drawn by the seed; all where there are no more."""
+    if images is None or images >= len(pictures.names):
+        return pictures
+    generator = np.random.default_rng([seed, 0])
+    return PartOf(pictures, np.sort(generator.choice(len(pictures.names), images, replace=False)))
+
+
+def open_training(location: str) -> Pictures:
+    """What an offline probe learns from: a labelled data set, or class folders. Raises UserError."""
+    storage = open_storage(location)
+    if storage.exists("manifest.json") or storage.exists("plan.json"):
+        return ShardPictures("--train", open_dataset(location), "train")
+    return FolderPictures("--train", location, "train")
+
+
+def check_classes(found: Sequence[str], expected: Sequence[str], what: str, source: str) -> None:
+    """Raises UserError where two sets of class names differ: which are missing, and which are not known."""
+    missing, unknown = sorted(set(expected) - set(found)), sorted(set(found) - set(expected))
+    differences = [
+        f"{len(names):,} {kind} ({listed(names)})"
+        for kind, names in (("are missing", missing), ("are not known", unknown))
+        if names
+    ]
+    if differences:
+        raise UserError(
+            f"{what}: expected the {len(expected):,} classes of {source}, found {len(found):,}, of which "
+            f"{' and '.join(differences)}; name a folder with exactly these class folders"
+        )
+
+
+def listed(names: Sequence[str], most: int = NAMED) -> str:
+    """Names as text, cut short."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most:,} more" if len(names) > most else "")
+
+
+def digest(*parts: str) -> str:
+    """One checksum of several texts."""
+    return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def pixels_of(array: np.ndarray) -> Tensor:
+    """uint8 [H, W, 3] -> [3, H, W]."""
+    return torch.from_numpy(np.ascontiguousarray(array.transpose(2, 0, 1)))
+
+
+def through_jpeg(array: np.ndarray, quality: int) -> Tensor:
+    """uint8 [H, W, 3], saved as JPEG and read again: [3, H, W]."""
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(array).save(buffer, "JPEG", quality=quality)
+    return read_photograph(buffer.getvalue(), MAX_PIXELS, 1)[0]
