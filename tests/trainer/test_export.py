@@ -19,7 +19,7 @@ from trainer.checkpoint import load_trained
 from trainer.config import TrainConfig
 from trainer.export import main
 from trainer.formats import Deployed
-from trainer.recipes import build
+from trainer.recipes import build, recipe_names
 
 CLASSES = ["red", "lime", "blue"]
 MEAN, STD = (torch.tensor(values).view(3, 1, 1) for values in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
@@ -34,7 +34,7 @@ def checkpoint(folder, classes=CLASSES, **changes):
         if isinstance(module, (nn.BatchNorm2d, nn.GroupNorm)):
             nn.init.uniform_(module.weight, 0.2, 0.8)
             nn.init.normal_(module.bias, std=0.1)
-        if isinstance(module, nn.BatchNorm2d):
+        if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
             module.running_mean.normal_(std=0.1)
             module.running_var.uniform_(0.5, 1.5)
     state = {"recipe": config.recipe, "config": config.model_dump(mode="json"), "classes": classes}
@@ -152,10 +152,23 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path):
         main([str(checkpoint(tmp_path)), "--to", str(tmp_path / "no/such/w.safetensors")])
 
 
-def test_features_that_are_not_a_resnets_are_not_passed_off_as_such(tmp_path, monkeypatch):
-    path = checkpoint(tmp_path)
-    trained = load_trained(str(path))
-    trained.model.backbone.block = nn.Conv2d(4, 4, 1)
-    monkeypatch.setattr("trainer.checkpoint.load_trained", lambda location: trained)
-    with pytest.raises(UserError, match=r"not those of a ResNet alone \(block\.weight takes part\)"):
-        main([str(path), "--to", str(tmp_path / "w.safetensors")])
+@pytest.mark.parametrize("name", recipe_names())
+def test_the_weights_of_every_recipe_are_a_resnets(tmp_path, name):
+    path = checkpoint(tmp_path, recipe=name)
+    main([str(path), "--to", str(tmp_path / "weights.safetensors")])
+    weights = safetensors.torch.load_file(tmp_path / "weights.safetensors")
+    network = torchvision.models.resnet18(num_classes=len(weights["fc.bias"]))
+    network.load_state_dict(weights, strict=True)
+    trained = load_trained(str(path)).model
+    features, scores = pooled_by(network)
+    with torch.no_grad():
+        torch.testing.assert_close(features, trained.backbone(images()).pooled, rtol=1e-5, atol=1e-5)
+        if isinstance(trained.block, nn.Identity):
+            torch.testing.assert_close(scores, trained.logits(images()), rtol=1e-4, atol=1e-4)
+        else:  # the probe knows masked features alone
+            assert not weights["fc.weight"].any()
+
+
+def test_contracams_map_which_depends_on_other_images_is_left_out(tmp_path):
+    assert ours(checkpoint(tmp_path, recipe="contrastive-contracam")).keys() == {"features", "logits"}
+    assert ours(checkpoint(tmp_path, recipe="contrastive-attn-block")).keys() == {"features", "attention", "logits"}

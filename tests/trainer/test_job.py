@@ -184,5 +184,5 @@ def test_the_demo_says_what_makes_its_data(tmp_path, monkeypatch):
 
 
 def test_an_unknown_recipe_lists_those_there_are(discs, tmp_path):
-    with pytest.raises(UserError, match="--recipe contrast: expected one of contrastive, contrastive-attn-teacher"):
+    with pytest.raises(UserError, match="--recipe contrast: expected one of contrastive, contrastive-attn-block, "):
         train_and_keep(settings(discs, tmp_path / "run", recipe="contrast"))
