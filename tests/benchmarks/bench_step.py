@@ -7,7 +7,7 @@ which has the clean images beside the views: half as many images again.
 """
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -67,9 +67,9 @@ class TwoViews(Model):
     def __init__(self, backbone: Backbone, config: TrainConfig) -> None:
         super().__init__(backbone, [ContrastPart(backbone.channels, config)])
 
-    def forward(self, first: Tensor, second: Tensor, clean: Tensor) -> Outputs:
-        views: Features = self.backbone(torch.cat([first, second]))
-        outputs: Outputs = self.parts[0](Seen(views, views, (clean.shape[2], clean.shape[3])))
+    def forward(self, views: Sequence[Tensor], clean: Tensor) -> Outputs:
+        seen: Features = self.backbone(torch.cat(list(views)))
+        outputs: Outputs = self.parts[0](Seen(seen, None, (clean.shape[2], clean.shape[3])))
         return outputs
 
 
@@ -114,7 +114,7 @@ def lightlys(config: TrainConfig, batch: Batch) -> Callable[[], object]:
     inputs = on_device(batch, CPU)
 
     def run() -> None:
-        loss = criterion(network(inputs.first), network(inputs.second))
+        loss = criterion(*(network(view) for view in inputs.views))
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()

@@ -17,7 +17,7 @@ from timing import SHARED_DATA, against, medians, needed, table
 from torchvision.transforms import v2
 
 from tests.trainer.datasets import disc_sample
-from trainer.augment import augmented, kernel_size
+from trainer.augment import augmented, draw_augmentation, kernel_size
 from trainer.stream import Members, Sample, decoded
 
 BAR = 8
@@ -61,7 +61,7 @@ def labelled(index: int, jpeg: bytes) -> Members:
 def ours(samples: list[Members], side: int) -> list[Sample]:
     """What the trainer's threads do with samples."""
     generator = np.random.default_rng(0)
-    return [decoded(sample, side, generator) for sample in samples]
+    return [decoded(sample, side, (draw_augmentation, draw_augmentation), generator) for sample in samples]
 
 
 def finished(samples: list[Sample]) -> torch.Tensor:
