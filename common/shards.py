@@ -4,6 +4,7 @@ import hashlib
 import io
 import itertools
 import tarfile
+import threading
 from collections.abc import Iterator
 from typing import BinaryIO, Literal, NamedTuple
 
@@ -15,6 +16,9 @@ from common.manifest import SCHEMA_VERSION, Document, canonical_json
 from common.tars import tar_headers
 
 PNG_LEVEL = 1  # 16 KB a map; level 9 saves a tenth for ten times the time
+# numpy parses a header as Python source, which two threads of Python 3.11 cannot do at once: "AST constructor recursion
+# depth mismatch" (python/cpython#106905)
+ONE_PARSER = threading.Lock()
 MEMBERS = ("jpg", "cls", "json", "attn.png", "gaze.npy")  # in this order; jpg and cls may be absent throughout
 
 
@@ -162,4 +166,5 @@ def encode_points(points: np.ndarray) -> bytes:
 
 def decode_points(content: bytes) -> np.ndarray:
     """npy -> the array. Raises ValueError where it is not one."""
-    return np.load(io.BytesIO(content), allow_pickle=False)
+    with ONE_PARSER:
+        return np.load(io.BytesIO(content), allow_pickle=False)
