@@ -142,7 +142,8 @@ class Journal:
             }
             state |= {"sums": self._sums, "means": self._means, "best": self._best, **self._training.state()}
             save_checkpoint(self._folder.path / name, state)
-            self._folder.keep(name, METRICS, "tensorboard/*")
+            self._folder.keep(METRICS, "tensorboard/*")  # first: what a log has beyond the checkpoint is made anew
+            self._folder.keep(name)
 
 
 def _memory(device: torch.device) -> float:
