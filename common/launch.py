@@ -20,6 +20,12 @@ class Place(NamedTuple):
     world: int
     device: torch.device
 
+    def mean(self, values: torch.Tensor) -> torch.Tensor:
+        """Of the same tensor on all ranks, which must all ask for it; the given one may be overwritten."""
+        if self.world > 1:
+            torch.distributed.all_reduce(values)
+        return values / self.world
+
 
 def leads() -> bool:
     """Is this the only process that was started, or the first of torchrun's? One of them speaks and writes for all."""

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
-import torch.distributed
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -72,7 +71,7 @@ class Training:
         except ValueError as error:  # of the metrics, which refuse NaN
             raise self._diverged(batch, told(error)) from None
         names = ["loss", *terms.figures]
-        values = self._mean_over_ranks(torch.stack([terms.loss, *terms.figures.values()]).detach().float())
+        values = self.place.mean(torch.stack([terms.loss, *terms.figures.values()]).detach().float())
         if not values.isfinite().all():
             raise self._diverged(batch, f"it is {values[0].item()}")
         self.optimizer.step()
@@ -120,11 +119,6 @@ class Training:
         with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
             outputs: Outputs = self.network(views, clean)
         return {name: value.float() for name, value in outputs.items()}
-
-    def _mean_over_ranks(self, values: Tensor) -> Tensor:
-        if self.place.world > 1:
-            torch.distributed.all_reduce(values)
-        return values / self.place.world
 
     def state(self) -> dict[str, Any]:
         """All that is needed to go on as if nothing had happened."""

@@ -76,7 +76,7 @@ class Training:
         self.optimizer.step()
         self.average.update_parameters(self.student)
         self.step += 1
-        values = self._mean_over_ranks(torch.stack(terms).detach()).tolist()
+        values = self.place.mean(torch.stack(terms).detach()).tolist()
         return dict(zip(Losses._fields, values, strict=True)) | {"learning_rate": self.config.learning_rate * share}
 
     def fitted(self, images: Tensor) -> Tensor:
@@ -97,11 +97,6 @@ class Training:
             maps = self.stronger.predict(images[unlabelled])[0]  # type: ignore[operator]
         targets[unlabelled] = interpolate(maps[:, None], TARGET_SIZE, mode="bilinear", antialias=True)[:, 0]
         return targets
-
-    def _mean_over_ranks(self, values: Tensor) -> Tensor:
-        if self.place.world > 1:
-            torch.distributed.all_reduce(values)
-        return values / self.place.world
 
     def state(self) -> dict[str, Any]:
         """All that is needed to go on as if nothing had happened."""
