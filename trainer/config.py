@@ -27,7 +27,9 @@ class ModelConfig(BaseModel):
 
     backbone: Literal["resnet18", "resnet34", "resnet50"] = Field("resnet50", description="network that learns")
     norm: Literal["batch", "group"] = Field(
-        "batch", description="batch norm, over all GPUs; or group norm, with which batches may be cut anywhere"
+        "batch",
+        description="batch norm (over all GPUs; on CPUs over each worker's images), or group norm, with which batches may be cut "
+        "anywhere",
     )
     head_layers: int = Field(2, ge=2, le=4, description="layers of SimCLR's projection head")
     temperature: float = Field(0.1, gt=0, allow_inf_nan=False, description="of the contrastive loss")
@@ -61,6 +63,9 @@ class TrainConfig(ModelConfig):
     warmup_epochs: float = Field(10, ge=0, description="epochs in which the learning rate rises")
     weight_decay: float = Field(1e-6, ge=0, allow_inf_nan=False, description="of convolutions' and linear weights")
     probe: bool | None = Field(None, description="train a linear probe too; by default where the data have classes")
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="of the network's passes, weights stay float32; auto: bfloat16 on GPUs, float32 on CPUs"
+    )
     seed: int = Field(0, ge=0, lt=2**32, description="of weights, order and views")
     human_data: list[str] = Field(
         [],

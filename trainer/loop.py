@@ -115,8 +115,9 @@ class Training:
         return self.ranks.no_sync() if isinstance(self.ranks, DistributedDataParallel) else contextlib.nullcontext()
 
     def _outputs(self, views: Sequence[Tensor], clean: Tensor) -> Outputs:
-        device = self.place.device.type
-        with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
+        device, precision = self.place.device.type, self.config.precision
+        low = device == "cuda" if precision == "auto" else precision == "bfloat16"
+        with torch.autocast(device, torch.bfloat16, enabled=low):
             outputs: Outputs = self.network(views, clean)
         return {name: value.float() for name, value in outputs.items()}
 

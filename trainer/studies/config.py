@@ -55,6 +55,13 @@ class TableSettings(StudySettings):
 
     recipes: str = Field(",".join(recipe_names()), description="rows, separated by commas")
     seeds: int = Field(3, ge=1, description="runs of each row, with seeds 0, 1, ...")
+    supervised_learning_rate: float | None = Field(
+        None,
+        gt=0,
+        allow_inf_nan=False,
+        description="of supervised recipes at its peak, --learning-rate is of the others; by default 0.1 * batch size "
+        "/ 256",
+    )
     val: str | None = Field(
         None,
         description="folder of validation images, one folder a class, for top-1 of the probe on 87.5 % centre crops; "

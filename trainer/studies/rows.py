@@ -14,6 +14,7 @@ from trainer.config import TrainSettings
 from trainer.held_out import accuracy, of_folders
 from trainer.job import CONFIG, check_run, train_and_keep
 from trainer.journal import LAST, RESULT
+from trainer.optim import CLASSIFIER
 from trainer.recipes import recipe
 from trainer.studies.config import TableSettings
 
@@ -58,6 +59,8 @@ def runs_of(settings: TableSettings) -> dict[str, list[TrainSettings]]:
 
 def _run(settings: TableSettings, name: str, seed: int) -> TrainSettings:
     changes: dict[str, Any] = {"recipe": name, "seed": seed}
+    if recipe(name).optimisation is CLASSIFIER:
+        changes["learning_rate"] = settings.supervised_learning_rate
     if not recipe(name).human_data:
         changes |= {"human_data": [], "human_batch_size": None}
     run = settings.run(**changes)

@@ -69,12 +69,16 @@ def test_a_table_trains_what_is_missing_and_no_more(discs, tmp_path, steps, caps
     assert {float(row["mean"]) for row in csv.DictReader((tmp_path / "table.csv").open())} <= {0, 25, 50, 75, 100}
 
 
-def test_human_data_go_only_to_the_recipe_that_looks_at_them(discs, tmp_path):
+def test_human_data_and_learning_rates_go_to_the_recipes_that_they_are_for(discs, tmp_path):
     people = make_people(tmp_path / "csv", 2)
-    settings = load_settings(TableSettings, [f"--data={discs}", f"--output={tmp_path}", f"--human-data={people}"])
+    own = [f"--human-data={people}", "--learning-rate=2", "--supervised-learning-rate=0.05"]
+    settings = load_settings(TableSettings, [f"--data={discs}", f"--output={tmp_path}", *own])
     runs = runs_of(settings)
     assert set(runs) == set(recipe_names())
     assert [name for name, seeds in runs.items() if seeds[0].human_data] == ["contrastive-attn-cotrain"]
+    rates = {name: seeds[0].learning_rate for name, seeds in runs.items()}
+    assert (rates.pop("supervised"), rates.pop("supervised-attn-teacher")) == (0.05, 0.05)
+    assert set(rates.values()) == {2}
     assert [run.seed for run in runs["contrastive"]] == [0, 1, 2]
     assert (runs["contrastive"][0].deciding().epochs, runs["supervised"][0].deciding().epochs) == (400, 90)
 
