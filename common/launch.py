@@ -1,5 +1,6 @@
 """The same training function alone, under torchrun, or under Ray Train: it is told its place among the processes."""
 
+import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -59,9 +60,9 @@ def _under_torchrun(function: Callable[[Place], None]) -> None:
 
 def _under_ray(function: Callable[[Place], None], workers: int, folder: Path) -> None:
     import ray
-    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train import FailureConfig, RunConfig, ScalingConfig, UserCallback
     from ray.train.torch import TorchTrainer, get_device
-    from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
+    from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError, WorkerGroupError
 
     from common.cluster import join_ray, worker_environment
 
@@ -71,6 +72,19 @@ def _under_ray(function: Callable[[Place], None], workers: int, folder: Path) ->
     if resources.get(kind, 0) < workers:
         found = f"{resources.get(kind, 0):g} {kind}s"
         raise UserError(f"--workers {workers}: expected a {kind} for each, this cluster has {found}; ask for fewer")
+
+    class EndsAtMistakes(UserCallback):
+        """Workers that die begin again; what only the user can mend ends the run at once: Ray tries no callback again.
+
+        Of the workers' errors it tells that one: the others only lost a partner.
+        """
+
+        def after_exception(self, run_context: object, worker_exceptions: dict[int, Exception]) -> None:
+            for error in map(_cause, worker_exceptions.values()):
+                if isinstance(error, UserError):
+                    logging.getLogger("ray.train").setLevel(logging.CRITICAL)  # it would print the callback's traceback
+                    raise error
+
     trainer = TorchTrainer(
         lambda: function(_place(get_device())),
         scaling_config=ScalingConfig(num_workers=workers, use_gpu=kind == "GPU"),
@@ -78,20 +92,23 @@ def _under_ray(function: Callable[[Place], None], workers: int, folder: Path) ->
             name="ray",
             storage_path=str(folder.resolve()),
             failure_config=FailureConfig(max_failures=MOST_FAILURES),
+            callbacks=[EndsAtMistakes()],
             worker_runtime_env={"env_vars": worker_environment()},
         ),
     )
     try:
         trainer.fit()
     except TrainingFailedError as error:
-        failures: list[Exception] = list(error.worker_failures.values()) if isinstance(error, WorkerGroupError) else []
-        raise UserError(told(_first_cause([*failures, error]))) from error
+        if isinstance(error, ControllerError):
+            raise UserError(told(error.controller_failure)) from error
+        failures = list(error.worker_failures.values()) if isinstance(error, WorkerGroupError) else [error]
+        raise UserError(told(_cause(failures[0]))) from error
 
 
-def _first_cause(failures: list[Exception]) -> Exception:
-    """Of the workers' errors the one that the user can mend, if there is one: the others only lost a partner."""
-    causes = [getattr(failure, "cause", None) or failure for failure in failures]
-    return next((cause for cause in causes if isinstance(cause, UserError)), causes[0])
+def _cause(failure: Exception) -> Exception:
+    """What was raised in a worker, out of what Ray wraps around it."""
+    cause = getattr(failure, "cause", None)
+    return cause if isinstance(cause, Exception) else failure
 
 
 def _place(device: torch.device) -> Place:

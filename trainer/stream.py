@@ -120,7 +120,7 @@ class Stream:
             content = io.BytesIO(self._storage.read(name))
             samples.extend(group_by_keys(tar_file_expander([{"url": name, "stream": content}])))
         except Exception as error:  # tarfile and webdataset raise many kinds on damaged bytes
-            trouble = told(error)
+            trouble = told(error) if len(error.args) < 2 else str(error.args[0]).partition(" @ ")[0]  # webdataset's
         if len(samples) != expected:
             trouble = trouble or "it ends early"
         if trouble and not self._skip:
