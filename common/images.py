@@ -61,7 +61,7 @@ def read_photograph(data: bytes, max_pixels: int, min_side: int) -> tuple[Tensor
     if not header.complete:
         raise ImageFailure(Reason.TRUNCATED, f"the JPEG has no end marker in its {len(data)} bytes")
     try:
-        pixels = _decoded(data)
+        pixels = decoded_jpeg(data)
     except RuntimeError as error:
         raise ImageFailure(Reason.CORRUPT, str(error).splitlines()[0]) from None
     return pixels, StoredImage(data, header.width, header.height, _orientation(data), "")
@@ -111,10 +111,11 @@ def _reencoded(data: bytes, max_pixels: int, min_side: int) -> tuple[Tensor, Sto
         reason = Reason.TRUNCATED if "truncated" in message.lower() else Reason.CORRUPT
         raise ImageFailure(reason, message) from None
     jpeg = encoded.getvalue()
-    return _decoded(jpeg), StoredImage(jpeg, rgb.width, rgb.height, 1, source)
+    return decoded_jpeg(jpeg), StoredImage(jpeg, rgb.width, rgb.height, 1, source)
 
 
-def _decoded(jpeg: bytes) -> Tensor:
+def decoded_jpeg(jpeg: bytes) -> Tensor:
+    """The pixels as they are stored, uint8 [3, H, W]; EXIF is ignored. Raises RuntimeError on damaged bytes."""
     return decode_jpeg(torch.frombuffer(bytearray(jpeg), dtype=torch.uint8), mode=ImageReadMode.RGB)
 
 

@@ -92,7 +92,7 @@ def _under_ray(function: Callable[[Place], None], workers: int, folder: Path) ->
             name="ray",
             storage_path=str(folder.resolve()),
             failure_config=FailureConfig(max_failures=MOST_FAILURES),
-            callbacks=[EndsAtMistakes()],
+            callbacks=[EndsAtMistakes()],  # type: ignore[list-item]
             worker_runtime_env={"env_vars": worker_environment()},
         ),
     )

@@ -28,8 +28,8 @@ class ModelConfig(BaseModel):
     backbone: Literal["resnet18", "resnet34", "resnet50"] = Field("resnet50", description="network that learns")
     norm: Literal["batch", "group"] = Field(
         "batch",
-        description="batch norm (over all GPUs; on CPUs over each worker's images), or group norm, with which batches may be cut "
-        "anywhere",
+        description="batch norm (over all GPUs; on CPUs over each worker's images), or group norm, with which batches "
+        "may be cut anywhere",
     )
     head_layers: int = Field(2, ge=2, le=4, description="layers of SimCLR's projection head")
     temperature: float = Field(0.1, gt=0, allow_inf_nan=False, description="of the contrastive loss")

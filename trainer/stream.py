@@ -11,17 +11,17 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 import torch
 from torch import Tensor
-from torchvision.io import ImageReadMode, decode_jpeg
 from webdataset.tariterators import group_by_keys, tar_file_expander
 
 from common.errors import UserError, told
+from common.images import decoded_jpeg
 from common.shards import decode_map, decode_points
 from common.storage import Storage, open_storage
 from trainer.augment import packed
 from trainer.dataset import DataSet
 from trainer.recipe import Draw
 from trainer.sampler import Sampler, slots_of
-from trainer.views import cropped, draw_crop, whole
+from trainer.views import cropped, draw_crop, stacked, whole
 
 BATCHES_AHEAD = 2  # decoded before they are needed
 SHARDS_AHEAD = 8  # steps before a shard is needed, its fetching begins
@@ -154,12 +154,11 @@ class Stream:
 
 def decoded(members: Members, size: int, views: Sequence[Draw], generator: np.random.Generator) -> Sample:
     """Decode a sample once, crop each view and the whole frame. Raises what decoders raise on damaged members."""
-    jpeg = torch.frombuffer(bytearray(members["jpg"]), dtype=torch.uint8)
-    pixels = decode_jpeg(jpeg, mode=ImageReadMode.RGB)
+    pixels = decoded_jpeg(members["jpg"])
     crops = [draw_crop(generator, *pixels.shape[1:]) for _ in views]
     parameters = [packed(draw(generator)) for draw in views]
     return Sample(
-        views=torch.stack([cropped(pixels, crop, size) for crop in crops]),
+        views=stacked([cropped(pixels, crop, size) for crop in crops]),
         clean=whole(pixels, size),
         augmentation=torch.tensor(parameters),
         attention=torch.from_numpy(decode_map(members["attn.png"]).copy()),
@@ -184,8 +183,8 @@ def joined(found: list[tuple[Sample, bool]]) -> Batch:
     """Samples, and whether they stand for others, -> a batch, in their order."""
     views, clean, augmentation, attention, gaze, labels, keys = zip(*(sample for sample, _ in found), strict=True)
     return Batch(
-        torch.stack(views),
-        torch.stack(clean),
+        stacked(views),
+        stacked(clean),
         torch.stack(augmentation),
         torch.stack(attention),
         list(gaze),

@@ -4,9 +4,11 @@ A crop's area is 0.08 to 1 of the frame's, its ratio 3/4 to 4/3, as torchvision'
 """
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -40,8 +42,14 @@ def draw_crop(generator: np.random.Generator, height: int, width: int, area: tup
 
 def cropped(pixels: Tensor, crop: Crop, size: int) -> Tensor:
     """A crop in the views' size, bicubic and antialiased: uint8 [3, H, W] -> uint8 [3, size, size]."""
-    part = pixels[:, crop.top : crop.top + crop.height, crop.left : crop.left + crop.width]
-    return F.interpolate(part[None], (size, size), mode="bicubic", antialias=True)[0]
+    rows = pixels.permute(1, 2, 0)  # as they lie in memory; a batch of one is told apart by its own stride
+    part = rows[crop.top : crop.top + crop.height, crop.left : crop.left + crop.width]
+    return F.interpolate(part[None].permute(0, 3, 1, 2), (size, size), mode="bicubic", antialias=True)[0]
+
+
+def stacked(images: Sequence[Tensor]) -> Tensor:
+    """Images [..., 3, H, W] side by side, channels last in memory, as decoders give them and networks like them."""
+    return torch.stack([image.movedim(-3, -1) for image in images]).movedim(-1, -3)
 
 
 def whole(pixels: Tensor, size: int) -> Tensor:
