@@ -26,6 +26,7 @@ PHOTOS = (  # of those inside the scikit-image wheel, the ones that show somethi
 )
 SCENES_PER_CLASS = 60
 JPEG_QUALITY = 92
+VERSION = "v2"  # of the pictures: another one is made anew
 
 
 def demo_folder(name: str) -> Path:
@@ -37,7 +38,7 @@ def demo_folder(name: str) -> Path:
     """
     if name not in MAKERS:
         raise UserError(f"expected the demo pictures {' or '.join(MAKERS)}, found {name!r}; use one of these names")
-    folder = _cache() / f"{name}-v1"
+    folder = _cache() / f"{name}-{VERSION}"
     if not folder.is_dir():
         try:
             _make_once(folder, MAKERS[name])

@@ -1,4 +1,8 @@
-"""Rendered scenes: one solid object on a textured ground. Its outline is the class; all else is drawn at random."""
+"""Rendered scenes: one solid object on a textured ground.
+
+A class has an outline and a hue, so that a network which trains for a few minutes can tell some of them apart; all else
+is drawn at random.
+"""
 
 import colorsys
 
@@ -8,7 +12,8 @@ from PIL import Image, ImageDraw
 
 WIDTH, HEIGHT = 160, 120
 SUPERSAMPLING = 4
-SIZES = (0.22, 0.36)  # diameter of the disc that has the object's area, of the picture's height
+SIZES = (0.4, 0.55)  # diameter of the disc that has the object's area, of the picture's height
+HUE_SPREAD = 0.03  # to either side of the class's own; a circle is 1
 LEAST_CONTRAST = 0.65  # between object and ground: distance in RGB, each channel 0 to 1
 ROWS, COLUMNS = np.mgrid[0:HEIGHT, 0:WIDTH].astype(np.float64)
 
@@ -16,18 +21,19 @@ ROWS, COLUMNS = np.mgrid[0:HEIGHT, 0:WIDTH].astype(np.float64)
 def render_scene(class_index: int, picture: int) -> Image.Image:
     """RGB, 160 wide and 120 high: an object of class `CLASSES[class_index]`. The two numbers decide every pixel."""
     random = RandomState([class_index, picture])
-    ground_color, object_color = _contrasting_colors(random)
+    ground_color, object_color = _contrasting_colors(class_index / len(CLASSES), random)
     ground = _distract(_ground(ground_color, random), random)
     radius = random.uniform(*SIZES) * HEIGHT / 2
     mask = _mask(_place(OUTLINES[CLASSES[class_index]], radius, random))
     return Image.fromarray(np.uint8(255 * np.clip(_compose(ground, object_color, mask, radius, random), 0, 1)))
 
 
-def _contrasting_colors(random: RandomState) -> tuple[np.ndarray, np.ndarray]:
-    """Two RGB colors, float [3] in 0 to 1: a calm one for the ground, a vivid one for the object."""
+def _contrasting_colors(hue: float, random: RandomState) -> tuple[np.ndarray, np.ndarray]:
+    """Two RGB colors, float [3] in 0 to 1: a calm one for the ground, a vivid one near `hue` for the object."""
     while True:
         ground = np.array(colorsys.hsv_to_rgb(random.rand(), random.uniform(0.1, 0.5), random.uniform(0.3, 0.85)))
-        vivid = np.array(colorsys.hsv_to_rgb(random.rand(), random.uniform(0.7, 1.0), random.uniform(0.7, 1.0)))
+        near = (hue + random.uniform(-HUE_SPREAD, HUE_SPREAD)) % 1
+        vivid = np.array(colorsys.hsv_to_rgb(near, random.uniform(0.7, 1.0), random.uniform(0.7, 1.0)))
         if np.linalg.norm(ground - vivid) > LEAST_CONTRAST:
             return ground, vivid
 

@@ -1,3 +1,4 @@
+import colorsys
 import os
 import sys
 from pathlib import Path
@@ -8,7 +9,19 @@ from PIL import Image
 
 from common import demo
 from common.errors import UserError
-from common.scenes import CLASSES, LEAST_CONTRAST, OUTLINES, _contrasting_colors, _mask, _place, render_scene
+from common.scenes import (
+    CLASSES,
+    HEIGHT,
+    HUE_SPREAD,
+    LEAST_CONTRAST,
+    OUTLINES,
+    SIZES,
+    WIDTH,
+    _contrasting_colors,
+    _mask,
+    _place,
+    render_scene,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -29,7 +42,7 @@ def content(folder: Path) -> dict[str, bytes]:
 
 def test_photos_are_twelve_pictures_that_decode(cache: Path) -> None:
     folder = demo.demo_folder("photos")
-    assert folder == cache / "photos-v1"
+    assert folder == cache / "photos-v2"
     assert sorted(path.name for path in folder.iterdir()) == sorted(demo.PHOTOS)
     assert len(set(demo.PHOTOS)) == 12
     for path in folder.iterdir():
@@ -38,7 +51,7 @@ def test_photos_are_twelve_pictures_that_decode(cache: Path) -> None:
 
 def test_scenes_are_ten_classes_of_sixty_pictures_160_by_120(cache: Path) -> None:
     folder = demo.demo_folder("scenes")
-    assert folder == cache / "scenes-v1"
+    assert folder == cache / "scenes-v2"
     assert {path.name for path in folder.iterdir()} == set(CLASSES)
     assert len(CLASSES) == 10
     for name in CLASSES:
@@ -53,7 +66,7 @@ def test_scenes_are_ten_classes_of_sixty_pictures_160_by_120(cache: Path) -> Non
 @pytest.mark.parametrize("name", ["photos", "scenes"])
 def test_a_second_making_gives_the_same_bytes(name: str, cache: Path, few: None) -> None:
     first = content(demo.demo_folder(name))
-    (cache / f"{name}-v1").rename(cache / "first")
+    (cache / f"{name}-v2").rename(cache / "first")
     assert content(demo.demo_folder(name)) == first
 
 
@@ -93,12 +106,12 @@ def test_a_making_that_fails_leaves_nothing_behind(cache: Path, monkeypatch: pyt
 def test_the_folder_of_the_process_that_was_first_is_kept(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def lose_the_race(folder: Path) -> None:
         (folder / "mine").touch()
-        os.mkdir(cache / "scenes-v1")
-        (cache / "scenes-v1" / "theirs").touch()
+        os.mkdir(cache / "scenes-v2")
+        (cache / "scenes-v2" / "theirs").touch()
 
     monkeypatch.setattr(demo, "MAKERS", {"scenes": lose_the_race})
     assert [path.name for path in demo.demo_folder("scenes").iterdir()] == ["theirs"]
-    assert [path.name for path in cache.iterdir()] == ["scenes-v1"]
+    assert [path.name for path in cache.iterdir()] == ["scenes-v2"]
 
 
 def test_without_xdg_cache_home_the_cache_is_in_the_home_folder(
@@ -106,7 +119,7 @@ def test_without_xdg_cache_home_the_cache_is_in_the_home_folder(
 ) -> None:
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    assert demo.demo_folder("scenes") == tmp_path / "home" / ".cache" / "imagenet-attn" / "demo" / "scenes-v1"
+    assert demo.demo_folder("scenes") == tmp_path / "home" / ".cache" / "imagenet-attn" / "demo" / "scenes-v2"
 
 
 def test_a_scene_does_not_depend_on_those_before_it() -> None:
@@ -126,7 +139,18 @@ def test_every_outline_lies_inside_the_frame_and_covers_the_area_of_its_disc(nam
         assert 0.8 * np.pi * 16**2 < area < 1.1 * np.pi * 16**2  # a tilt takes up to 15 %; PIL draws the edge whole
 
 
-def test_object_and_ground_differ_in_color() -> None:
+def test_object_and_ground_differ_in_color_and_the_object_has_the_hue_of_its_class() -> None:
     for seed in range(100):
-        ground, vivid = _contrasting_colors(np.random.RandomState(seed))
+        ground, vivid = _contrasting_colors(seed / 100, np.random.RandomState(seed))
         assert np.linalg.norm(ground - vivid) > LEAST_CONTRAST
+        hue = colorsys.rgb_to_hsv(*vivid)[0]
+        assert min(abs(hue - seed / 100), 1 - abs(hue - seed / 100)) <= HUE_SPREAD + 1e-9
+
+
+@pytest.mark.parametrize("class_index", range(len(CLASSES)))
+def test_the_largest_objects_fit_into_the_frame(class_index: int) -> None:
+    for seed in range(50):
+        radius = SIZES[1] * HEIGHT / 2
+        polygon = _place(OUTLINES[CLASSES[class_index]], radius, np.random.RandomState(seed))
+        assert polygon.min() >= 2
+        assert np.all(polygon.max(axis=0) <= [WIDTH - 2, HEIGHT - 2])

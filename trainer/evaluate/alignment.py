@@ -6,8 +6,9 @@ people's fixations (sigma 19 px at 640 px width). Models are compared image by i
 
 import itertools
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,6 +26,10 @@ from trainer.evaluate.suite import Context, Findings, Row
 from trainer.views import whole
 
 EXAMPLES = 6
+GROUP = 32  # images
+
+Key = tuple[str, str]  # data set and image
+Images = Mapping[Key, FixatedImage]
 
 
 class Example(NamedTuple):
@@ -48,7 +53,7 @@ class Alignment(NamedTuple):
 
 def looking(context: Context) -> Context:
     """The context with those models that predict attention. Raises UserError where none does."""
-    nothing = torch.zeros(3, 64, 64, dtype=torch.uint8)
+    nothing = [torch.zeros(3, 64, 64, dtype=torch.uint8)] * 2
     models = [model for model in context.models if predicted(context, model, nothing) is not None]
     if not models:
         names = ", ".join(model.location for model in context.models)
@@ -65,7 +70,6 @@ def run(context: Context) -> Alignment:
     settings = context.settings
     images = context.data.human
     scores, unreadable = score_models(context, images)
-    readable = {key: image for key, image in images.items() if key in next(iter(scores.values()))}
     foreign = context.data.compared
     everyone = scores | foreign
     summaries = {name: summary(found, settings.seed) for name, found in everyone.items()}
@@ -80,50 +84,78 @@ def run(context: Context) -> Alignment:
             for one, other in itertools.combinations(everyone, 2)
         ],
         {name: np.array([one["cc"] for one in found.values()]) for name, found in everyone.items()},
-        examples(context, readable, scores),
+        examples(context, images, scores),
         unreadable,
     )
 
 
-def score_models(
-    context: Context, images: Mapping[tuple[str, str], FixatedImage]
-) -> tuple[dict[str, Scores], dict[str, dict[str, str]]]:
+def score_models(context: Context, images: Images) -> tuple[dict[str, Scores], dict[str, dict[str, str]]]:
     """Each model's scores of the images that can be read; and why others cannot, by data set and name."""
     scores: dict[str, Scores] = {model.name: {} for model in context.models}
     unreadable: dict[str, dict[str, str]] = {}
-    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        found = pool.map(lambda image: _scored(context, image), images.values())
-        for key, one in tqdm(
-            zip(images, found, strict=True), desc="human attention", unit=" images", total=len(images)
-        ):
-            if isinstance(one, str):
-                unreadable.setdefault(key[0], {})[key[1]] = one
-            else:
-                for name, metrics in one.items():
-                    scores[name][key] = metrics
+    with (
+        ThreadPoolExecutor(os.cpu_count() or 1) as pool,
+        tqdm(desc="human attention", unit=" images", total=len(images)) as bar,
+    ):
+        for found, failed in pool.map(partial(_scored, context, images), groups(images)):
+            bar.update(len(next(iter(found.values()), ())) + len(failed))
+            for (data, name), reason in failed.items():
+                unreadable.setdefault(data, {})[name] = reason
+            for model, of_images in found.items():
+                scores[model] |= of_images
     if not any(scores.values()):
         reasons = [reason for by_name in unreadable.values() for reason in by_name.values()]
         raise UserError(f"--human-data: none of the {len(images):,} images can be read: {listed(reasons, 2)}")
     return scores, unreadable
 
 
-def _scored(context: Context, image: FixatedImage) -> dict[str, dict[str, float]] | str:
-    """Each model's scores of an image, or why it cannot be read."""
+def groups(images: Images) -> list[list[Key]]:
+    """The images that models look at together, about GROUP of them: ContraCAM's maps depend on what stands beside."""
+    keys = list(images)
+    ends = np.linspace(0, len(keys), -(-len(keys) // GROUP) + 1).round().astype(int)
+    return [keys[first:end] for first, end in itertools.pairwise(ends)]
+
+
+def look(context: Context, images: Images, group: Sequence[Key]) -> tuple[dict[str, dict[Key, Tensor]], dict[Key, str]]:
+    """Each model's maps of a group's images, and why some of them cannot be read."""
+    pixels: dict[Key, Tensor] = {}
+    failed: dict[Key, str] = {}
+    for key in group:
+        try:
+            pixels[key] = images[key].pixels()
+        except UserError as error:
+            failed[key] = told(error)
+    maps = {}
+    for model in context.models if pixels else []:
+        found = predicted(context, model, list(pixels.values()))
+        assert found is not None, "models that predict none were left out"
+        maps[model.name] = dict(zip(pixels, found, strict=True))
+    return maps, failed
+
+
+def _scored(context: Context, images: Images, group: Sequence[Key]) -> tuple[dict[str, Scores], dict[Key, str]]:
+    """Each model's scores of a group's images, and why some of them cannot be read."""
+    maps, failed = look(context, images, group)
+    scores: dict[str, Scores] = {model: {} for model in maps}
+    for key in [key for key in group if key not in failed]:
+        truth = images[key].attention_map(images[key].height, images[key].width)
+        for model, found in maps.items():
+            scores[model][key] = score(found[key], truth, images[key].fixations)
+    return scores, failed
+
+
+@torch.no_grad()  # not inference_mode: ContraCAM needs slopes
+def predicted(context: Context, model: Measured, pixels: Sequence[Tensor]) -> Tensor | None:
+    """A model's maps [n, h, w] of whole photographs, each uint8 [3, H, W], on the CPU; None from one without.
+
+    Raises UserError where its maps need other images beside, and there is only one.
+    """
+    pictures = torch.stack([whole(one, context.store.size(model)) for one in pixels]).to(context.device).float() / 255
     try:
-        pixels = image.pixels()
-    except UserError as error:
-        return told(error)
-    truth = image.attention_map(image.height, image.width)
-    maps = {model.name: predicted(context, model, pixels) for model in context.models}
-    return {name: score(found, truth, image.fixations) for name, found in maps.items() if found is not None}
-
-
-@torch.inference_mode()
-def predicted(context: Context, model: Measured, pixels: Tensor) -> Tensor | None:
-    """A model's map [h, w] of a whole photograph, uint8 [3, H, W], on the CPU; None from one that predicts none."""
-    picture = whole(pixels, context.store.size(model))[None].to(context.device).float() / 255
-    attention = model.network.attention(picture)
-    return None if attention is None else attention[0].float().cpu()
+        attention = model.network.attention(pictures)
+    except ValueError as error:
+        raise UserError(f"--human-data: {model.name}: {told(error)}") from None
+    return None if attention is None else attention.float().cpu()
 
 
 def score(prediction: Tensor, truth: Tensor, fixations: np.ndarray) -> dict[str, float]:
@@ -137,20 +169,19 @@ def score(prediction: Tensor, truth: Tensor, fixations: np.ndarray) -> dict[str,
     }
 
 
-def examples(
-    context: Context, images: Mapping[tuple[str, str], FixatedImage], scores: Mapping[str, Scores]
-) -> list[Example]:
+def examples(context: Context, images: Images, scores: Mapping[str, Scores]) -> list[Example]:
     """Images from the first model's highest CC to its lowest, at even steps, so that nobody chose them."""
     first = next(iter(scores.values()))
-    order = sorted(images, key=lambda key: -first[key]["cc"])
+    order = sorted(first, key=lambda key: -first[key]["cc"])
     steps = np.linspace(0, len(order) - 1, min(EXAMPLES, len(order))).round().astype(int)
+    together = {key: group for group in groups(images) for key in group}
     found = []
     for key in [order[step] for step in steps]:
         image = images[key]
-        pixels = image.pixels()
-        maps = {model.name: predicted(context, model, pixels) for model in context.models}
-        shown = {name: (one, scores[name][key]["cc"]) for name, one in maps.items() if one is not None}
-        found.append(Example(image.name, pixels, image.attention_map(image.height, image.width), shown))
+        maps, _ = look(context, images, together[key])
+        shown = {name: (of_images[key], scores[name][key]["cc"]) for name, of_images in maps.items()}
+        human = image.attention_map(image.height, image.width)
+        found.append(Example(image.name, image.pixels(), human, shown))
     return found
 
 

@@ -14,15 +14,19 @@ from scipy import stats
 from sklearn.neighbors import NearestNeighbors
 
 from common.errors import UserError
+from common.fixations import open_fixations
 from common.settings import load_settings
 from tests.pictures import write
 from tests.seeing_teachers import data_set, looks
 from tests.trainer.datasets import COLOURS
 from tests.trainer.evaluate.conftest import val_folder
 from trainer.checkpoint import load_trained
+from trainer.config import TrainSettings
+from trainer.evaluate.alignment import score
 from trainer.evaluate.config import EvaluateSettings
 from trainer.evaluate.job import evaluate_and_keep
 from trainer.evaluate.pictures import FolderPictures
+from trainer.job import train_and_keep
 from trainer.views import centre, whole
 
 ROOT = Path(__file__).parents[3]
@@ -160,8 +164,6 @@ def test_alignment_is_pearsons_correlation_with_students_tests(report, checkpoin
 
 
 def test_an_images_cc_is_that_of_the_models_map_of_the_whole_frame(report, checkpoints, human):
-    from common.fixations import open_fixations
-
     model = load_trained(checkpoints[0]).model
     image = open_fixations(human).images[3]
     with torch.no_grad():
@@ -230,6 +232,33 @@ def test_published_corruptions_are_judged_whole_by_the_clean_classifier(checkpoi
     found = strict(tmp_path / "out/results.json")[NAMES[0]]
     assert found["imagenet-c"]["fog"] == {"3": pytest.approx(np.mean(right))}
     assert set(found["retrieval"]["imagenet"]) == {"3", "corruptions"}
+
+
+def test_contracams_maps_are_made_of_several_images_together(training_data, human, tmp_path):
+    flags = [
+        "--backbone=resnet18",
+        "--image-size=40",
+        "--batch-size=16",
+        "--epochs=1",
+        "--recipe=contrastive-contracam",
+    ]
+    train_and_keep(load_settings(TrainSettings, [f"--data={training_data}", f"--output={tmp_path / 'run'}", *flags]))
+    checkpoint = str(tmp_path / "run/checkpoints/last")
+    evaluate([checkpoint], tmp_path / "out", "--suite=alignment", f"--human-data={human}")
+    images = open_fixations(human).images
+    model = load_trained(checkpoint).model
+    with torch.no_grad():
+        maps = model.attention(torch.stack([whole(image.pixels(), 40) for image in images]).float() / 255)
+    table = rows(tmp_path / "out/alignment.csv")
+    assert [row["image"] for row in table] == [image.name for image in images]
+    for row, image, found in zip(table, images, maps, strict=True):
+        assert float(row["cc"]) == pytest.approx(
+            score(found, image.attention_map(image.height, image.width), image.fixations)["cc"], abs=1e-4
+        )
+
+    one = data_set(tmp_path / "one", looks(images=1))
+    with pytest.raises(UserError, match=r"contrastive-contracam seed 0: .* expected two or more at once, found one"):
+        evaluate([checkpoint], tmp_path / "none", "--suite=alignment", f"--human-data={one}")
 
 
 def test_a_model_that_predicts_no_attention_is_left_out_of_alignment_and_named(
