@@ -20,25 +20,30 @@ CHUNK = 1024  # images of a task
 
 
 class Extractor:
-    """A process that holds a network and the sets (`held` refers to both), on a GPU of its own where there is one."""
+    """A process that holds networks and the sets (`held` refers to both), on a GPU of its own where there is one."""
 
     def __init__(self, held: list[Any], size: int, batch_size: int, readers: int | None, workers: int) -> None:
-        network, sets = ray.get(held[0])
+        networks, sets = ray.get(held[0])
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self._network, self._sets = network.to(self._device), sets
+        self._networks, self._sets = [network.to(self._device) for network in networks], sets
         self._size, self._batch_size = size, batch_size
         self._readers = max((os.cpu_count() or 1) // workers, 1) if readers is None else readers
 
     def __call__(self, task: dict[str, Any]) -> dict[str, Any]:
         """A task names a set and the images of it, `start` to `end`: gives its pieces, pickled."""
         part = PartOf(self._sets[task["number"]], np.arange(task["start"], task["end"]))
-        found = extract_here(self._network, part, self._size, self._device, self._batch_size, self._readers)
+        found = extract_here(self._networks, part, self._size, self._device, self._batch_size, self._readers)
         moved = [_moved(piece, task["start"]) for piece in found]
         return {"number": task["number"], "pieces": pickle.dumps(moved)}
 
 
 def extract_on_ray(
-    model: Measured, sets: Sequence[Pictures], size: int, batch_size: int, readers: int | None, workers: int
+    models: Sequence[Measured],
+    sets: Sequence[Pictures],
+    size: int,
+    batch_size: int,
+    readers: int | None,
+    workers: int,
 ) -> Iterator[tuple[int, Piece]]:
     """The sets' features piece by piece, in order, from `workers` processes. Raises UserError."""
     join_ray(show_workers_output=True)
@@ -56,7 +61,13 @@ def extract_on_ray(
     context.enable_progress_bars = False
     done = ray.data.from_items(tasks, override_num_blocks=len(tasks)).map(
         Extractor,  # type: ignore[arg-type]
-        fn_constructor_args=([ray.put((model.network, list(sets)))], size, batch_size, readers, workers),
+        fn_constructor_args=(
+            [ray.put(([model.network for model in models], list(sets)))],
+            size,
+            batch_size,
+            readers,
+            workers,
+        ),
         compute=ActorPoolStrategy(size=workers),
         num_cpus=1,
         num_gpus=1 if kind == "GPU" else None,

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
@@ -20,6 +20,7 @@ from trainer.evaluate.pictures import Pictures, digest, listed, shown
 
 VERSION = "1"  # of how features are made: another one makes them anew
 MOST_READERS = 16
+MEMORY = 16 * 2**30  # bytes of features that models of a set may gather together
 
 
 class Features(NamedTuple):
@@ -35,14 +36,15 @@ class Features(NamedTuple):
 
 
 class Piece(NamedTuple):
-    """What a batch becomes: features [b, C], the images' indices [b], and the reasons of those that failed."""
+    """What a batch becomes: each model's features [b, C], the images' indices [b], the reasons of those that failed."""
 
-    rows: np.ndarray
+    rows: list[np.ndarray]
     indices: np.ndarray
     failed: dict[int, str]
 
 
-Extract = Callable[[Measured, Sequence[Pictures], int], Iterator[tuple[int, Piece]]]  # with the set's number, in order
+# models of one image size, sets, that size -> pieces with their set's number, in order
+Extract = Callable[[Sequence[Measured], Sequence[Pictures], int], Iterator[tuple[int, Piece]]]
 
 
 class FeatureStore:
@@ -59,23 +61,39 @@ class FeatureStore:
         """The side at which a model sees images."""
         return self._size or model.image_size
 
-    def prepare(self, model: Measured, sets: Iterable[Pictures]) -> None:
-        """Extract what is not kept yet. Raises UserError where none of a set's images can be read."""
-        missing = {name: each for each in sets if not self._storage.exists(name := self._name(model, each)[0])}
-        if not missing:
-            return
-        queue = list(missing.values())
-        with tqdm(total=sum(len(each.names) for each in queue), desc=model.name, unit=" images") as bar:
-            pieces = self._extract(model, queue, self.size(model))
+    def prepare(self, models: Iterable[Measured], sets: Iterable[Pictures]) -> None:
+        """Extract what is not kept yet; models that lack the same see each image together, read or corrupted once.
+
+        Raises UserError where none of a set's images can be read.
+        """
+        unique = list({(each.name, each.identity): each for each in sets}.values())
+        groups: dict[tuple[int, tuple[int, ...]], list[Measured]] = {}
+        for model in models:
+            kept = [self._storage.exists(self._name(model, each)[0]) for each in unique]
+            if not all(kept):
+                missing = tuple(number for number, there in enumerate(kept) if not there)
+                groups.setdefault((self.size(model), missing), []).append(model)
+        for (size, missing), together in groups.items():
+            queue = [unique[number] for number in missing]
+            room = MEMORY // (4 * max(model.channels for model in together) * max(len(each.names) for each in queue))
+            for first in range(0, len(together), max(room, 1)):
+                self._fill(together[first : first + max(room, 1)], queue, size)
+
+    def _fill(self, models: Sequence[Measured], queue: Sequence[Pictures], size: int) -> None:
+        """Extract all sets of a queue with all models."""
+        who = models[0].name if len(models) == 1 else f"{len(models)} models"
+        with tqdm(total=sum(len(each.names) for each in queue), desc=who, unit=" images") as bar:
+            pieces = self._extract(models, queue, size)
             for number, group in itertools.groupby(pieces, key=lambda found: found[0]):
                 bar.set_postfix_str(queue[number].name)
-                found = _joined(queue[number], [piece for _, piece in _counted(group, bar)])
-                name, key = self._name(model, queue[number])
-                self._storage.replace(name, _packed(found, queue[number], key))
+                found = [piece for _, piece in _counted(group, bar)]
+                for place, model in enumerate(models):
+                    name, key = self._name(model, queue[number])
+                    self._storage.replace(name, _packed(_joined(queue[number], found, place), queue[number], key))
 
     def get(self, model: Measured, pictures: Pictures) -> Features:
         """A set's features. Raises UserError like `prepare`."""
-        self.prepare(model, [pictures])
+        self.prepare([model], [pictures])
         name, key = self._name(model, pictures)
         try:
             found = _unpacked(self._storage.read(name), key)
@@ -99,10 +117,11 @@ def _counted(group: Iterator[tuple[int, Piece]], bar: Any) -> Iterator[tuple[int
         yield number, piece
 
 
-def _joined(pictures: Pictures, pieces: list[Piece]) -> Features:
+def _joined(pictures: Pictures, pieces: list[Piece], place: int) -> Features:
+    """The features of the model at a place."""
     failed = {index: reason for piece in pieces for index, reason in piece.failed.items()}
     unreadable = {pictures.names[index]: failed[index] for index in sorted(failed)}
-    rows = [piece.rows for piece in pieces if len(piece.indices)]
+    rows = [piece.rows[place] for piece in pieces if len(piece.indices)]
     if not rows:
         reasons = [f"{name} ({reason})" for name, reason in unreadable.items()]
         raise UserError(f"{pictures.name}: none of the {len(reasons):,} images can be read: {listed(reasons, 2)}")
@@ -151,11 +170,11 @@ class _Shown(Dataset[tuple[int, Tensor | None, str]]):
 
 
 def extract_here(
-    network: Any, pictures: Pictures, size: int, device: torch.device, batch_size: int, readers: int | None
+    networks: Sequence[Any], pictures: Pictures, size: int, device: torch.device, batch_size: int, readers: int | None
 ) -> Iterator[Piece]:
     """Extract in this process; `readers` others read, crop and corrupt, none of them for a batch or less."""
     readers = min(os.cpu_count() or 1, MOST_READERS) if readers is None else readers
-    network, looked = network.to(device), _Shown(pictures, size)
+    networks, looked = [network.to(device) for network in networks], _Shown(pictures, size)
     looked[0]  # what is compiled or imported at first use, readers need not: they are forked from here
     loader = DataLoader(
         looked,
@@ -166,12 +185,11 @@ def extract_here(
     for batch in loader:
         good = [(index, image) for index, image, _ in batch if image is not None]
         failed = {index: reason for index, image, reason in batch if image is None}
-        rows = _features(network, [image for _, image in good], device) if good else np.empty((0, 0), np.float32)
+        rows = _features(networks, [image for _, image in good], device) if good else []
         yield Piece(rows, np.array([index for index, _ in good], np.int64), failed)
 
 
 @torch.inference_mode()
-def _features(network: nn.Module, images: list[Tensor], device: torch.device) -> np.ndarray:
+def _features(networks: Sequence[Any], images: list[Tensor], device: torch.device) -> list[np.ndarray]:
     pixels = torch.stack(images).to(device, non_blocking=True).float() / 255
-    found: np.ndarray = network.features(pixels).float().cpu().numpy()  # type: ignore[operator]
-    return found
+    return [network.features(pixels).float().cpu().numpy() for network in networks]

@@ -68,15 +68,16 @@ def _opened(settings: EvaluateSettings) -> Context:
 def _extract(settings: EvaluateSettings, device: torch.device) -> Any:
     """How features are extracted: in this process, or in those of Ray."""
 
-    def in_this_process(model: Measured, sets: Sequence[Pictures], size: int) -> Iterator[tuple[int, Piece]]:
+    def in_this_process(models: Sequence[Measured], sets: Sequence[Pictures], size: int) -> Iterator[tuple[int, Piece]]:
+        networks = [model.network for model in models]
         for number, each in enumerate(sets):
-            for piece in extract_here(model.network, each, size, device, settings.batch_size, settings.readers):
+            for piece in extract_here(networks, each, size, device, settings.batch_size, settings.readers):
                 yield number, piece
 
-    def on_ray(model: Measured, sets: Sequence[Pictures], size: int) -> Iterator[tuple[int, Piece]]:
+    def on_ray(models: Sequence[Measured], sets: Sequence[Pictures], size: int) -> Iterator[tuple[int, Piece]]:
         from trainer.evaluate.distribute import extract_on_ray
 
-        return extract_on_ray(model, sets, size, settings.batch_size, settings.readers, settings.workers)
+        return extract_on_ray(models, sets, size, settings.batch_size, settings.readers, settings.workers)
 
     return in_this_process if settings.workers == 1 else on_ray
 
@@ -85,8 +86,7 @@ def _measured(context: Context) -> dict[str, Findings]:
     """The suites on features: first all that can be wrong, then all features, then the figures."""
     suites = {name: ON_FEATURES[name] for name in context.settings.suites() if name in ON_FEATURES}
     needed = [pictures for suite in suites.values() for pictures in suite.sets(context)]
-    for model in context.models:
-        context.store.prepare(model, needed)
+    context.store.prepare(context.models, needed)
     return {name: suite.run(context) for name, suite in suites.items()}
 
 

@@ -18,9 +18,9 @@ class Counting:
     def __init__(self, readers=0):
         self.images, self.readers = 0, readers
 
-    def __call__(self, model, sets, size):
+    def __call__(self, models, sets, size):
         for number, each in enumerate(sets):
-            for piece in extract_here(model.network, each, size, CPU, 5, self.readers):
+            for piece in extract_here([model.network for model in models], each, size, CPU, 5, self.readers):
                 self.images += len(piece.indices) + len(piece.failed)
                 yield number, piece
 
@@ -51,6 +51,22 @@ def test_features_are_extracted_once_for_a_model_a_set_and_a_size(model, checkpo
     assert count.images == 48
     FeatureStore(str(tmp_path), count, 48).get(model, pictures)
     assert count.images == 72
+
+
+def test_models_that_lack_the_same_see_each_image_together(checkpoints, val, tmp_path, monkeypatch):
+    pictures, models = FolderPictures("--val", str(val), "val"), open_models(checkpoints, None)
+    apart, together = Counting(), Counting()
+    store = FeatureStore(str(tmp_path / "together"), together, None)
+    store.prepare(models, [pictures, pictures])
+    assert together.images == 24
+    monkeypatch.setattr("trainer.evaluate.features.MEMORY", 0)
+    one_by_one = FeatureStore(str(tmp_path / "apart"), apart, None)
+    one_by_one.prepare(models, [pictures])
+    assert apart.images == 48
+    for model in models:
+        assert np.array_equal(store.get(model, pictures).rows, one_by_one.get(model, pictures).rows)
+    assert not np.allclose(*(store.get(model, pictures).rows for model in models))
+    assert together.images == 24
 
 
 def test_unreadable_images_are_named_and_left_out(model, val, tmp_path):
@@ -87,8 +103,8 @@ def test_many_processes_extract_what_one_does(model, val, tmp_path, monkeypatch)
     monkeypatch.setattr(distribute, "CHUNK", 7)
     pictures = FolderPictures("", str(val), "val")
 
-    def on_ray(model, sets, size):
-        return distribute.extract_on_ray(model, sets, size, 5, 0, workers=2)
+    def on_ray(models, sets, size):
+        return distribute.extract_on_ray(models, sets, size, 5, 0, workers=2)
 
     many, one = (FeatureStore(str(tmp_path / name), how, None) for name, how in (("a", on_ray), ("b", Counting())))
     found, expected = many.get(model, pictures), one.get(model, pictures)

@@ -69,7 +69,7 @@ def test_readers_corrupt_as_this_process_does(clean):
     for corruption in ("defocus_blur", "frost"):  # by OpenCV's filter, and by its reading and resizing
         pictures = made(clean, [corruption], [5], seed=0)[corruption, 5]
         alone, others = (
-            np.concatenate([piece.rows for piece in extract_here(Means(), pictures, 32, CPU, 2, readers)])
+            np.concatenate([piece.rows[0] for piece in extract_here([Means()], pictures, 32, CPU, 2, readers)])
             for readers in (0, 2)
         )
         assert (alone == others).all()
