@@ -1,7 +1,7 @@
 """How often a probe or classifier is right on images that it did not learn from: held-out shards, or class folders."""
 
 import io
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import islice
@@ -12,16 +12,14 @@ from torch import Tensor
 
 from common.errors import ImageFailure, UserError, told
 from common.images import read_photograph
-from common.listing import ImageRef
 from common.shards import read_samples
-from common.sources import open_source
 from common.storage import open_storage
 from trainer.dataset import DataSet
+from trainer.evaluate.pictures import MAX_PIXELS, FolderPictures, check_classes
 from trainer.model.parts import Model
 from trainer.views import centre
 
 BATCH = 256
-MOST_PIXELS = 100_000_000
 
 
 class Example(NamedTuple):
@@ -52,39 +50,39 @@ def of_shards(data: DataSet, size: int, threads: int = 2) -> Iterator[Example]:
     storage = open_storage(data.location)
     for name in data.shards:
         samples = read_samples(io.BytesIO(storage.read(name)))
-        tasks = [
-            partial(_example, f"{data.location}/{name}: {key}", partial(members.__getitem__, "jpg"), label, size)
-            for key, members in samples
-            for label in [int(members["cls"])]
-        ]
-        yield from _made(tasks, threads)
+        yield from _made(
+            [
+                partial(
+                    _example, f"{data.location}/{name}: {key}", partial(_pixels, members), int(members["cls"]), size
+                )
+                for key, members in samples
+            ],
+            threads,
+        )
 
 
 def of_folders(location: str, classes: list[str], size: int, threads: int = 2) -> Iterator[Example]:
-    """The images of class folders, likewise, each class at its place in `classes`. Raises UserError.
+    """The images of class folders, likewise, each class at its place in `classes`.
 
-    A folder that is no class is an error, as is none that is.
+    Raises UserError, also where the folders are not exactly these classes.
     """
-    source = open_source(location)
-    images = [ImageRef(**row) for row in source.list().table.to_pylist()]
-    names = {image.uri.partition("/")[0] for image in images if "/" in image.uri}
-    if unknown := sorted(names - set(classes)):
-        raise UserError(
-            f"--val {location}: the training data have no class {unknown[0]}, but {', '.join(classes[:5])} ..."
-        )
-    if not names:
-        raise UserError(f"--val {location}: expected a folder of images for each class, named as {classes[0]}")
+    pictures = FolderPictures("--val", location, "val")
+    check_classes(pictures.classes, classes, f"--val {location}", "the training data")
+    places = [classes.index(name) for name in pictures.classes]
     tasks = [
-        partial(_example, f"--val {location}: {image.uri}", partial(source.read, image), classes.index(name), size)
-        for image in images
-        for name in [image.uri.partition("/")[0]]
+        partial(_example, f"--val {location}: {name}", partial(pictures.read, index), places[label], size)
+        for index, (name, label) in enumerate(zip(pictures.names, pictures.labels, strict=True))
     ]
     yield from _made(tasks, threads)
 
 
-def _example(name: str, read: Callable[[], bytes], label: int, size: int) -> Example:
+def _pixels(members: Mapping[str, bytes]) -> Tensor:
+    return read_photograph(members["jpg"], MAX_PIXELS, 1)[0]
+
+
+def _example(name: str, read: Callable[[], Tensor], label: int, size: int) -> Example:
     try:
-        return Example(centre(read_photograph(read(), MOST_PIXELS, 1)[0], size), label)
+        return Example(centre(read(), size), label)
     except (ImageFailure, KeyError) as error:
         raise UserError(f"{name} cannot be read: {told(error)}") from None
 
