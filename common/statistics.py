@@ -1,5 +1,8 @@
-"""Means of scores over images, and how sure they are."""
+"""Means, and how sure they are: of scores over images, of figures over runs."""
 
+import math
+from collections.abc import Sequence
+from statistics import stdev
 from typing import Any
 
 import numpy as np
@@ -23,3 +26,13 @@ def mean_and_interval(values: np.ndarray, seed: int) -> dict[str, Any]:
         "ci95": [float(bound) for bound in np.percentile(means, INTERVAL)],
         "images": len(valid),
     }
+
+
+def standard_error(values: Sequence[float]) -> float | None:
+    """Of the mean of several runs; None of a single value or none."""
+    return stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
+
+
+def with_error(value: float, error: float | None, digits: int = 2) -> str:
+    """A mean with its standard error, if there is one."""
+    return f"{value:.{digits}f}" + ("" if error is None else f" ± {error:.{digits}f}")

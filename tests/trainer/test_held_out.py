@@ -61,7 +61,7 @@ def test_class_folders_are_read_in_the_order_of_the_classes(tmp_path):
             16,
         ),
     )
-    with pytest.raises(UserError, match=r"expected the 2 classes of the training data, found 2, .* \(blue\) .* \(lime\)"):
+    with pytest.raises(UserError, match=r"the 2 classes of the training data, found 2, .* \(blue\) .* \(lime\)"):
         list(of_folders(str(tmp_path), ["red", "blue"], 16))
     shutil.rmtree(tmp_path / "lime")
     shutil.rmtree(tmp_path / "red")

@@ -16,6 +16,7 @@ from trainer.evaluate.alignment import Alignment
 from trainer.evaluate.config import EvaluateSettings
 from trainer.evaluate.data import open_data
 from trainer.evaluate.features import FeatureStore, Piece, extract_here
+from trainer.evaluate.glance import at_a_glance
 from trainer.evaluate.models import Measured, open_models
 from trainer.evaluate.pictures import Pictures
 from trainer.evaluate.probes import Probes
@@ -41,11 +42,12 @@ def evaluate_and_keep(settings: EvaluateSettings) -> str:
         found["alignment"] = looked.findings
     unreadable = context.store.unreadable | (looked.unreadable if looked else {})
     results = {model.name: _results(model, context, found, looked) for model in context.models}
-    for name, findings in found.items():
-        storage.replace(f"{name}.csv", _table(findings.rows))
+    rows = at_a_glance(results)
+    for name, table in {"glance": rows, **{name: findings.rows for name, findings in found.items()}}.items():
+        storage.replace(f"{name}.csv", _table(table))
     everything = {name: {**result, "unreadable": unreadable} for name, result in results.items()}
     storage.replace(RESULTS, (json.dumps(everything, indent=1, allow_nan=False) + "\n").encode())
-    storage.replace(PAGE, report(context, found, looked, unreadable).encode("utf-8", "surrogateescape"))
+    storage.replace(PAGE, report(context, rows, found, looked, unreadable).encode("utf-8", "surrogateescape"))
     storage.sweep()
     return f"{settings.output.rstrip('/')}/{PAGE}"
 

@@ -10,11 +10,11 @@ from torch import Tensor
 
 from common import page
 from common.page import Html
-from trainer.evaluate import plots
+from trainer.evaluate import glance, plots
 from trainer.evaluate.alignment import Alignment, Example
 from trainer.evaluate.imagenet_c import ALEXNET, CORRUPTIONS
 from trainer.evaluate.pictures import listed
-from trainer.evaluate.suite import Context, Findings
+from trainer.evaluate.suite import Context, Findings, Row
 
 Results = Mapping[str, Mapping[str, Any]]  # of one suite, by model
 Reasons = Mapping[str, str]  # why images cannot be read, by name
@@ -22,6 +22,7 @@ Reasons = Mapping[str, str]  # why images cannot be read, by name
 
 def report(
     context: Context,
+    main_figures: Sequence[Row],
     found: Mapping[str, Findings],
     looked: Alignment | None,
     unreadable: Mapping[str, Mapping[str, str]],
@@ -33,6 +34,7 @@ def report(
         "What was learned",
         "Checkpoints measured, and compared with each other. results.json and the tables beside this page hold every "
         "figure.",
+        glance.section(main_figures),
         _models(context),
         page.notes([_unreadable(place, names) for place, names in unreadable.items()]),
         *sections,
@@ -266,10 +268,6 @@ def _test(found: Mapping[str, Any] | None) -> str:
     if not found or found["t"] is None:
         return "-"
     return f"t {found['t']:.2f}, p {found['p']:.2g}"
-
-
-def _label(corruption: str) -> str:
-    return corruption.replace("_", " ") + ("" if corruption in ALEXNET else " (extra)")
 
 
 def _mean(by_severity: Mapping[str, float]) -> float:

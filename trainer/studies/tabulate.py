@@ -2,20 +2,15 @@
 
 import csv
 import io
-import math
 from collections.abc import Sequence
-from statistics import mean, stdev
+from statistics import mean
 
 from common.run_folder import RunFolder
+from common.statistics import standard_error, with_error
 from trainer.studies.config import TableSettings
 from trainer.studies.rows import Row
 
 MARKDOWN, CSV, PLOT = "table.md", "table.csv", "table.png"
-
-
-def standard_error(values: Sequence[float]) -> float | None:
-    """Of the mean; None of a single value."""
-    return stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
 
 
 def keep_table(rows: Sequence[Row], settings: TableSettings) -> str:
@@ -44,15 +39,10 @@ def markdown(rows: Sequence[Row]) -> str:
     """A table of Markdown."""
     lines = ["| recipe | backbone | seeds | top-1 (%) | paper (%) |", "|---|---|--:|--:|--:|"]
     for row in rows:
-        ours = spelled(mean(row.accuracies), standard_error(row.accuracies))
-        paper = spelled(*row.paper) if row.paper else ""
+        ours = with_error(mean(row.accuracies), standard_error(row.accuracies))
+        paper = with_error(*row.paper) if row.paper else ""
         lines.append(f"| {row.recipe} | {row.backbone} | {len(row.accuracies)} | {ours} | {paper} |")
     return "\n".join(lines) + "\n"
-
-
-def spelled(value: float, error: float | None) -> str:
-    """A mean with its standard error, if there is one."""
-    return f"{value:.2f}" if error is None else f"{value:.2f} ± {error:.2f}"
 
 
 def as_csv(rows: Sequence[Row]) -> str:

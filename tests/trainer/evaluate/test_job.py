@@ -92,7 +92,7 @@ def report(checkpoints, training_data, val, human, cifar, cifar_c, tmp_path_fact
 
 def test_a_run_leaves_results_tables_features_and_a_page(report):
     names = {path.relative_to(report).as_posix() for path in report.rglob("*") if path.is_file()}
-    tables = {f"{suite}.csv" for suite in ("linear", "imagenet-c", "retrieval", "alignment")}
+    tables = {f"{name}.csv" for name in ("glance", "linear", "imagenet-c", "retrieval", "alignment")}
     assert tables | {"results.json", "index.html"} <= names
     kept = {name for name in names if name.startswith("retrieval/")}
     models = ("contrastive-seed-0", "contrastive-attn-teacher-seed-0")
@@ -106,6 +106,17 @@ def test_a_run_leaves_results_tables_features_and_a_page(report):
         assert found["imagenet-c"]["mce"] is None
         assert found["unreadable"] == {}
         assert "without gaussian_noise" in " ".join(found["notes"]["imagenet-c"])
+
+
+def test_the_main_figures_are_those_of_the_suites(report):
+    results = strict(report / "results.json")
+    for row, name in zip(rows(report / "glance.csv"), NAMES, strict=True):
+        found = results[name]
+        assert (row["model"], row["runs"], row["offline_top1_se"], row["imagenet_c_mean"]) == (name, "1", "", "")
+        assert float(row["concurrent_top1"]) == found["linear"]["concurrent"]["top1"]
+        assert float(row["offline_top1"]) == found["linear"]["offline"]["top1"]
+        assert float(row["cifar10_precision_at_1"]) == found["retrieval"]["cifar10"]["clean"]["precision"][0]
+        assert float(row["cc_with_people"]) == found["alignment"][name]["cc"]
 
 
 def test_top1_is_how_often_the_models_own_logits_are_right(report, checkpoints, val):
@@ -193,6 +204,7 @@ def test_the_page_is_whole_well_formed_and_asks_for_nothing(report):
     Checker().feed(text)
     assert open_tags == []
     assert re.findall(r"<h2>(.*?)</h2>", text) == [
+        "At a glance",
         "Classification",
         "Robustness: ImageNet-C",
         "Retrieval",

@@ -9,6 +9,7 @@ from scipy import stats
 
 from common.errors import UserError
 from common.settings import load_settings
+from common.statistics import standard_error
 from tests.trainer.datasets import COLOURS, make_dataset
 from tests.trainer.people import make_people
 from trainer import table
@@ -16,7 +17,7 @@ from trainer.loop import Training
 from trainer.recipes import recipe_names
 from trainer.studies.config import TableSettings
 from trainer.studies.rows import Row, runs_of
-from trainer.studies.tabulate import as_csv, draw, markdown, standard_error
+from trainer.studies.tabulate import as_csv, draw, markdown
 
 
 @pytest.fixture(scope="module")

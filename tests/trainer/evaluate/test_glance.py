@@ -1,0 +1,33 @@
+import pytest
+
+from trainer.evaluate.glance import at_a_glance, section
+
+
+def result(name, recipe="contrastive", cc=None, top1=None, step=10):
+    found = {"checkpoint": {"image_size": 64, "trained": {"recipe": recipe, "backbone": "resnet18", "step": step}}}
+    if cc is not None:
+        found["alignment"] = {name: {"cc": cc}, "teacher": {"cc": 1.0}}
+    if top1 is not None:
+        found["linear"] = {"top1": top1, "concurrent": {"top1": top1}}
+    return {name: found}
+
+
+def test_runs_that_differ_in_their_seed_become_a_mean_with_its_standard_error():
+    results = {
+        **result("contrastive seed 0", cc=0.1, top1=0.4),
+        **result("contrastive seed 1", cc=0.3, top1=0.5),
+        **result("contrastive seed 2", cc=0.2),
+        **result("contrastive seed 3", cc=0.9, step=20),
+        **result("resnet18", recipe=None, cc=0.4),
+    }
+    first, longer, plain = at_a_glance(results)
+    assert (first["model"], first["runs"]) == ("contrastive", 3)
+    assert first["cc_with_people"] == pytest.approx(0.2)
+    assert first["cc_with_people_se"] == pytest.approx(0.1 / 3**0.5)
+    assert (first["concurrent_top1"], first["offline_top1"]) == (pytest.approx(0.45), None)
+    assert (longer["model"], longer["cc_with_people"], longer["cc_with_people_se"]) == ("contrastive seed 3", 0.9, None)
+    assert (plain["model"], plain["runs"]) == ("resnet18", 1)
+    page = section([first, longer, plain])
+    assert "0.200 ± 0.058" in page
+    assert "45.00 ± 5.00" in page
+    assert "offline" not in page
