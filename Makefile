@@ -1,14 +1,21 @@
-# make demo      label a dozen photographs; label drawn scenes and train on them   (TEACHER=FILE for another teacher)
-# make test      the test suite, on this machine, but for what takes minutes
-# make test-all  that too: clusters, kills, stores that fail
-# make lint      ruff and mypy
-# make bench     every benchmark, as ratios from one run
+# make demo       label a dozen photographs; label drawn scenes and train on them   (TEACHER=FILE for another teacher)
+# make test       the test suite, on this machine, but for what takes minutes
+# make test-all   that too: clusters, kills, stores that fail
+# make lint       ruff and mypy
+# make bench      every benchmark, as ratios from one run, and a table of them
+# make reproduce  the paper's story at small scale: hours on a CPU; stopped and started again, it goes on
+#                 PHOTOS=FOLDER with class folders in train/ and val/, PEOPLE=FORMAT:FOLDER of eye tracking, CIFAR=TAR
 
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
-.PHONY: demo test test-slow test-all lint bench clean
+PHOTOS ?= ../shared/data/imagenette128
+PEOPLE ?= osie-eye:../shared/data/osie
+CIFAR ?= ../shared/data/cifar10-test.tar
+REPRODUCTION := runs/reproduction
+
+.PHONY: demo test test-slow test-all lint bench reproduce clean
 
 demo: $(INSTALLED)
 	$(BIN)/python -m labeler.run $(if $(TEACHER),--teacher $(TEACHER))
@@ -29,7 +36,16 @@ lint: $(INSTALLED)
 	$(BIN)/mypy
 
 bench: $(INSTALLED)
-	for benchmark in tests/benchmarks/bench_*.py; do $(BIN)/python $$benchmark || exit 1; done
+	$(BIN)/python tests/benchmarks/run_all.py
+
+reproduce: $(INSTALLED)
+	$(BIN)/python -m labeler.run --input $(PHOTOS)/train --samples-per-shard 500 --output $(REPRODUCTION)/imagenette
+	$(BIN)/python -m trainer.table --data $(REPRODUCTION)/imagenette --recipes contrastive,contrastive-attn-teacher --seeds 3 \
+		--backbone resnet18 --image-size 64 --batch-size 128 --epochs 10 --warmup-epochs 1 --learning-rate 3 \
+		--temperature 0.5 --precision bfloat16 --val $(PHOTOS)/val --threads 1 --output $(REPRODUCTION)/table
+	$(BIN)/python -m trainer.evaluate $(REPRODUCTION)/table/runs/*/checkpoints/last --suite linear,imagenet-c,retrieval,alignment \
+		--train $(REPRODUCTION)/imagenette --val $(PHOTOS)/val --images 200 --queries 500 --cifar $(CIFAR) \
+		--human-data $(PEOPLE) --output $(REPRODUCTION)/report
 
 $(INSTALLED): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv

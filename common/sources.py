@@ -23,16 +23,16 @@ class Source(Protocol):
         ...
 
 
-def open_source(location: str) -> Source:
+def open_source(location: str, flag: str = "--input") -> Source:
     """The images of `demo:photos`, `demo:scenes`, a folder (with tar files or without), or one tar file.
 
-    Folders and tar files are local paths or `s3://BUCKET/PREFIX`. Raises UserError.
+    Folders and tar files are local paths or `s3://BUCKET/PREFIX`. Raises UserError, which names `flag`.
     """
     if location.startswith("demo:"):
         return LocalSource(demo.demo_folder(location.removeprefix("demo:")))
     compressed = location.lower().endswith(COMPRESSED_TAR)
     hint = "unpack or decompress it first" if compressed else "name a folder or a .tar file"
-    refusal = f"--input {location}: expected a folder of images or an uncompressed tar file; {hint}"
+    refusal = f"{flag} {location}: expected a folder of images or an uncompressed tar file; {hint}"
     if location.startswith("s3://"):
         if compressed:
             raise UserError(refusal)
@@ -40,10 +40,10 @@ def open_source(location: str) -> Source:
 
         return S3Source(location)
     if "://" in location:
-        raise UserError(f"--input {location}: expected a local path or s3://BUCKET/PREFIX")
+        raise UserError(f"{flag} {location}: expected a local path or s3://BUCKET/PREFIX")
     path = Path(location)
     if not path.exists():
-        raise UserError(f"--input {location}: there is no such file or folder")
+        raise UserError(f"{flag} {location}: there is no such file or folder")
     if path.is_file() and not is_tar(path.name):
         raise UserError(refusal)
     return LocalSource(path)

@@ -1,5 +1,7 @@
 """What the benchmarks share: interleaved repetitions, because the machines are shared and noisy, and a small table."""
 
+import json
+import os
 import statistics
 import sys
 import time
@@ -7,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
+RESULTS = "BENCHMARK_RESULTS"  # environment variable
 ROOT = Path(__file__).resolve().parents[2]
 SHARED_DATA = ROOT.parent / "shared" / "data"
 sys.path.insert(0, str(ROOT))  # so that a benchmark, which imports this first, runs from a checkout
@@ -25,7 +28,10 @@ def medians(repetitions: int, **cases: Callable[[], object]) -> dict[str, float]
 
 
 def table(title: str, rows: list[tuple[str, str, str]]) -> None:
-    """Print rows of (what, figure, bar)."""
+    """Print rows of (what, figure, bar); those with a bar also go into the file that RESULTS names, if it is set."""
+    if RESULTS in os.environ:
+        with open(os.environ[RESULTS], "a") as file:
+            file.writelines(json.dumps([title, *row]) + "\n" for row in rows if row[2])
     rows = [(title, "measured", "bar"), *rows]
     widths = [max(len(row[column]) for row in rows) for column in range(3)]
     for row in rows:

@@ -60,10 +60,7 @@ def _corrupted(settings: EvaluateSettings, val: Pictures | None, severities: lis
 def _opened_human(locations: list[str]) -> dict[tuple[str, str], FixatedImage]:
     images: dict[tuple[str, str], FixatedImage] = {}
     for location in locations:
-        try:
-            found = open_fixations(location).images
-        except UserError as error:
-            raise UserError(str(error).replace("--data", "--human-data", 1)) from None
+        found = open_fixations(location, "--human-data").images
         if not found:
             raise UserError(f"--human-data {location}: holds no image with fixations")
         images |= {(location, image.name): image for image in found}

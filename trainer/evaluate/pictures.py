@@ -52,11 +52,8 @@ class FolderPictures:
     """Class folders, or a tar of them, local or in S3. With a folder `test` only what is in it (CIFAR's layout)."""
 
     def __init__(self, flag: str, location: str, name: str, framed: bool = False) -> None:
-        try:
-            self._source = open_source(location)
-            table = self._source.list().table
-        except UserError as error:
-            raise UserError(f"{flag} {str(error).removeprefix('--input ')}") from None
+        self._source = open_source(location, flag)
+        table = self._source.list().table
         refs = [ImageRef(*row.values()) for row in table.to_pylist()]
         tested = [ref for ref in refs if ref.uri.startswith("test/")]
         self._refs = tested or refs

@@ -125,7 +125,7 @@ def _unlabelled(
             seen.add(image.path.resolve())
             found.append(image)
     for location in locations:
-        source = open_source(location)
+        source = open_source(location, "--distill")
         listed = [ImageRef(**row) for row in source.list().table.to_pylist()]
         if not listed:
             raise UserError(f"--distill {location}: there are no images in it")
