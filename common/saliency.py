@@ -24,8 +24,6 @@ Points = np.ndarray | Tensor
 # overflows only below 1e-19. float32's own eps, 1.2e-7, is larger than many pixels of a map that sums to 1.
 EPSILON = 2.2204e-16
 CONSTANT = 16  # a map whose values differ by no more than so many roundings is constant: resizing one leaves that much
-REACH = 4.0  # the Gaussian is cut off at so many sigmas, as scipy.ndimage does
-CENTRE_SHARE = 0.25  # where the prior does best on OSIE's eye fixations (CC 0.30, NSS 0.85); 0.2 to 0.33 do as well
 
 
 def kld(prediction: Tensor, target: Tensor) -> Tensor:
@@ -66,7 +64,7 @@ def nss(prediction: Tensor, points: Sequence[Points]) -> Tensor:
     `mean_over_images`. MIT's NSS.m, with repeated points.
     """
     maps = _checked("prediction", prediction)
-    pixels, counts = _pixels("points", points, maps)
+    pixels, counts = points_to_pixels("points", points, maps)
     present = torch.arange(int(counts.max(initial=0))) < torch.from_numpy(counts)[:, None]
     padded = torch.zeros(present.shape, dtype=torch.int64)
     padded[present] = pixels
@@ -86,7 +84,7 @@ def auc_judd(prediction: Tensor, points: Sequence[Points]) -> Tensor:
     pixels.
     """
     maps = _checked("prediction", prediction)
-    pixels, counts = _pixels("points", points, maps)
+    pixels, counts = points_to_pixels("points", points, maps)
     scores = maps.new_full([len(maps)], math.nan)
     for index, fixated in enumerate(pixels.to(maps.device).split(counts.tolist())):
         values = maps[index].flatten()
@@ -105,8 +103,8 @@ def shuffled_auc(prediction: Tensor, points: Sequence[Points], other_points: Seq
     approaches that with random subsets and thresholds 0.1 apart. NaN for an image without points or without negatives.
     """
     maps = _checked("prediction", prediction)
-    pixels, counts = _pixels("points", points, maps)
-    other_pixels, other_counts = _pixels("other_points", other_points, maps)
+    pixels, counts = points_to_pixels("points", points, maps)
+    other_pixels, other_counts = points_to_pixels("other_points", other_points, maps)
     fixated = pixels.to(maps.device).split(counts.tolist())
     elsewhere = other_pixels.to(maps.device).split(other_counts.tolist())
     scores = maps.new_full([len(maps)], math.nan)
@@ -119,44 +117,6 @@ def mean_over_images(scores: Tensor) -> Tensor:
     """The mean of the scores [B] that are not NaN -> scalar, NaN where none is left. Those left out get no gradient."""
     valid = ~scores.isnan()
     return torch.where(valid, scores, 0).sum() / valid.sum()
-
-
-def blur_fixations(
-    points: Points | Sequence[Points],
-    height: int,
-    width: int,
-    sigma: float,
-    weights: Points | Sequence[Points] | None = None,
-) -> Tensor:
-    """A fixation map: one impulse a point, blurred with a Gaussian of `sigma` pixels of this map.
-
-    Human maps have sigma 19 at a width of 640, so 19 / 640 * width at another. The Gaussian is cut off at 4 sigmas and
-    what falls outside of the frame is lost: scipy.ndimage.gaussian_filter with mode="constant".
-    `points` [n, 2 or more] -> float32 [H, W]; a list of B -> [B, H, W]. `weights` [n] or a list of B: the impulses'
-    heights, 1 by default. No points give a map of zeros. Raises ValueError like the metrics.
-    """
-    if not (math.isfinite(sigma) and sigma >= 0):
-        raise ValueError(f"sigma: expected pixels, 0 or more, found {sigma}")
-    if isinstance(points, np.ndarray | Tensor):
-        return blur_fixations([points], height, width, sigma, None if weights is None else [weights])[0]  # type: ignore[list-item]
-    device = next((array.device for array in points if isinstance(array, Tensor)), torch.device("cpu"))
-    impulses = torch.zeros(len(points), height, width, dtype=torch.float64, device=device)
-    pixels, counts = _pixels("points", points, impulses)
-    images = torch.arange(len(points)).repeat_interleave(torch.from_numpy(counts))
-    heights = _weights(weights, counts).to(device)
-    impulses.view(-1).index_add_(0, (images * height * width + pixels).to(device), heights)
-    return (_blurring(height, sigma).to(device) @ impulses @ _blurring(width, sigma).to(device)).float()
-
-
-def centre_prior(height: int, width: int, share: float = CENTRE_SHARE) -> Tensor:
-    """The baseline that looks at no image: a Gaussian in the middle whose sigma is `share` of either side.
-
-    Returns float32 [H, W], 1 at the middle of the frame. Raises ValueError where `share` is not above 0.
-    """
-    if not share > 0:
-        raise ValueError(f"share: expected a share of the frame above 0, found {share}")
-    down, right = (torch.exp(-0.5 * (torch.arange(1 - n, n, 2) / (2 * n * share)) ** 2) for n in (height, width))
-    return torch.outer(down, right)
 
 
 def resized(attention: Tensor, size: Sequence[int]) -> Tensor:
@@ -227,7 +187,7 @@ def _standardised(maps: Tensor) -> Tensor:
     return torch.where(constant, 0, deviation / torch.where(constant, 1, variance).sqrt())
 
 
-def _pixels(name: str, points: Sequence[Points], maps: Tensor) -> tuple[Tensor, np.ndarray]:
+def points_to_pixels(name: str, points: Sequence[Points], maps: Tensor) -> tuple[Tensor, np.ndarray]:
     """The pixels of all points, as indices into the flattened maps, int64 [N]; and each image's n, int64 [B]."""
     height, width = maps.shape[1:]
     if len(points) != len(maps):
@@ -245,29 +205,6 @@ def _pixels(name: str, points: Sequence[Points], maps: Tensor) -> tuple[Tensor, 
         raise ValueError(f"{name}: expected x, y in [0, 1], found {found} in images {_listed(images.unique())}")
     columns, rows = (coordinates * (width, height)).astype(np.int64).T
     return torch.from_numpy(rows.clip(max=height - 1) * width + columns.clip(max=width - 1)), counts
-
-
-def _weights(weights: Points | Sequence[Points] | None, counts: np.ndarray) -> Tensor:
-    """The weights of all points, image after image, float64 [N]."""
-    if weights is None:
-        return torch.ones(int(counts.sum()), dtype=torch.float64)
-    arrays = [torch.as_tensor(array, dtype=torch.float64).cpu() for array in weights]
-    expected, found = [[count] for count in counts.tolist()], [list(array.shape) for array in arrays]
-    if expected != found:
-        raise ValueError(f"weights: expected one for each point, of shapes {expected}, found {found}")
-    joined = torch.cat([torch.empty(0, dtype=torch.float64), *arrays])
-    if not joined.isfinite().all():
-        raise ValueError("weights: NaN or infinity")
-    return joined
-
-
-def _blurring(size: int, sigma: float) -> Tensor:
-    """The matrix that blurs `size` pixels along one side, float64 [size, size]; symmetric."""
-    reach = int(REACH * sigma + 0.5)
-    profile = torch.exp(-0.5 * (torch.arange(reach + 1, dtype=torch.float64) / max(sigma, 1e-300)) ** 2)
-    profile /= 2 * profile.sum() - 1
-    distances = (torch.arange(size)[:, None] - torch.arange(size)).abs()
-    return torch.where(distances <= reach, profile[distances.clamp(max=reach)], 0)
 
 
 def _area_at_fixated_values(positives: Tensor, negatives: Tensor) -> Tensor | float:

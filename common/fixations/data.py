@@ -52,7 +52,7 @@ class FixatedImage:
 
     def attention_map(self, height: int, width: int, sigma: float | None = None) -> "Tensor":
         """The fixations as a map [height, width], blurred with `sigma` pixels of that map (SALICON's: 19 at 640)."""
-        from common.saliency import blur_fixations
+        from common.fixation_maps import blur_fixations
 
         return blur_fixations(self.fixations, height, width, SALICON_SIGMA * width if sigma is None else sigma)
 

@@ -20,8 +20,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from common.fixation_maps import centre_prior
 from common.fixations import FixatedImage
-from common.saliency import auc_judd, cc, centre_prior, is_constant, kld, nss, resized, shuffled_auc, sim
+from common.saliency import auc_judd, cc, is_constant, kld, nss, resized, shuffled_auc, sim
 
 OTHER_IMAGES = 10  # whose fixations are shuffled AUC's negatives, as in the MIT benchmark
 Scores = dict[str, float]  # by metric; NaN where it is not defined

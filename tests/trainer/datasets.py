@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
+from common.fixation_maps import blur_fixations
 from common.manifest import CLASSES, MANIFEST, Manifest, ShardEntry, Teacher, sha256, shard_name
-from common.saliency import blur_fixations
 from common.shards import Sample, SampleInfo, ShardWriter
 from tests.pictures import encoded
 

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from common.errors import ImageFailure, UserError
+from common.fixation_maps import blur_fixations
 from common.fixations import FixatedImage, open_fixations, split
 from common.fixations.data import SALICON_SIGMA
 from common.fixations.split import duplicate_groups
 from common.images import read_photograph
 from common.listing import ImageRef
-from common.saliency import blur_fixations
 from common.sources import Source, open_source
 from labeler.teacher.training.views import View, draw_view, shown_pixels, shown_points
 
