@@ -113,7 +113,7 @@ def _sentence(cls: type[Settings], error: ValidationError) -> str:
     """All that is wrong with the settings, in one line."""
     parts = []
     for detail in error.errors():
-        name = ".".join(str(part) for part in detail["loc"])
+        name = ".".join(part for part in detail["loc"] if isinstance(part, str))  # not places in lists
         if detail["type"] == "extra_forbidden":
             parts.append(f"{name}: there is no such setting{_suggestion(cls, name)}")
         else:

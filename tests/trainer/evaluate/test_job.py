@@ -345,3 +345,8 @@ def test_help_needs_no_torch_and_a_mistake_exits_with_2():
     command = [sys.executable, "-m", "trainer.evaluate", "x", "--suite", "linear"]
     failed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert (failed.returncode, failed.stderr) == (2, "error: --suite linear needs --val\n")
+
+
+def test_what_is_wrong_in_a_list_is_told_by_its_flag():
+    with pytest.raises(UserError, match=r"^--severities: .* less than or equal to 5, found 9$"):
+        load_settings(EvaluateSettings, ["checkpoint", "--severities=1,9"])
