@@ -11,16 +11,17 @@ from common.fixations import FixatedImage
 from common.launch import Place, launch, leads
 from common.run_folder import RunFolder
 from common.training import check_same_settings
+from trainer.card import card
 from trainer.config import DEMO_DATA, TrainConfig, TrainSettings
 from trainer.dataset import DataSet, open_dataset
 from trainer.human import HumanStream, checksum, open_human_data
 from trainer.journal import BEST, RESULT, AfterEpoch, Journal, nothing_more
 from trainer.loop import Training, schedule, timed
-from trainer.recipes import build, recipe
+from trainer.recipes import build, description, recipe
 from trainer.sampler import Sampler, slots_of
 from trainer.stream import Batch, Stream
 
-CONFIG = "config.json"
+CONFIG, CARD = "config.json", "README.md"
 
 
 def train_and_keep(settings: TrainSettings) -> dict[str, Any] | None:
@@ -41,8 +42,12 @@ def train_and_keep(settings: TrainSettings) -> dict[str, Any] | None:
             f"{len(data.shards):,} shards: {config.epochs:,} epochs of {steps:,} steps of {config.batch_size:,} images"
         )
     launch(lambda place: train(settings, data, output, place), settings.workers, folder.path)
-    result: dict[str, Any] = json.loads(folder.fetch(RESULT).read_text()) if leads() else {}
-    return result or None
+    if not leads():
+        return None
+    result: dict[str, Any] = json.loads(folder.fetch(RESULT).read_text())
+    (folder.path / CARD).write_text(card(config, description(config.recipe), result))
+    folder.keep(CARD)
+    return result
 
 
 def check_run(settings: TrainSettings) -> tuple[TrainConfig, DataSet, list[FixatedImage]]:

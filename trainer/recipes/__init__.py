@@ -2,6 +2,7 @@
 
 import importlib
 import pkgutil
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 from common.errors import UserError
@@ -19,10 +20,19 @@ def recipe_names() -> list[str]:
 
 def recipe(name: str) -> "Recipe":
     """A recipe by name. Raises UserError."""
+    found: Recipe = _module(name).RECIPE
+    return found
+
+
+def description(name: str) -> str:
+    """What a recipe is, as its file begins. Raises UserError."""
+    return str(_module(name).__doc__).strip().partition("\n\n")[0]
+
+
+def _module(name: str) -> ModuleType:
     if name not in recipe_names():
         raise UserError(f"--recipe {name}: expected one of {', '.join(recipe_names())}")
-    found: Recipe = importlib.import_module(f"{__name__}.{name.replace('-', '_')}").RECIPE
-    return found
+    return importlib.import_module(f"{__name__}.{name.replace('-', '_')}")
 
 
 def build(name: str, config: "ModelConfig", classes: int | None) -> "Model":

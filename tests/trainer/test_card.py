@@ -1,0 +1,34 @@
+import re
+
+import pytest
+import torch
+
+from common.settings import load_settings
+from tests.trainer.datasets import make_dataset
+from trainer import export
+from trainer.config import TrainSettings
+from trainer.job import train_and_keep
+from trainer.recipes import description, recipe_names
+
+
+@pytest.mark.parametrize("norm", ["batch", "group"])
+def test_the_code_of_a_runs_card_loads_its_weights(tmp_path, monkeypatch, norm):
+    data = make_dataset(tmp_path / "data", [8], classes=2)
+    small = ["--backbone=resnet18", "--image-size=32", "--batch-size=8", "--epochs=1", f"--norm={norm}"]
+    result = train_and_keep(load_settings(TrainSettings, [f"--data={data}", f"--output={tmp_path / 'run'}", *small]))
+    text = (tmp_path / "run/README.md").read_text()
+    assert f"| loss | {result['loss']:.4g} |" in text
+    assert "8 photographs, 1 epochs in batches of 8" in text
+    assert description("contrastive-attn-teacher") in text.replace("\n", " ")
+    monkeypatch.chdir(tmp_path / "run")
+    [command] = re.findall(r"```\npython -m trainer.export (.*?)\n```", text)
+    assert export.main(command.split()) == 0
+    names = {"images": torch.rand(2, 3, 32, 32), "torch": torch}
+    for code in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
+        exec(code, names)
+    assert names["attention"].shape == (2, 32, 32)
+
+
+def test_every_recipe_says_in_a_sentence_what_it_is():
+    for name in recipe_names():
+        assert re.fullmatch(r"[A-Z][^\n]{20,}\.", description(name)), name
