@@ -53,9 +53,11 @@ attention = model.attention(images)  # float [B, 3, H, W] in [0, 1] -> [B, H, W]
 
 ## What it is not
 
-Its maps are predictions of where people look in general, not recordings, and say nothing about a person. It has not been tested for any use that matters. Rights to the photographs lie with their owners.
+Its maps are predictions of where people look in general, not recordings, and say nothing about a person. It has not
+been tested for any use that matters. Rights to the photographs lie with their owners.
 """
 GROUP_NORM = ", norm_layer=lambda channels: torch.nn.GroupNorm(32, channels)"
+SETTINGS = {"recipe", "backbone", "norm", "image_size", "epochs", "batch_size", "seed", "data"}
 FIGURES = {
     "loss": "loss",
     "contrastive": "contrastive loss",
