@@ -17,9 +17,9 @@ DEMO: dict[str, Any] = {
     "batch_size": 60,
     "epochs": 12,
     "warmup_epochs": 1.0,
-    "learning_rate": 2.0,  # of so few steps, and a temperature for small batches: the rules for long runs are slower
-    "temperature": 0.5,
+    "temperature": 0.5,  # for small batches
 }
+DEMO_CONTRASTIVE_RATE = 2.0  # of so few steps: SimCLR's rule for long runs is slower
 
 
 class ModelConfig(BaseModel):
@@ -103,9 +103,13 @@ class TrainSettings(TrainConfig, Settings):
 
         What was not given is as the recipe has it; for the demo it makes a small model.
         """
-        from trainer.recipes import recipe  # imports torch
+        from trainer.optim import SIMCLR  # both import torch
+        from trainer.recipes import recipe
 
-        usual = {**recipe(self.recipe).defaults, **(DEMO if self.data == DEMO_DATA else {})}
+        chosen = recipe(self.recipe)
+        usual = {**chosen.defaults, **(DEMO if self.data == DEMO_DATA else {})}
+        if self.data == DEMO_DATA and chosen.optimisation is SIMCLR:
+            usual["learning_rate"] = DEMO_CONTRASTIVE_RATE
         unset = {name: value for name, value in usual.items() if name not in self.model_fields_set}
         return TrainConfig(**{name: getattr(self, name) for name in TrainConfig.model_fields} | unset)
 

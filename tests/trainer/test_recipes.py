@@ -10,7 +10,7 @@ from common.training import load_checkpoint
 from tests.trainer.datasets import make_dataset
 from tests.trainer.people import make_people
 from trainer.checkpoint import load_trained
-from trainer.config import DEMO, TrainSettings
+from trainer.config import DEMO, DEMO_CONTRASTIVE_RATE, TrainSettings
 from trainer.job import train_and_keep
 from trainer.loop import Training
 from trainer.recipes import recipe, recipe_names
@@ -125,7 +125,8 @@ def test_a_recipes_own_defaults_hold_unless_others_are_given(discs):
     found = load_settings(TrainSettings, ["--data=X", "--recipe=supervised"]).deciding()
     assert (found.epochs, found.warmup_epochs, found.weight_decay) == (90, 5, 1e-4)
     assert (given.deciding().epochs, given.deciding().warmup_epochs) == (400, 10)
-    assert (usual().epochs, usual().weight_decay) == (DEMO["epochs"], 1e-4)
+    assert (usual().epochs, usual().weight_decay, usual().learning_rate) == (DEMO["epochs"], 1e-4, None)
+    assert load_settings(TrainSettings, []).deciding().learning_rate == DEMO_CONTRASTIVE_RATE
 
 
 def test_supervised_views_are_only_cropped_and_flipped_and_sgd_learns_from_them():
