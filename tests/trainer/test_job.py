@@ -7,6 +7,7 @@ import torch
 from common.errors import UserError
 from common.settings import load_settings
 from common.training import load_checkpoint
+from tests.stops import stopped_before
 from tests.trainer.datasets import make_dataset
 from trainer.config import TrainSettings
 from trainer.job import train_and_keep
@@ -41,25 +42,6 @@ def curve(output):
     return [{name: value for name, value in line.items() if name not in TIMES} for line in lines]
 
 
-class Stop(Exception):
-    """In place of a power cut."""
-
-
-def train_until(step, monkeypatch, chosen):
-    """Run, and stop before the given step is learnt."""
-    learn = Training.learn
-
-    def stopping(self, batch):
-        if self.step == step:
-            raise Stop
-        return learn(self, batch)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Training, "learn", stopping)
-        with pytest.raises(Stop):
-            train_and_keep(chosen)
-
-
 @pytest.fixture(scope="module")
 def whole(discs, tmp_path_factory):
     """A run that never stopped."""
@@ -85,7 +67,8 @@ def test_a_run_leaves_its_settings_figures_checkpoints_and_result(discs, whole):
 @pytest.mark.parametrize("step", [1, 2, 4, 5])
 def test_a_run_that_was_stopped_ends_like_one_that_never_was(discs, whole, tmp_path, monkeypatch, step):
     chosen = settings(discs, tmp_path / "run")
-    train_until(step, monkeypatch, chosen)
+    with stopped_before(step, Training, monkeypatch):
+        train_and_keep(chosen)
     train_and_keep(chosen)
     assert curve(tmp_path / "run") == curve(whole)
     for name in ("last", "best"):
@@ -95,7 +78,8 @@ def test_a_run_that_was_stopped_ends_like_one_that_never_was(discs, whole, tmp_p
 
 def test_steps_after_the_last_checkpoint_are_made_again(discs, whole, tmp_path, monkeypatch):
     chosen = settings(discs, tmp_path / "run", checkpoint_every=100)
-    train_until(5, monkeypatch, chosen)
+    with stopped_before(5, Training, monkeypatch):
+        train_and_keep(chosen)
     assert load_checkpoint(tmp_path / "run/checkpoints/last")["step"] == 3
     train_and_keep(chosen)
     assert curve(tmp_path / "run") == curve(whole)

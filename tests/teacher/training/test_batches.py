@@ -8,15 +8,6 @@ from labeler.teacher.training.batches import Batches
 from labeler.teacher.training.config import TrainConfig
 from labeler.teacher.training.examples import open_training_data
 from tests.pictures import jpeg, write
-from tests.seeing_teachers import data_set, looks
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("data")
-    data_set(folder / "people", looks(10))
-    write(folder / "more", {f"{index}.jpg": jpeg(seed=100 + index) for index in range(4)})
-    return folder
 
 
 def batches(folder, rank=0, world=1, distill=(), **changes):

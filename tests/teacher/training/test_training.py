@@ -19,18 +19,9 @@ from labeler.teacher.training.examples import TARGET_SIZE, open_training_data
 from labeler.teacher.training.loop import BEST, LAST, Training, losses
 from labeler.teacher.training.run import randomly_initialised, train_teacher
 from labeler.teacher.weights import load_teacher
-from tests.pictures import jpeg, write
-from tests.seeing_teachers import data_set, looks
+from tests.stops import Stop, stopped_before
 
 ALONE = Place(0, 1, torch.device("cpu"))
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("data")
-    data_set(folder / "people", looks(10))
-    write(folder / "more", {f"{index}.jpg": jpeg(seed=100 + index) for index in range(4)})
-    return folder
 
 
 def settings(folder, output, **changes):
@@ -48,25 +39,6 @@ def settings(folder, output, **changes):
 
 def curve(output):
     return [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
-
-
-class Stop(Exception):
-    """In place of a power cut."""
-
-
-def train_until(step, monkeypatch, chosen):
-    """Run, and stop before the given step is learnt."""
-    learn = Training.learn
-
-    def stopping(self, batch, steps):
-        if self.step == step:
-            raise Stop
-        return learn(self, batch, steps)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Training, "learn", stopping)
-        with pytest.raises(Stop):
-            train_teacher(chosen)
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +70,8 @@ def test_the_log_holds_every_step_and_every_epochs_validation(whole):
 @pytest.mark.parametrize("step", [1, 3])
 def test_a_run_stopped_in_mid_epoch_ends_like_one_that_never_was(folder, whole, tmp_path, monkeypatch, step):
     chosen = settings(folder, tmp_path / "run")
-    train_until(step, monkeypatch, chosen)
+    with stopped_before(step, Training, monkeypatch):
+        train_teacher(chosen)
     train_teacher(chosen)
     assert curve(tmp_path / "run") == curve(whole)
     ours, theirs = (safetensors.torch.load_file(run / "teacher.safetensors") for run in (tmp_path / "run", whole))
