@@ -3,20 +3,23 @@
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import tarfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import yaml
 
+from common.errors import UserError
 from common.storage import LocalStorage
 from labeler.publish import publish
+from labeler.run import main
 from labeler.verify import verify
 from tests.jobs import (
     GRADIENT,
@@ -280,17 +283,26 @@ def test_tar_files_are_read_without_unpacking(images: Path, tmp_path: Path) -> N
 
 
 @pytest.fixture
-def refused(tmp_path: Path) -> Iterator[object]:
-    """Run a command that must be refused: exit code 2, one line that starts with "error:" and has a word in it."""
+def refused(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Call the program, here, which must refuse with one line that has a word in it, before Ray is asked for."""
+    monkeypatch.setattr("ray.init", lambda *_, **__: pytest.fail("Ray was started"))
 
     def check(line: list[str], word: str, **more: str) -> None:
-        done = run(line, RAY_TMPDIR=str(tmp_path / "ray"), **more)
-        assert done.returncode == 2, done.stderr
-        assert done.stderr.startswith("error: ")
-        assert done.stderr.count("\n") == 1, done.stderr
-        assert word in done.stderr
+        with monkeypatch.context() as patch:
+            for name, value in more.items():
+                patch.setenv(name, value)
+            with pytest.raises(UserError, match=re.escape(word)) as refusal:
+                main(line[3:])
+        assert "\n" not in str(refusal.value)
 
-    yield check
+    return check
+
+
+def test_the_program_refuses_in_one_line_with_exit_code_2(tmp_path: Path) -> None:
+    done = run(label(tmp_path / "absent", tmp_path / "out"), RAY_TMPDIR=str(tmp_path / "ray"))
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1, done.stderr
     assert not (tmp_path / "ray").exists(), "Ray was started"
 
 
