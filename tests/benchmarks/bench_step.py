@@ -1,9 +1,9 @@
 """A training step on the CPU against lightly's SimCLR: the same backbone, batch and machine.
 
 Both: torchvision's ResNet on two views, a projection head of two layers, the contrastive loss over the batch, backward,
-LARS. lightly's parts are put together as its own SimCLR example does, and its views are given finished. Ours is
-`Training.learn` with the contrast alone, which also augments the views. The further row is the whole guided recipe,
-which has the clean images beside the views: half as many images again.
+LARS, in float32. lightly's parts are put together as its own SimCLR example does, and its views are given finished.
+Ours is `Training.learn` with the contrast alone, which also augments the views. Further rows are the whole guided
+recipe, which has the clean images beside the views: half as many images again; and the same in bfloat16.
 """
 
 import argparse
@@ -47,6 +47,7 @@ def main() -> None:
         "lightly": lightlys(config, batch),
         "ours": ours(config, contrast_only, batch),
         "guided": ours(config, build(config.recipe, config, 10), batch),
+        "low": ours(config.model_copy(update={"precision": "bfloat16"}), build(config.recipe, config, 10), batch),
     }
     seconds = medians(arguments.repetitions, **cases)
     name = f"{config.backbone}, {config.image_size} px, batch {config.batch_size}, {arguments.threads} thread(s)"
@@ -57,6 +58,7 @@ def main() -> None:
             ("ours, the contrast alone", f"{config.batch_size / seconds['ours']:.1f} images/s", ""),
             ("ours / lightly's", *against(seconds["lightly"] / seconds["ours"], BAR)),
             ("ours, contrastive-attn-teacher", f"{config.batch_size / seconds['guided']:.1f} images/s", ""),
+            ("the same in bfloat16", f"{seconds['guided'] / seconds['low']:.3g} x", ""),
         ],
     )
 
