@@ -249,7 +249,7 @@ def _models(context: Context) -> Html:
         for model in context.models
     ]
     columns = ["model", "recipe", "backbone", "image side", "steps", "checkpoint", "sha256"]
-    return page.table(columns, rows)
+    return page.section("Checkpoints", page.table(columns, rows))
 
 
 def _unreadable(place: str, names: Mapping[str, str]) -> str:

@@ -205,6 +205,7 @@ def test_the_page_is_whole_well_formed_and_asks_for_nothing(report):
     assert open_tags == []
     assert re.findall(r"<h2>(.*?)</h2>", text) == [
         "At a glance",
+        "Checkpoints",
         "Classification",
         "Robustness: ImageNet-C",
         "Retrieval",
