@@ -1,8 +1,11 @@
 """The folder of a training run: files are written on this machine and, where its place is in S3, kept there."""
 
+import json
 import tempfile
 from pathlib import Path
+from typing import Any
 
+from common.errors import UserError, told
 from common.storage import open_storage
 
 
@@ -27,6 +30,27 @@ class RunFolder:
         if self._remote:
             for file in sorted({file for pattern in patterns for file in self.path.glob(pattern) if file.is_file()}):
                 self._storage.replace(file.relative_to(self.path).as_posix(), file.read_bytes())
+
+    def write(self, name: str, text: str) -> None:
+        """Write a file, whole or not at all, and keep it. Raises UserError."""
+        path = self.path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = path.with_name(f"{path.name}.partial")
+        unfinished.write_text(text)
+        unfinished.replace(path)
+        self.keep(name)
+
+    def write_json(self, name: str, content: Any) -> None:
+        """Write a JSON document likewise."""
+        self.write(name, json.dumps(content, indent=1) + "\n")
+
+    def read_json(self, name: str) -> Any:
+        """A JSON document, None where there is none. Raises UserError where it cannot be read."""
+        path = self.fetch(name)
+        try:
+            return json.loads(path.read_text()) if path.exists() else None
+        except (OSError, ValueError) as error:
+            raise UserError(f"{self.location}/{name}: cannot be read: {told(error)}; remove it") from None
 
     def fetch(self, name: str) -> Path:
         """The local path of a file that may exist, fetched where it was kept."""

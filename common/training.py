@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from common.errors import UserError
+from common.errors import UserError, told
 
 METRICS = "metrics.jsonl"
 
@@ -39,7 +39,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds on damaged files
-        raise UserError(f"{path}: cannot be read as a checkpoint: {str(error).splitlines()[0]}") from None
+        raise UserError(f"{path}: cannot be read as a checkpoint: {told(error)[:200]}") from None
     if not isinstance(state, dict):
         raise UserError(f"{path}: expected a checkpoint, found a {type(state).__name__}")
     return state

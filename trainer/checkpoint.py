@@ -34,9 +34,12 @@ def load_trained(location: str) -> Trained:
         found = "a folder" if isinstance(error, IsADirectoryError) else "nothing that can be read"
         raise UserError(f"{location}: expected a checkpoint, such as RUN/checkpoints/best, found {found}") from None
     state = _state(location, content)
-    config, classes = TrainConfig(**state["config"]), state["classes"]
-    model = build(config.recipe, config, None if classes is None else len(classes))
-    model.load_state_dict(state["model"])
+    try:
+        config, classes = TrainConfig(**state["config"]), state["classes"]
+        model = build(config.recipe, config, None if classes is None else len(classes))
+        model.load_state_dict(state["model"])
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise UserError(f"{location}: its weights are not those of its settings: {told(error)[:200]}") from None
     return Trained(model.eval(), config, classes, state["step"], hashlib.sha256(content).hexdigest())
 
 

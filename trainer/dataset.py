@@ -27,12 +27,17 @@ class DataSet:
         return sum(self.sizes)
 
     def class_names(self) -> list[str]:
-        """By class index. Raises UserError where they cannot be read."""
+        """By class index. Raises UserError where they cannot be read, or are not as many as the manifest says."""
         try:
-            names = json.loads(open_storage(self.location).read(CLASSES))
-        except (FileNotFoundError, ValueError) as error:
-            raise UserError(f"{self.location}/{CLASSES}: cannot be read: {told(error)}") from None
-        return [names[key] for key in sorted(names, key=int)] if isinstance(names, dict) else list(names)
+            found = json.loads(open_storage(self.location).read(CLASSES))
+            names = found if isinstance(found, list) else [found[str(index)] for index in range(len(found))]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UserError(
+                f"{self.location}/{CLASSES}: expected names by class index, 0, 1, ...: {told(error)}"
+            ) from None
+        if len(names) != self.classes:
+            raise UserError(f"{self.location}/{CLASSES}: expected {self.classes} classes, found {len(names)}")
+        return names
 
     def part(self, numbers: Sequence[int]) -> "DataSet":
         """Only these of its shards."""
@@ -59,6 +64,8 @@ def open_dataset(location: str, unfinished: bool = False) -> DataSet:
         content = storage.read(MANIFEST)
     except FileNotFoundError:
         return _unfinished(storage, unfinished)
+    except OSError as error:
+        raise UserError(f"{location}: expected the folder of a labelled data set: {error.strerror or error}") from None
     manifest = _manifest(location, content)
     if not manifest.include_images:
         raise UserError(f"{location}: a label-only data set, without images; label it with --include-images")

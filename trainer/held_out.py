@@ -61,16 +61,18 @@ def of_shards(data: DataSet, size: int, threads: int = 2) -> Iterator[Example]:
         )
 
 
-def of_folders(location: str, classes: list[str], size: int, threads: int = 2) -> Iterator[Example]:
-    """The images of class folders, likewise, each class at its place in `classes`.
-
-    Raises UserError, also where the folders are not exactly these classes.
-    """
+def open_folders(location: str, classes: list[str]) -> FolderPictures:
+    """Validation images. Raises UserError where their class folders are not exactly these classes."""
     pictures = FolderPictures("--val", location, "val")
     check_classes(pictures.classes, classes, f"--val {location}", "the training data")
+    return pictures
+
+
+def of_folders(pictures: FolderPictures, classes: list[str], size: int, threads: int = 2) -> Iterator[Example]:
+    """The images of class folders, likewise, each class at its place in `classes`. Raises UserError likewise."""
     places = [classes.index(name) for name in pictures.classes]
     tasks = [
-        partial(_example, f"--val {location}: {name}", partial(pictures.read, index), places[label], size)
+        partial(_example, f"--val: {name}", partial(pictures.read, index), places[label], size)
         for index, (name, label) in enumerate(zip(pictures.names, pictures.labels, strict=True))
     ]
     yield from _made(tasks, threads)

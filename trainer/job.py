@@ -1,6 +1,5 @@
 """A training run from its settings to its folder: data opened, workers launched, result kept."""
 
-import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -44,9 +43,8 @@ def train_and_keep(settings: TrainSettings) -> dict[str, Any] | None:
     launch(lambda place: train(settings, data, output, place), settings.workers, folder.path)
     if not leads():
         return None
-    result: dict[str, Any] = json.loads(folder.fetch(RESULT).read_text())
-    (folder.path / CARD).write_text(card(config, description(config.recipe), result))
-    folder.keep(CARD)
+    result: dict[str, Any] = folder.read_json(RESULT)
+    folder.write(CARD, card(config, description(config.recipe), result))
     return result
 
 
@@ -60,6 +58,10 @@ def check_run(settings: TrainSettings) -> tuple[TrainConfig, DataSet, list[Fixat
     people = _human_data(config)
     Sampler(data.sizes, config.batch_size, config.seed)
     slots_of(config.batch_size, settings.workers, 0)
+    if people:
+        slots_of(config.human_batch_size or config.batch_size, settings.workers, 0, "--human-batch-size")
+    if config.micro_batch == 1 and config.norm == "batch":
+        raise UserError("--micro-batch 1: batch norm needs two images or more at once; choose more, or --norm group")
     return config, data, people
 
 
@@ -144,10 +146,7 @@ def _batches(config: TrainConfig, stream: Stream, place: Place, threads: int, fi
 def _keep_config(folder: RunFolder, config: TrainConfig, checksums: dict[str, str]) -> None:
     """A run goes on with the settings and the data that it began with. Raises UserError."""
     now = config.model_dump(mode="json") | checksums
-    path = folder.fetch(CONFIG)
-    if path.exists():
-        check_same_settings(folder.location, json.loads(path.read_text()), now)
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(now, indent=1) + "\n")
-    folder.keep(CONFIG)
+    if before := folder.read_json(CONFIG):
+        check_same_settings(folder.location, before, now)
+    else:
+        folder.write_json(CONFIG, now)

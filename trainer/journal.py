@@ -1,6 +1,5 @@
 """What a run leaves behind while it trains: checkpoints, metrics for programs and people, and its result."""
 
-import json
 import resource
 import sys
 import time
@@ -10,7 +9,7 @@ from typing import Any
 
 import torch
 
-from common.errors import UserError
+from common.errors import UserError, told
 from common.run_folder import RunFolder
 from common.training import METRICS, MetricLog, ProgressLine, load_checkpoint, save_checkpoint
 from trainer.loop import Training
@@ -55,13 +54,16 @@ class Journal:
         """Go on from the last checkpoint, if there is one. Raises UserError where it is of another model."""
         path = self._folder.fetch(LAST)
         if path.exists():
-            state = load_checkpoint(path)
-            if state["recipe"] != self._training.config.recipe:
+            state, expected = load_checkpoint(path), self._training.config.recipe
+            if (found := state.get("recipe")) != expected:
                 raise UserError(
-                    f"{path}: a checkpoint of the recipe {state['recipe']}, expected {self._training.config.recipe}"
+                    f"{path}: expected a checkpoint of the recipe {expected}, found {found or 'another file'}"
                 )
-            self._training.restore(state)
-            self._sums, self._means, self._best = state["sums"], state["means"], state["best"]
+            try:
+                self._training.restore(state)
+                self._sums, self._means, self._best = state["sums"], state["means"], state["best"]
+            except (RuntimeError, KeyError, ValueError) as error:
+                raise UserError(f"{path}: a checkpoint of another model: {told(error)[:200]}") from None
         self._first = self._training.step
 
     def __enter__(self) -> "Journal":
@@ -113,9 +115,7 @@ class Journal:
             "waited": round(self._waited / seconds, 4),
         }
         if self._writes and (images or not self._folder.fetch(RESULT).exists()):
-            path = self._folder.path / RESULT
-            path.write_text(json.dumps(result, indent=1) + "\n")
-            self._folder.keep(RESULT)
+            self._folder.write_json(RESULT, result)
 
     def _end_epoch(self) -> None:
         self._means = {name: value / self._steps_per_epoch for name, value in self._sums.items()}

@@ -25,6 +25,10 @@ Piece = tuple[Sequence[Tensor], Tensor]  # views and clean images of some rows
 PROBE_RATE = 0.1  # of linear probes at a batch of 256, in proportion to it (the usual linear evaluation)
 
 
+class NotFinite(Exception):
+    """An output of the network is NaN or infinite."""
+
+
 class Schedule(NamedTuple):
     """The learning rate over a run: its peak, the steps of the run and those of its warm-up."""
 
@@ -60,7 +64,7 @@ class Training:
         self.step = 0
 
     def learn(self, batch: Batch) -> dict[str, float]:
-        """One step; the figures are means over ranks. Raises UserError where the loss is no number."""
+        """One step; the figures are means over ranks. Raises UserError where the loss or the gradient is no number."""
         rate = self.plan.rate(self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["scale"]
@@ -68,28 +72,30 @@ class Training:
         self.optimizer.zero_grad()
         try:
             terms = self._backward(inputs)
-        except ValueError as error:  # of the metrics, which refuse NaN
-            raise self._diverged(batch, told(error)) from None
-        names = ["loss", *terms.figures]
-        values = self.place.mean(torch.stack([terms.loss, *terms.figures.values()]).detach().float())
-        if not values.isfinite().all():
-            raise self._diverged(batch, f"it is {values[0].item()}")
+        except NotFinite as error:
+            raise self._diverged(batch, "loss", told(error)) from None
+        gradients = [weights.grad for weights in self.model.parameters() if weights.grad is not None]
+        figures = {"loss": terms.loss, **terms.figures, "gradient_norm": nn.utils.get_total_norm(gradients)}
+        values = self.place.mean(torch.stack(list(figures.values())).detach().float())
+        found = dict(zip(figures, values.tolist(), strict=True))
+        if wrong := next((name for name, value in found.items() if not math.isfinite(value)), None):
+            raise self._diverged(batch, wrong.replace("_", " "), f"it is {found[wrong]}")
         self.optimizer.step()
         self.step += 1
-        return dict(zip(names, values.tolist(), strict=True)) | {"learning_rate": rate}
+        return found | {"learning_rate": rate}
 
-    def _diverged(self, batch: Batch, found: str) -> UserError:
+    def _diverged(self, batch: Batch, what: str, found: str) -> UserError:
         keys = ", ".join(batch.keys[:8]) + (" ..." if len(batch.keys) > 8 else "")
         return UserError(
-            f"step {self.step + 1}: the loss is no number ({found}); the samples were {keys}. The last good checkpoint "
-            "is kept; lower --learning-rate or lengthen --warmup-epochs"
+            f"step {self.step + 1}: the {what} is no number ({found}); the samples were {keys}. The last good "
+            "checkpoint is kept; lower --learning-rate or lengthen --warmup-epochs"
         )
 
     def _backward(self, inputs: Inputs) -> Terms:
         pieces = pieces_of(inputs, self.config.micro_batch)
         if len(pieces) > 1:
             return self._backward_in_pieces(inputs, pieces)
-        terms = self.model.terms(self._outputs(*pieces[0]), inputs)
+        terms = self._terms(self._outputs(*pieces[0]), inputs)
         terms.loss.backward()
         return terms
 
@@ -98,7 +104,7 @@ class Training:
         with torch.no_grad(), frozen_statistics(self.model):
             found = [self._outputs(*piece) for piece in pieces]
         joined = {name: torch.cat([outputs[name] for outputs in found]).requires_grad_() for name in found[0]}
-        terms = self.model.terms(joined, inputs)
+        terms = self._terms(joined, inputs)
         slopes = torch.autograd.grad(terms.loss, list(joined.values()), allow_unused=True, materialize_grads=True)
         parts = [
             slope.split([len(outputs[name]) for outputs in found]) for name, slope in zip(joined, slopes, strict=True)
@@ -109,6 +115,12 @@ class Training:
                 learnt = [pair for pair in zip(outputs.values(), gradients, strict=True) if pair[0].requires_grad]
                 torch.autograd.backward([output for output, _ in learnt], [gradient for _, gradient in learnt])
         return terms
+
+    def _terms(self, outputs: Outputs, inputs: Inputs) -> Terms:
+        try:
+            return self.model.terms(outputs, inputs)
+        except ValueError as error:  # of the metrics, which refuse NaN
+            raise NotFinite(told(error)) from None
 
     def _unsynchronised(self) -> contextlib.AbstractContextManager[None]:
         """Ranks average their gradients after the last piece only."""

@@ -71,9 +71,21 @@ def attention_loss(
     """lambda * KLD - beta * NSS (paper eq. 3), fp32.
 
     prediction, target: [B, H, W], non-negative; points: B arrays [n, 2 or more] of x, y in [0, 1]. An image without
-    points adds 0 to the mean NSS, so that ranks' means average to that of the whole batch.
+    points is left out of the mean NSS, which is 0 where none has any. Several ranks, whose losses are averaged, divide
+    by the images with points of all of them.
     """
     with torch.autocast(prediction.device.type, enabled=False):
         divergence = kld(prediction.float(), target.float()).mean()
-        scanpath = torch.nan_to_num(nss(prediction.float(), points), nan=0.0).mean()
+        scores = nss(prediction.float(), points)
+        scored = ~scores.isnan()
+        scanpath = torch.where(scored, scores, 0).sum() / _mean_over_ranks(scored.sum()).clamp(min=1e-9)
     return AttentionTerms(kld_weight * divergence - nss_weight * scanpath, divergence, scanpath)
+
+
+def _mean_over_ranks(number: Tensor) -> Tensor:
+    """Of a count, as float32."""
+    mean = number.float()
+    if torch.distributed.is_initialized():
+        torch.distributed.all_reduce(mean)
+        mean = mean / torch.distributed.get_world_size()
+    return mean

@@ -6,6 +6,7 @@ import sys
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import lru_cache
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -80,6 +81,7 @@ class Stream:
         self._slots = slots_of(sampler.batch_size, world, rank)
         self._views, self._skip = views, skip_damaged
         self._storage: Storage = open_storage(data.location)
+        self._again = lru_cache(maxsize=2)(self._fetched)  # for shards that stand in for others
 
     def batches(self, first: int, end: int) -> Iterator[Batch]:
         """The batches of steps first ... end - 1."""
@@ -119,6 +121,8 @@ class Stream:
         try:
             content = io.BytesIO(self._storage.read(name))
             samples.extend(group_by_keys(tar_file_expander([{"url": name, "stream": content}])))
+        except OSError as error:
+            trouble = error.strerror or told(error)
         except Exception as error:  # tarfile and webdataset raise many kinds on damaged bytes
             trouble = told(error) if len(error.args) < 2 else str(error.args[0]).partition(" @ ")[0]  # webdataset's
         if len(samples) != expected:
@@ -137,12 +141,31 @@ class Stream:
         """A sample, and whether it stands for one that cannot be read."""
         members, name = shard.result(), self._data.shards[number]
         generator = np.random.default_rng([self._sampler.seed, 2, epoch, number, index])
+        if not members:  # of a whole shard others stand in, each for its own part of it
+            return self._decoded(self._neighbour(number), name, index, generator)[0], True
+        return self._decoded(members, name, index, generator)
+
+    def _neighbour(self, number: int) -> list[Members]:
+        """The samples of the next shard that has any. Raises UserError where none has."""
+        others = range(number + 1, number + len(self._data.shards))
+        for other in others:
+            if members := self._again(other % len(self._data.shards)):
+                return members
+        raise UserError(f"{self._data.location}: none of its shards can be read; label them again")
+
+    def _decoded(
+        self, members: list[Members], name: str, index: int, generator: np.random.Generator
+    ) -> tuple[Sample, bool]:
+        """The sample at an index of a shard, or the next one that can be read."""
         for further in range(len(members)):
             found = members[(index + further) % len(members)]
             try:
                 if index >= len(members) and not further:
                     raise ValueError("it lies behind the damage")
-                return decoded(found, self._size, self._views, generator), further > 0
+                sample = decoded(found, self._size, self._views, generator)
+                if self._data.classes is not None and not 0 <= sample.label < self._data.classes:
+                    raise ValueError(f"class {sample.label} of {self._data.classes}")
+                return sample, further > 0
             except Exception as error:  # decoders raise many kinds on damaged bytes
                 if not self._skip:
                     raise UserError(

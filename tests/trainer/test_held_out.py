@@ -8,7 +8,7 @@ from torch import nn
 from common.errors import UserError
 from tests.trainer.datasets import make_dataset
 from trainer.dataset import open_dataset, split
-from trainer.held_out import Example, accuracy, of_folders, of_shards
+from trainer.held_out import Example, accuracy, of_folders, of_shards, open_folders
 from trainer.views import centre
 
 CPU = torch.device("cpu")
@@ -52,7 +52,7 @@ def test_class_folders_are_read_in_the_order_of_the_classes(tmp_path):
     for name, value in (("lime", 100), ("red", 200)):
         (tmp_path / name).mkdir()
         Image.new("RGB", (40, 30), (value, 0, 0)).save(tmp_path / name / "0.png")
-    examples = list(of_folders(str(tmp_path), ["red", "lime"], 16))
+    examples = list(of_folders(open_folders(str(tmp_path), ["red", "lime"]), ["red", "lime"], 16))
     assert [(example.label, int(example.image[0, 0, 0])) for example in examples] == [(1, 100), (0, 200)]
     torch.testing.assert_close(
         examples[0].image,
@@ -62,11 +62,11 @@ def test_class_folders_are_read_in_the_order_of_the_classes(tmp_path):
         ),
     )
     with pytest.raises(UserError, match=r"the 2 classes of the training data, found 2, .* \(blue\) .* \(lime\)"):
-        list(of_folders(str(tmp_path), ["red", "blue"], 16))
+        open_folders(str(tmp_path), ["red", "blue"])
     shutil.rmtree(tmp_path / "lime")
     shutil.rmtree(tmp_path / "red")
     with pytest.raises(UserError, match=f"--val {tmp_path}"):
-        list(of_folders(str(tmp_path), ["red"], 16))
+        open_folders(str(tmp_path), ["red"])
 
 
 def test_a_split_holds_out_whole_shards_by_the_seed(tmp_path):

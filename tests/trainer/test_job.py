@@ -117,7 +117,7 @@ def test_a_checkpoint_of_another_recipe_is_refused(discs, whole, tmp_path):
     output = tmp_path / "run"
     (output / "checkpoints").mkdir(parents=True)
     (output / "checkpoints/last").write_bytes((whole / "checkpoints/last").read_bytes())
-    with pytest.raises(UserError, match="a checkpoint of the recipe contrastive-attn-teacher, expected contrastive"):
+    with pytest.raises(UserError, match="a checkpoint of the recipe contrastive, found contrastive-attn-teacher"):
         train_and_keep(settings(discs, output, recipe="contrastive"))
 
 
@@ -170,3 +170,44 @@ def test_the_demo_says_what_makes_its_data(tmp_path, monkeypatch):
 def test_an_unknown_recipe_lists_those_there_are(discs, tmp_path):
     with pytest.raises(UserError, match="--recipe contrast: expected one of contrastive, contrastive-attn-block, "):
         train_and_keep(settings(discs, tmp_path / "run", recipe="contrast"))
+
+
+def test_a_gradient_that_is_no_number_stops_before_it_reaches_the_weights(discs, tmp_path, monkeypatch):
+    backward = Training._backward
+
+    def poisoned(self, inputs):
+        terms = backward(self, inputs)
+        if self.step == 4:
+            next(self.model.parameters()).grad[0] = float("inf")
+        return terms
+
+    monkeypatch.setattr(Training, "_backward", poisoned)
+    with pytest.raises(UserError, match=r"step 5: the gradient norm is no number \(it is inf\); the samples were 0000"):
+        train_and_keep(settings(discs, tmp_path / "run"))
+    kept = load_checkpoint(tmp_path / "run/checkpoints/last")
+    assert kept["step"] == 4
+    assert all(weights.isfinite().all() for weights in kept["model"].values())
+
+
+@pytest.mark.parametrize("name", ["config.json", "result.json"])
+def test_a_file_of_a_run_that_was_cut_off_is_named(discs, whole, tmp_path, name):
+    output = shutil.copytree(whole, tmp_path / "run")
+    (output / name).write_text('{"recipe": "contr')
+    with pytest.raises(UserError, match=f"{name}: cannot be read: .*; remove it"):
+        train_and_keep(settings(discs, output))
+
+
+def test_one_image_at_once_is_too_few_for_batch_norm(discs, tmp_path):
+    with pytest.raises(UserError, match="--micro-batch 1: batch norm needs two images or more at once"):
+        train_and_keep(settings(discs, tmp_path / "run", micro_batch=1))
+
+
+def test_a_checkpoint_that_is_none_is_named(discs, whole, tmp_path):
+    output = shutil.copytree(whole, tmp_path / "run")
+    for content, message in ((b"", "cannot be read as a checkpoint"), (None, "expected a checkpoint of the recipe")):
+        if content is None:
+            torch.save({}, output / "checkpoints/last")
+        else:
+            (output / "checkpoints/last").write_bytes(content)
+        with pytest.raises(UserError, match=f"checkpoints/last: {message}"):
+            train_and_keep(settings(discs, output))

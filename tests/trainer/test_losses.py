@@ -81,6 +81,12 @@ def loss_and_gradient(model, images, rows):
     return loss.detach(), [parameter.grad.clone() for parameter in model.parameters()]
 
 
+def free_port():
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
 def one_rank(rank, world, port, queue):
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=world)
@@ -96,11 +102,8 @@ def one_rank(rank, world, port, queue):
 @pytest.mark.parametrize("world", [2, 4])
 def test_value_and_gradient_over_ranks_are_those_of_one_process(world):
     expected, gradient = loss_and_gradient(network(), embeddings(8, 6, seed=1), slice(None))
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
     context = multiprocessing.get_context("fork")
-    queue = context.Queue()
+    queue, port = context.Queue(), free_port()
     ranks = [context.Process(target=one_rank, args=(rank, world, port, queue)) for rank in range(world)]
     for process in ranks:
         process.start()
@@ -120,5 +123,38 @@ def test_the_attention_loss_weighs_kld_and_nss():
     torch.testing.assert_close(terms.kld, F.kl_div(p.log(), q, reduction="batchmean"), rtol=1e-4, atol=1e-5)
     first = prediction[0]
     z = (first[1, 0] - first.mean()) / first.std(correction=0)
-    torch.testing.assert_close(terms.nss, z / 2)  # the image without points counts as 0
+    torch.testing.assert_close(terms.nss, z)  # the image without points is left out
     torch.testing.assert_close(terms.loss, 2 * terms.kld - 0.5 * terms.nss)
+
+
+def one_rank_with_attention(rank, world, port, queue):
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=world)
+    own = slice(rank * 3, rank * 3 + 3)
+    prediction, target, points = attended()
+    terms = attention_loss(prediction[own].requires_grad_(), target[own], points[own])
+    means = torch.stack([terms.loss, terms.kld, terms.nss]).detach() / world
+    torch.distributed.all_reduce(means)
+    if rank == 0:
+        queue.put(means.tolist())
+    torch.distributed.destroy_process_group()
+
+
+def attended():
+    """Six images, of which the second three have points in one only."""
+    generator = torch.Generator().manual_seed(3)
+    points = [np.array([[0.1 * index, 0.3]]) if index < 4 else np.zeros((0, 2)) for index in range(6)]
+    return torch.rand(6, 8, 8, generator=generator), torch.rand(6, 8, 8, generator=generator), points
+
+
+def test_ranks_with_unequally_many_images_with_points_give_the_attention_loss_of_one_process():
+    context = multiprocessing.get_context("fork")
+    queue, port = context.Queue(), free_port()
+    ranks = [context.Process(target=one_rank_with_attention, args=(rank, 2, port, queue)) for rank in range(2)]
+    for process in ranks:
+        process.start()
+    found = queue.get(timeout=120)
+    for process in ranks:
+        process.join()
+    terms = attention_loss(*attended())
+    assert found == pytest.approx([terms.loss.item(), terms.kld.item(), terms.nss.item()], rel=1e-5)

@@ -90,13 +90,13 @@ def test_classes_may_be_absent(tmp_path):
     assert (batches(make_dataset(tmp_path, [6], classes=None), 0, 1)[0].labels == -1).all()
 
 
-def spoil(folder, name, key, member):
-    """Overwrite a sample's member with zeros, in place."""
+def spoil(folder, name, key, member, wrong=b"\0"):
+    """Overwrite a sample's member with something wrong, again and again, in place."""
     path = folder / name
     content = bytearray(path.read_bytes())
     at = content.index(f"{key}.{member}".encode())
     size = int(content[at + 124 : at + 135], 8)
-    content[at + 512 : at + 512 + size] = bytes(size)
+    content[at + 512 : at + 512 + size] = (wrong * size)[:size]
     path.write_bytes(bytes(content))
 
 
@@ -132,5 +132,27 @@ def test_a_shard_that_ends_early_is_used_as_far_as_it_goes_if_told_to(tmp_path, 
 
 def test_a_missing_shard_is_named(tmp_path):
     (make_dataset(tmp_path, SIZES) / "train-000003.tar").unlink()
-    with pytest.raises(UserError, match=r"train-000003\.tar: damaged at its first sample"):
+    with pytest.raises(UserError, match=r"train-000003\.tar: damaged at its first sample.*No such file"):
+        batches(tmp_path, 0, 8)
+
+
+def test_for_a_missing_shard_others_stand_in_if_told_to(tmp_path):
+    (make_dataset(tmp_path, SIZES) / "train-000003.tar").unlink()
+    found = batches(tmp_path, 0, 4, skip_damaged=True)
+    assert all(len(batch.keys) == 6 for batch in found)
+    assert sum(batch.skipped for batch in found) in range(3, SIZES[3] + 1)
+    again = batches(tmp_path, 2, 4, skip_damaged=True)
+    assert [batch.keys for batch in again] == [batch.keys for batch in found[2:]]
+
+
+def test_without_any_shard_nothing_can_stand_in(tmp_path):
+    for path in make_dataset(tmp_path, SIZES).glob("*.tar"):
+        path.write_bytes(b"")
+    with pytest.raises(UserError, match="none of its shards can be read"):
+        batches(tmp_path, 0, 1, skip_damaged=True)
+
+
+def test_a_class_beyond_those_of_the_manifest_is_named(tmp_path):
+    spoil(make_dataset(tmp_path, SIZES, classes=2), "train-000001.tar", "000000008", "cls", b"7")
+    with pytest.raises(UserError, match=r"train-000001\.tar: sample 000000008 cannot be read: class 7+ of 2"):
         batches(tmp_path, 0, 8)

@@ -1,6 +1,5 @@
 """The runs of Table 1, one after the other, and how often each is right."""
 
-import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +10,8 @@ from common.run_folder import RunFolder
 from common.training import check_same_settings
 from trainer.checkpoint import load_trained
 from trainer.config import TrainSettings
-from trainer.held_out import accuracy, of_folders
+from trainer.dataset import open_dataset
+from trainer.held_out import accuracy, of_folders, open_folders
 from trainer.job import CONFIG, check_run, train_and_keep
 from trainer.journal import LAST, RESULT
 from trainer.optim import CLASSIFIER
@@ -34,8 +34,12 @@ class Row:
 def make_rows(settings: TableSettings) -> list[Row]:
     """Train what is missing, all settings checked before; then measure. Raises UserError."""
     runs = runs_of(settings)
+    if settings.probe is False:
+        raise UserError("--no-probe: a table compares probes; leave it out")
     for run in [run for seeds in runs.values() for run in seeds]:
         check_run(run)
+    if settings.val is not None:
+        check_val(settings.val, settings)
     for seeds in runs.values():
         for run in seeds:
             make(run)
@@ -68,33 +72,37 @@ def _run(settings: TableSettings, name: str, seed: int) -> TrainSettings:
     return settings.run(**changes, output=folder)
 
 
+def check_val(val: str, settings: TableSettings) -> None:
+    """Raises UserError where validation images are not of the classes that are learnt, before anything is."""
+    data = open_dataset(settings.data, settings.unfinished)
+    if data.classes is None:
+        raise UserError(f"--val: the samples of {settings.data} have no classes; leave it out")
+    open_folders(val, data.class_names())
+
+
 def make(run: TrainSettings) -> None:
     """Train, unless its result is there. Raises UserError, also where that is of other settings."""
     folder = RunFolder(run.output_folder())
-    if not folder.fetch(RESULT).exists():
+    if folder.read_json(RESULT) is None:
         train_and_keep(run)
-        return
-    before, now = json.loads(folder.fetch(CONFIG).read_text()), run.deciding().model_dump(mode="json")
-    check_same_settings(folder.location, before, now)
+    else:
+        check_same_settings(folder.location, folder.read_json(CONFIG) or {}, run.deciding().model_dump(mode="json"))
 
 
 def top1(run: TrainSettings, val: str | None) -> float:
     """Of a finished run, on validation folders, or else on augmented training images in its last epoch."""
     folder = RunFolder(run.output_folder())
     if val is None:
-        result = json.loads(folder.fetch(RESULT).read_text())
-        if "probe_accuracy" not in result:
-            raise UserError(f"{folder.location}: a run without a probe, which a table needs; leave out --no-probe")
-        return float(result["probe_accuracy"])
-    known = folder.fetch(VALIDATED)
-    if known.exists() and (found := json.loads(known.read_text()))["val"] == val:
-        return float(found["accuracy"])
+        return float(folder.read_json(RESULT)["probe_accuracy"])
     trained = load_trained(f"{folder.location}/{LAST}")
-    if trained.classes is None:
-        raise UserError(f"{folder.location}: a run without classes; leave out --val and --no-probe")
+    assert trained.classes is not None, "checked before"
+    pictures = open_folders(val, trained.classes)
+    about = {"val": val, "images": pictures.identity, "checkpoint": trained.sha256}
+    if (known := folder.read_json(VALIDATED) or {}).items() >= about.items():
+        return float(known["accuracy"])
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    examples = of_folders(val, trained.classes, trained.config.image_size, run.threads_per_worker(device.type))
+    threads = run.threads_per_worker(device.type)
+    examples = of_folders(pictures, trained.classes, trained.config.image_size, threads)
     right = accuracy(trained.model.to(device), examples, device)
-    known.write_text(json.dumps({"val": val, "accuracy": right}) + "\n")
-    folder.keep(VALIDATED)
+    folder.write_json(VALIDATED, {**about, "accuracy": right})
     return right

@@ -1,6 +1,5 @@
 """The search for lambda and beta: trials under Ray Tune, each a training run on four fifths of the shards."""
 
-import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ import torch
 from common.errors import UserError, told
 from common.launch import Place
 from common.run_folder import RunFolder
-from common.training import METRICS, check_same_settings
+from common.training import check_same_settings
 from trainer.config import TrainSettings
 from trainer.dataset import DataSet, split
 from trainer.held_out import accuracy, of_shards
@@ -23,7 +22,7 @@ from trainer.studies.config import SearchSettings
 KLD_WEIGHTS, NSS_WEIGHTS = (0.1, 5.0), (0.01, 1.0)  # paper 4.1
 HELD_OUT = 0.2  # of the shards
 HELD_OUT_ACCURACY = "held_out_accuracy"
-SETTINGS, TUNE = "search.json", "tune"
+SETTINGS, ACCURACIES, TUNE = "search.json", "accuracies.json", "tune"
 REDUCTION = 3  # one trial in so many goes on from a rung
 
 
@@ -48,6 +47,11 @@ def search(settings: SearchSettings) -> list[Trial]:
     if data.classes is None or config.probe is False:
         raise UserError("a search compares probes: use samples with classes, without --no-probe")
     parts = split(data, HELD_OUT, config.seed)
+    if parts[0].samples < config.batch_size:
+        raise UserError(
+            f"--batch-size {config.batch_size}: a search learns from four fifths of the shards, which hold "
+            f"{parts[0].samples:,} of the {data.samples:,} samples; choose fewer"
+        )
     points = [(round(kld, 4), round(nss, 5)) for kld, nss in drawn_weights(settings.trials, config.seed)]
     _keep_settings(folder, config.model_dump(mode="json") | {"dataset": data.checksum, "trials": settings.trials})
     runs = [settings.run(kld_weight=kld, nss_weight=nss, output=_trial_folder(folder, kld, nss)) for kld, nss in points]
@@ -74,20 +78,21 @@ def learn(run: TrainSettings, training: DataSet, held_out: DataSet, report: Any)
 
     def after_epoch(epoch: int, model: Model) -> dict[str, float]:
         found = {HELD_OUT_ACCURACY: accuracy(model, of_shards(held_out, size, threads), device)}
+        before = accuracies_of(run.output_folder())[: epoch - 1]
+        folder.write_json(ACCURACIES, [*before, found[HELD_OUT_ACCURACY]])  # first: a report may be a trial's end
         report({"epoch": epoch, **found})
         return found
 
+    folder = RunFolder(run.output_folder())
     if known := accuracies_of(run.output_folder()):
         report({"epoch": len(known), HELD_OUT_ACCURACY: known[-1]})
-    Path(run.output_folder()).mkdir(parents=True, exist_ok=True)
+    folder.path.mkdir(parents=True, exist_ok=True)
     train(run, training, run.output_folder(), Place(0, 1, device), after_epoch)
 
 
 def accuracies_of(output: str) -> list[float]:
     """On the held-out shards, after each epoch that a trial has done."""
-    path = Path(output) / METRICS
-    lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-    return [line["means"][HELD_OUT_ACCURACY] for line in lines if "means" in line]
+    return list(RunFolder(output).read_json(ACCURACIES) or [])
 
 
 def _run_all(
@@ -143,8 +148,7 @@ def _keep_settings(location: str, now: dict[str, Any]) -> None:
     """A search goes on with the settings that it began with. Raises UserError."""
     folder = RunFolder(location)
     folder.check_writable()
-    path = folder.path / SETTINGS
-    if path.exists():
-        check_same_settings(location, json.loads(path.read_text()), now)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(now, indent=1) + "\n")
+    if before := folder.read_json(SETTINGS):
+        check_same_settings(location, before, now)
+    else:
+        folder.write_json(SETTINGS, now)

@@ -62,6 +62,18 @@ def test_a_trial_reports_each_epoch_and_goes_on_where_it_was_stopped(discs, tmp_
     assert (result["samples"], result["steps"]) == (16, 4)
 
 
+def test_the_figure_of_a_trial_that_ends_with_its_report_is_kept(discs, tmp_path):
+    """Ray Tune does not return to a trial that it stops."""
+    run = load_settings(SearchSettings, flags(discs, tmp_path)).run(output=str(tmp_path / "trial"))
+
+    def stopping(figures):
+        raise SystemExit
+
+    with pytest.raises(SystemExit):
+        learn(run, *split(open_dataset(str(discs)), 0.2, 0), stopping)
+    assert len(accuracies_of(str(tmp_path / "trial"))) == 1
+
+
 def test_what_was_found_is_kept_as_csv_json_and_a_picture(tmp_path):
     trials = [
         Trial(1.0, 0.1, (0.5, 0.75), False),
@@ -87,6 +99,10 @@ def test_what_was_found_is_kept_as_csv_json_and_a_picture(tmp_path):
         (["--workers=2"], "--workers: a trial is one worker; see --concurrent"),
         (["--output=s3://bucket/search"], "a search needs a folder that all its workers see"),
         (["--no-probe"], "a search compares probes"),
+        (
+            ["--batch-size=20"],
+            "--batch-size 20: .* four fifths of the shards, which hold 16 of the 24 samples",
+        ),
     ],
 )
 def test_what_a_search_cannot_do_is_refused(discs, tmp_path, more, message):

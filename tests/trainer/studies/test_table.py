@@ -68,6 +68,10 @@ def test_a_table_trains_what_is_missing_and_no_more(discs, tmp_path, steps, caps
     assert len(steps) == 8
     assert f"87.5 % centre crops of {tmp_path / 'val'}" in (tmp_path / "table.md").read_text()
     assert {float(row["mean"]) for row in csv.DictReader((tmp_path / "table.csv").open())} <= {0, 25, 50, 75, 100}
+    Image.new("RGB", (40, 30), "black").save(tmp_path / "val" / COLOURS[0] / "1.png")
+    known = (tmp_path / "runs/contrastive-resnet18-seed0/validation.json").read_text()
+    assert table.main(flags(discs, tmp_path, f"--val={tmp_path / 'val'}")) == 0
+    assert (tmp_path / "runs/contrastive-resnet18-seed0/validation.json").read_text() != known
 
 
 def test_human_data_and_learning_rates_go_to_the_recipes_that_they_are_for(discs, tmp_path):
@@ -91,6 +95,13 @@ def test_what_cannot_run_is_refused_before_anything_is_trained(discs, tmp_path, 
         table.main(flags(discs, tmp_path, "--seed=1"))
     with pytest.raises(UserError, match="--recipe nothing: expected one of"):
         table.main([*flags(discs, tmp_path), "--recipes=nothing"])
+    val = tmp_path / "val"
+    (val / COLOURS[0]).mkdir(parents=True)
+    Image.new("RGB", (40, 30), "red").save(val / COLOURS[0] / "0.png")
+    with pytest.raises(UserError, match=r"expected the 2 classes of the training data, found 1"):
+        table.main(flags(discs, tmp_path, f"--val={val}"))
+    with pytest.raises(UserError, match="--no-probe: a table compares probes"):
+        table.main(flags(discs, tmp_path, "--no-probe"))
     assert not steps
 
 
