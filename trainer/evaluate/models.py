@@ -52,14 +52,14 @@ class Measured:
 
 
 class PlainResNet(nn.Module):
-    """A ResNet of torchvision's with its classifier, if the file has one."""
+    """A ResNet of torchvision's with its classifier, if the file has one: zeros, as trainer.export writes, are none."""
 
     def __init__(self, name: str, weights: dict[str, Tensor]) -> None:
         super().__init__()
         self.backbone = Backbone(cast(BackboneName, name))
         self.backbone.resnet.load_state_dict({key: w for key, w in weights.items() if not key.startswith("fc.")})
         self.classifier: nn.Linear | None = None
-        if "fc.weight" in weights:
+        if "fc.weight" in weights and weights["fc.weight"].any():
             classes, channels = weights["fc.weight"].shape
             self.classifier = nn.Linear(channels, classes)
             self.classifier.load_state_dict({"weight": weights["fc.weight"], "bias": weights["fc.bias"]})

@@ -30,7 +30,10 @@ class Classifier(NamedTuple):
     source: str
 
     def accuracy(self, found: Features, classes: list[str], device: torch.device) -> dict[str, float]:
-        """The shares of images whose class scores highest, and among the five highest; `classes` are the labels'."""
+        """The shares of images whose class scores highest, and among the five highest; `classes` are the labels'.
+
+        Of classes that score alike the first comes first, as argmax has it. Raises UserError for scores that are none.
+        """
         index = {name: number for number, name in enumerate(self.classes)}
         labels = torch.tensor([index[name] for name in classes])[torch.from_numpy(found.labels)]
         ranks = self._ranks(found.rows, labels, device)
@@ -38,13 +41,20 @@ class Classifier(NamedTuple):
 
     @torch.inference_mode()
     def _ranks(self, rows: np.ndarray, labels: Tensor, device: torch.device) -> Tensor:
-        """How many classes score higher than the right one, [n]."""
+        """How many classes come before the right one, [n]."""
         ranks = []
         for start in range(0, len(rows), CHUNK):
             scores = self.module(torch.from_numpy(rows[start : start + CHUNK]).to(device))
             assert scores is not None
-            right = scores.gather(1, labels[start : start + CHUNK, None].to(device))
-            ranks.append((scores > right).sum(1).cpu())
+            if not scores.isfinite().all():
+                raise UserError(
+                    f"the {self.kind} probe of {self.source}: expected numbers as scores, found NaN or infinity; leave "
+                    "the model out"
+                )
+            at = labels[start : start + CHUNK, None].to(device)
+            right = scores.gather(1, at)
+            earlier = torch.arange(scores.shape[1], device=device) < at
+            ranks.append(((scores > right) | ((scores == right) & earlier)).sum(1).cpu())
         return torch.cat(ranks)
 
 

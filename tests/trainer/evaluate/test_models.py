@@ -56,6 +56,13 @@ def test_weights_without_a_classifier_have_no_scores(plain, tmp_path):
     assert model.scores(torch.zeros(1, 512)) is None
 
 
+def test_a_classifier_of_zeros_is_none(plain, tmp_path):
+    zeros = {"fc.weight": torch.zeros(1000, 512), "fc.bias": torch.zeros(1000)}
+    torch.save(plain[0].state_dict() | zeros, tmp_path / "zeros.pth")
+    [model] = open_models([str(tmp_path / "zeros.pth")], "resnet18")
+    assert model.scores(torch.zeros(1, 512)) is None
+
+
 def test_mistakes_are_named(plain, tmp_path, checkpoints):
     path = str(plain[1])
     with pytest.raises(UserError, match="plain weights; say of which network with --backbone"):
