@@ -1,7 +1,7 @@
 """Linear classifiers on frozen features: the one that learned with the network, and one that learns afterwards."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -68,21 +68,40 @@ class Probes:
         self._offline: dict[str, Classifier] = {}
 
     def concurrent(self, model: Measured, folders: list[str]) -> Classifier | None:
-        """What learned with the network; None where nothing did.
+        """What learned with the network; None where nothing did, or where it cannot be used and --train can.
 
         A plain weights file does not name its classes: as many class folders as it has classes are taken in order.
-        Raises UserError where they are not as many.
+        Raises UserError where they are not as many, and an offline probe cannot learn without --train.
         """
-        probed = model.scores(torch.zeros(1, model.channels, device=self._device))
-        if probed is None:
+        known = self._known(model)
+        if not known:
             return None
-        if model.classes is None and len(folders) != probed.shape[1]:
+        if unnamed := self.unnamed(model, folders):
+            if self._train is not None:
+                return None
             raise UserError(
-                f"{model.location}: knows {probed.shape[1]:,} classes without their names, found {len(folders):,} "
-                "class folders; expected as many, whose sorted names are its classes in order"
+                f"{model.location}: {unnamed}; expected as many, whose sorted names are its classes in order; "
+                "or name what a probe of these classes can learn from with --train"
             )
         classes = folders if model.classes is None else model.classes
         return Classifier(CONCURRENT, model.scores, classes, f"{model.name}'s training")
+
+    def unnamed(self, model: Measured, folders: list[str]) -> str:
+        """Why a model's own classifier does not fit these folders; empty where it does, or where there is none."""
+        known = self._known(model)
+        if not known or model.classes is not None or known == len(folders):
+            return ""
+        return f"knows {known:,} classes without their names, found {len(folders):,} class folders"
+
+    def notes(self, models: Sequence[Measured], folders: list[str]) -> list[str]:
+        """Which models are measured by an offline probe alone although they have a classifier, and why."""
+        reasons = [(model.name, self.unnamed(model, folders)) for model in models]
+        return [f"{name} {reason}: only an offline probe is measured." for name, reason in reasons if reason]
+
+    def _known(self, model: Measured) -> int:
+        """How many classes a model's own classifier tells apart; 0 without one."""
+        probed = model.scores(torch.zeros(1, model.channels, device=self._device))
+        return 0 if probed is None else probed.shape[1]
 
     def offline(self, model: Measured) -> Classifier | None:
         """What learns from the features of --train; None without it."""

@@ -306,6 +306,30 @@ def test_a_plain_weights_file_is_measured_as_a_baseline(val, human, tmp_path):
     assert math.isfinite(found["alignment"]["supervised"]["cc"])
 
 
+def test_a_classifier_of_other_classes_without_names_gives_way_to_an_offline_probe(val, training_data, tmp_path):
+    import torchvision
+
+    weights = str(tmp_path / "thousand.pth")
+    torch.save(torchvision.models.resnet18().state_dict(), weights)
+    flags = ["--suite=linear", "--backbone=resnet18", "--image-size=32", "--probe-epochs=2", f"--val={val}"]
+    evaluate([weights], tmp_path / "out", *flags, f"--train={training_data}")
+    found = strict(tmp_path / "out/results.json")["thousand"]
+    assert found["linear"].keys() & {"concurrent", "offline"} == {"offline"}
+    reason = "knows 1,000 classes without their names, found 4 class folders"
+    assert found["notes"]["linear"] == [f"thousand {reason}: only an offline probe is measured."]
+    with pytest.raises(UserError, match=f"{reason}; expected as many, .* with --train"):
+        evaluate([weights], tmp_path / "none", *flags)
+
+
+def test_a_model_whose_maps_are_no_numbers_is_named(human, tmp_path):
+    import torchvision
+
+    weights = {name: w * float("nan") for name, w in torchvision.models.resnet18().state_dict().items()}
+    torch.save(weights, tmp_path / "nan.pth")
+    with pytest.raises(UserError, match=r"nan\.pth: expected numbers as attention, found NaN or infinity"):
+        evaluate([str(tmp_path / "nan.pth")], tmp_path / "out", "--backbone=resnet18", f"--human-data={human}")
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
