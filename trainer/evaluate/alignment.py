@@ -78,7 +78,7 @@ def run(context: Context) -> Alignment:
     notes += [f"{model.name}: {note}." for model in context.models for note in model.notes]
     notes += [f"{name} has scores of {len(found):,} of the {len(images):,} images." for name, found in foreign.items()]
     return Alignment(
-        Findings(results, _rows(everyone), notes),
+        Findings(results, _rows(everyone), [*notes, *context.data.human_notes]),
         [
             {"models": [one, other], **comparison(everyone[one], everyone[other])}
             for one, other in itertools.combinations(everyone, 2)

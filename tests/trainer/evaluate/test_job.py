@@ -229,7 +229,22 @@ def test_unreadable_images_are_named_in_results_and_page(checkpoints, val, tmp_p
     found = strict(tmp_path / "out/results.json")[NAMES[0]]
     assert list(found["unreadable"]["val"]) == ["red/000.jpg"]
     assert found["linear"]["images"] == 23
+    assert found["left_out"] == {}
     assert "val: 1 images cannot be read and are left out: red/000.jpg" in (tmp_path / "out/index.html").read_text()
+
+
+def test_human_images_that_cannot_be_used_are_told_in_results_and_page(checkpoints, tmp_path):
+    human = data_set(tmp_path / "human", looks(images=4))
+    (tmp_path / "human/images/photo00.jpg").unlink()
+    (tmp_path / "human/images/photo01.jpg").write_bytes(b"")
+    evaluate(checkpoints[:1], tmp_path / "out", f"--human-data={human}")
+    found = strict(tmp_path / "out/results.json")[NAMES[0]]
+    reasons = ("images that have fixations but no file", "images whose file cannot be read")
+    assert found["alignment"][NAMES[0]]["n"] == 2
+    assert found["left_out"] == {human: dict.fromkeys(reasons, 1)}
+    notes = [f"Left out of {human}: 1 {why} (the first: photo0{place}.jpg)" for place, why in enumerate(reasons)]
+    assert found["notes"]["alignment"] == notes
+    assert all(note in (tmp_path / "out/index.html").read_text() for note in notes)
 
 
 def test_published_corruptions_are_judged_whole_by_the_clean_classifier(checkpoints, val, tmp_path):
