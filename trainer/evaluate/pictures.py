@@ -82,7 +82,7 @@ def _check_together(where: str, folders: Iterable[PurePosixPath]) -> None:
         if first != folder.parent:
             raise UserError(
                 f"{where}: expected each class in one place, found {folder.name} under {first}/ and {folder.parent}/; "
-                "name the one of them to measure"
+                "name one of them"
             )
 
 

@@ -118,7 +118,7 @@ class Probes:
                 self._device,
                 model.name,
             )
-            self._offline[model.name] = Classifier(OFFLINE, module, self._train.classes, "--train")
+            self._offline[model.name] = Classifier(OFFLINE, module, self._train.classes, f"{model.name} on --train")
         return self._offline[model.name]
 
     def check(self, model: Measured, folders: list[str], what: str) -> None:
