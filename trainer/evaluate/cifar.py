@@ -90,10 +90,9 @@ def _check(where: str, images: np.ndarray, labels: np.ndarray, times: int = 1) -
     if images.dtype != np.uint8 or images.shape[1:] != SHAPE:
         raise UserError(f"{where}: expected uint8 images [n, 32, 32, 3], found {images.dtype} {list(images.shape)}")
     if labels.shape != (len(images),) or not len(images) or len(images) % times:
-        raise UserError(
-            f"{where}: expected images and labels, as many of each and a multiple of {times}, found {len(images):,} "
-            f"images and labels {list(labels.shape)}"
-        )
+        wanted = "images" if times == 1 else f"a multiple of {times} images"
+        found = f"{len(images):,} images and labels {list(labels.shape)}"
+        raise UserError(f"{where}: expected {wanted} with a label each, found {found}")
     whole = np.issubdtype(labels.dtype, np.integer)
     wrong = labels[(labels < 0) | (labels >= len(CLASSES))] if whole else labels
     if len(wrong):
