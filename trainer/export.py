@@ -37,6 +37,10 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     if arguments.to.suffix not in ENDINGS:
         raise UserError(f"--to {arguments.to}: expected a name that ends in {', '.join(ENDINGS)}")
+    if not arguments.to.absolute().parent.is_dir():
+        raise UserError(
+            f"--to {arguments.to}: expected a folder that is there, found no {arguments.to.parent}; make it"
+        )
     from trainer.checkpoint import load_trained
     from trainer.formats import how_to_load, written_as
 

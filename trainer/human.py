@@ -1,9 +1,10 @@
 """Human-labelled images for co-training: as many each step as wanted, beside the shards' batches."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -11,12 +12,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from common.fixations import FixatedImage, open_fixations
+from common.fixations import FixatedImage, left_out_notes, open_fixations
 from common.fixations.data import SALICON_SIGMA
 from trainer.sampler import slots_of
 from trainer.stream import Batch, ahead
 from trainer.views import whole
 
+Tell = Callable[[str], None]
 ORDER = 3  # beside the sampler's and the stream's own random numbers
 
 
@@ -28,11 +30,26 @@ class HumanSample(NamedTuple):
     fixations: np.ndarray
 
 
-def open_human_data(locations: Sequence[str]) -> list[FixatedImage]:
-    """The photographs of all data sets; of one with a split `train` only those of it. Raises UserError."""
+def silent(note: str) -> None:
+    """Tell nothing."""
+
+
+@cache
+def tell_once(note: str) -> None:
+    """Tell on stderr, once for all runs of a study that open the same photographs."""
+    print(note, file=sys.stderr)
+
+
+def open_human_data(locations: Sequence[str], tell: Tell = silent) -> list[FixatedImage]:
+    """The photographs of all data sets; of one with a split `train` only those of it.
+
+    `tell` is told what was left out. Raises UserError.
+    """
     found: list[FixatedImage] = []
     for location in locations:
-        images = open_fixations(location, "--human-data").images
+        images, left_out, first = open_fixations(location, "--human-data")
+        for note in left_out_notes(location, left_out, first):
+            tell(note)
         splits = {image.split for image in images}
         found += [image for image in images if image.split == "train" or "train" not in splits]
     return found

@@ -13,7 +13,7 @@ from common.training import check_same_settings
 from trainer.card import card
 from trainer.config import DEMO_DATA, TrainConfig, TrainSettings
 from trainer.dataset import DataSet, open_dataset
-from trainer.human import HumanStream, checksum, open_human_data
+from trainer.human import HumanStream, Tell, checksum, open_human_data, silent, tell_once
 from trainer.journal import BEST, RESULT, AfterEpoch, Journal, nothing_more
 from trainer.loop import Training, schedule, timed
 from trainer.recipes import build, description, recipe
@@ -55,7 +55,7 @@ def check_run(settings: TrainSettings) -> tuple[TrainConfig, DataSet, list[Fixat
     if config.probe and data.classes is None:
         raise UserError(f"--probe: the samples of {config.data} have no classes; leave it out")
     recipe(config.recipe).check(config, _classes(config, data), settings.workers, settings.compile)
-    people = _human_data(config)
+    people = _human_data(config, tell_once if leads() else silent)
     Sampler(data.sizes, config.batch_size, config.seed)
     slots_of(config.batch_size, settings.workers, 0)
     if people:
@@ -122,15 +122,15 @@ def _demo_data() -> str:
     return DEMO_DATA
 
 
-def _human_data(config: TrainConfig) -> list[FixatedImage]:
-    """Human-labelled images for the recipe that looks at them. Raises UserError."""
+def _human_data(config: TrainConfig, tell: Tell = silent) -> list[FixatedImage]:
+    """Human-labelled images for the recipe that looks at them. `tell` is told what was left out. Raises UserError."""
     if not recipe(config.recipe).human_data:
         if config.human_data or config.human_batch_size:
             raise UserError(f"--human-data, --human-batch-size: {config.recipe} does not look at them; leave them out")
         return []
     if not config.human_data:
         raise UserError(f"--human-data is needed: {config.recipe} learns where people look from FORMAT:FOLDER")
-    return open_human_data(config.human_data)
+    return open_human_data(config.human_data, tell)
 
 
 def _batches(config: TrainConfig, stream: Stream, place: Place, threads: int, first: int, end: int) -> Iterator[Batch]:

@@ -3,10 +3,10 @@
 from pathlib import Path
 
 from common.errors import UserError
-from common.fixations.data import FixatedImage, FixationData
+from common.fixations.data import FixatedImage, FixationData, left_out_notes
 from common.fixations.split import split
 
-__all__ = ["FORMATS", "FixatedImage", "FixationData", "open_fixations", "split"]
+__all__ = ["FORMATS", "FixatedImage", "FixationData", "left_out_notes", "open_fixations", "split"]
 
 FORMATS = {
     "salicon": "SALICON's release of 2015 (annotations/*.json) or 2017 (fixations/**/*.mat)",

@@ -1,6 +1,7 @@
 """What every format's reader does alike: looks become fixated images, and what is left out is counted."""
 
-from collections import Counter
+from collections import Counter, defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,6 +19,8 @@ UNPLACED = "fixations without a position"
 REPEATED = "trajectory samples at a pixel that the subject had been at before"
 MISSING = "images that have fixations but no file"
 UNFIXATED = "images without a fixation"
+UNREADABLE = "images whose file cannot be read"
+NAMED = 3  # images by reason
 
 
 class Looks(NamedTuple):
@@ -36,7 +39,7 @@ class Collector:
     """Turns looks into fixated images and counts what is left out.
 
     `images` are the files by name. Fixations outside of the frame or without a position (NaN) are dropped; images
-    without a file or without a fixation are kept out.
+    without a file, with one that no decoder knows, or without a fixation are kept out.
     """
 
     def __init__(self, place: Path, images: dict[str, Path]) -> None:
@@ -44,9 +47,9 @@ class Collector:
         self._files = images
         self._named: set[str] = set()
         self._recorded = 0
-        self._first_missing = ""
         self._images: list[FixatedImage] = []
         self._left_out: Counter[str] = Counter()
+        self._first: defaultdict[str, list[str]] = defaultdict(list)
 
     def add(
         self,
@@ -59,18 +62,19 @@ class Collector:
     ) -> None:
         """Take an image's looks. `frame` is width, height of what they were recorded on, the image's own if None.
 
-        Of a `trajectory` each subject's first sample at every pixel is kept. Raises UserError for an image that no
-        decoder knows, of another shape than the frame or seen before, and for a map of another size than its image.
+        Of a `trajectory` each subject's first sample at every pixel is kept. Raises UserError for an image of another
+        shape than the frame or seen before, and for a map of another size than its image.
         """
         path = self._files.get(name)
         if name in self._named:
             raise UserError(f"{self._place}: the fixations of {name} are there twice")
         self._named.add(name)
         if path is None or not path.is_file():
-            self._left_out[MISSING] += 1
-            self._first_missing = self._first_missing or name
-            return
-        size = image_size(path)
+            return self._leave_out(MISSING, [name])
+        try:
+            size = image_size(path)
+        except UserError:
+            return self._leave_out(UNREADABLE, [name])
         map_size = size if map_path is None else image_size(map_path)
         if map_size != size:
             raise UserError(f"{map_path}: the map is {_told_size(map_size)}, its image {_told_size(size)}")
@@ -79,12 +83,11 @@ class Collector:
                 f"{path}: the image is {_told_size(size)}, its fixations were recorded on {_told_size(frame)}"
             )
         bounds = np.asarray(frame or size, np.float64)
-        looks = self._placed(looks, bounds)
+        looks = self._placed(name, looks, bounds)
         if trajectory:
             looks = self._unrepeated(looks)
         if not len(looks.positions):
-            self._left_out[UNFIXATED] += 1
-            return
+            return self._leave_out(UNFIXATED, [name])
         self._images.append(
             FixatedImage(
                 name=name,
@@ -101,7 +104,7 @@ class Collector:
 
     def finish(self) -> FixationData:
         """The data set. Raises UserError where no image is left, or most fixations lie outside of their images."""
-        self._left_out[UNFIXATED] += len(self._files.keys() - self._named)
+        self._leave_out(UNFIXATED, sorted(self._files.keys() - self._named))
         left_out = +self._left_out
         if left_out[OUTSIDE] > self._recorded / 2:
             raise UserError(
@@ -109,18 +112,25 @@ class Collector:
                 "their coordinates must be pixels of the images as they are stored here"
             )
         if not self._images:
-            first = f" (the first: {self._first_missing})" if self._first_missing else ""
             counts = ", ".join(f"{count} {reason}" for reason, count in left_out.items()) or "no images"
-            raise UserError(f"{self._place}: no image with fixations; found {counts}{first}")
-        return FixationData(sorted(self._images, key=lambda image: image.name), left_out)
+            named = next((f" (the first: {self._first[why][0]})" for why in (MISSING, UNREADABLE) if left_out[why]), "")
+            raise UserError(f"{self._place}: no image with fixations; found {counts}{named}")
+        return FixationData(sorted(self._images, key=lambda image: image.name), left_out, dict(self._first))
 
-    def _placed(self, looks: Looks, bounds: np.ndarray) -> Looks:
+    def _leave_out(self, reason: str, names: Sequence[str], count: int | None = None) -> None:
+        """Count images, or as many fixations of one."""
+        number = len(names) if count is None else count
+        if number:
+            self._left_out[reason] += number
+            self._first[reason] += names[: NAMED - len(self._first[reason])]
+
+    def _placed(self, name: str, looks: Looks, bounds: np.ndarray) -> Looks:
         """Without the fixations that have no position, or one outside of the frame."""
         unplaced = np.any(np.isnan(looks.positions), axis=1)
         inside = np.asarray(np.all((looks.positions >= 0) & (looks.positions <= bounds), axis=1))
         self._recorded += len(inside)
-        self._left_out[UNPLACED] += int(unplaced.sum())
-        self._left_out[OUTSIDE] += int((~inside & ~unplaced).sum())
+        self._leave_out(UNPLACED, [name], int(unplaced.sum()))
+        self._leave_out(OUTSIDE, [name], int((~inside & ~unplaced).sum()))
         return _chosen(looks, inside)
 
     def _unrepeated(self, looks: Looks) -> Looks:

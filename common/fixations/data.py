@@ -1,6 +1,7 @@
 """A photograph with the places that people looked at, whatever the format that it came in."""
 
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -58,7 +59,19 @@ class FixatedImage:
 
 
 class FixationData(NamedTuple):
-    """A data set of human attention: its images sorted by name, and counts of what was left out, by reason."""
+    """A data set of human attention: its images sorted by name, and counts of what was left out, by reason.
+
+    `first` names the first images that a reason is about, where it is a fault.
+    """
 
     images: list[FixatedImage]
     left_out: Counter[str]
+    first: Mapping[str, Sequence[str]]
+
+
+def left_out_notes(place: str, left_out: Mapping[str, int], first: Mapping[str, Sequence[str]]) -> list[str]:
+    """What a reader should know of images and fixations that were left out, a sentence a reason."""
+    names = {reason: f" (the first: {', '.join(images)})" for reason, images in first.items()}
+    return [
+        f"Left out of {place}: {count:,} {reason}{names.get(reason, '')}" for reason, count in sorted(left_out.items())
+    ]

@@ -43,7 +43,7 @@ def main(argv: list[str] | None = None) -> int:
     teacher: Any = source.build().to(device)
     evaluations, summaries = [], {}
     for location, chosen in images.items():
-        everyone, left_out = data[location]
+        everyone, left_out, _ = data[location]
         scores = score_images(teacher, chosen, everyone, device, arguments.seed)
         evaluation = Evaluation(location, chosen, list(_progress(scores, location, len(chosen))), left_out)
         evaluations.append(evaluation)

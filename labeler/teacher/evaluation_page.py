@@ -9,7 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from common import page
-from common.fixations import FixatedImage
+from common.fixations import FixatedImage, left_out_notes
 from common.manifest import Teacher
 from common.page import Html
 from labeler.teacher.score_summary import METRICS, PREDICTIONS, Evaluation, spelled
@@ -112,7 +112,7 @@ def _notes(evaluation: Evaluation) -> list[str]:
     """What the reader should know of single images."""
     constant = [scored.image for scored in evaluation.scores if scored.constant]
     undivided = [scored.image for scored in evaluation.scores if scored.human_split_half is None]
-    notes = [f"Left out of the data set: {count:,} {reason}" for reason, count in sorted(evaluation.left_out.items())]
+    notes = left_out_notes("the data set", evaluation.left_out, {})
     if constant:
         notes.append(f"The teacher's map is the same everywhere, which scores like chance: {_listed(constant)}")
     if undivided:

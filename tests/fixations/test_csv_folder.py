@@ -26,7 +26,7 @@ def read(root: Path) -> FixationData:
 
 def test_fixations_subjects_and_durations_are_read(tmp_path: Path) -> None:
     table = HEADER + "b.jpg,1,32,12,200\na.jpg,0,16.5,24,150.5\nb.jpg,0,48,36,\n"
-    images, left_out = read(folder(tmp_path, table))
+    images, left_out, _ = read(folder(tmp_path, table))
     assert [image.name for image in images] == ["a.jpg", "b.jpg"]
     assert not left_out
     assert images[1].fixations.tolist() == [[0.5, 0.25], [0.75, 0.75]]
@@ -99,7 +99,7 @@ def test_a_folder_that_lacks_images_or_table_is_a_user_error(tmp_path: Path) -> 
 
 
 def test_the_crowds_of_real_people_are_read(shared_data: Path) -> None:
-    images, left_out = read(shared_data / "eyecrowd")
+    images, left_out, _ = read(shared_data / "eyecrowd")
     assert len(images) == 500
     assert not left_out
     assert sum(len(image.fixations) for image in images) == 126_348

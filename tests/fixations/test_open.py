@@ -8,8 +8,18 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from common.errors import UserError
-from common.fixations import FORMATS, FixatedImage, open_fixations
-from common.fixations.collector import MISSING, OUTSIDE, REPEATED, UNFIXATED, UNPLACED, Collector, Looks, image_files
+from common.fixations import FORMATS, FixatedImage, left_out_notes, open_fixations
+from common.fixations.collector import (
+    MISSING,
+    OUTSIDE,
+    REPEATED,
+    UNFIXATED,
+    UNPLACED,
+    UNREADABLE,
+    Collector,
+    Looks,
+    image_files,
+)
 from tests.pictures import encoded, exif, jpeg, photograph, write
 
 WIDTH, HEIGHT = 64, 48
@@ -122,7 +132,7 @@ def test_only_fixations_in_the_frame_are_kept_and_all_are_counted(
         with pytest.raises(UserError):
             collector.finish()
         return
-    [image], left_out = collector.finish()
+    [image], left_out, _ = collector.finish()
     assert left_out == ({OUTSIDE: (~inside).sum()} if not inside.all() else {})
     assert image.subjects.tolist() == np.flatnonzero(inside).tolist()
     assert image.fixations.dtype == np.float32
@@ -140,7 +150,7 @@ def test_fixations_on_the_very_border_belong_to_the_border_s_pixels(tmp_path: Pa
 
 def test_fixations_without_a_position_are_dropped_and_counted(tmp_path: Path) -> None:
     own_table(tmp_path, "a.jpg,0,nan,3\na.jpg,0,,\na.jpg,1,5,6\na.jpg,1,5,7\na.jpg,1,inf,7\n")
-    [image], left_out = open_fixations(f"csv:{tmp_path}")
+    [image], left_out, _ = open_fixations(f"csv:{tmp_path}")
     assert left_out == {UNPLACED: 2, OUTSIDE: 1}
     assert image.subjects.tolist() == [1, 1]
 
@@ -156,13 +166,15 @@ def test_coordinates_of_another_frame_are_a_user_error(tmp_path: Path) -> None:
 def test_images_without_a_fixation_are_kept_out_and_counted(tmp_path: Path) -> None:
     own_table(tmp_path, "a.jpg,0,5,6\nb.jpg,0,nan,nan\n")
     write(tmp_path, {"images/b.jpg": jpeg(seed=1), "images/c.jpg": jpeg(seed=2)})
-    images, left_out = open_fixations(f"csv:{tmp_path}")
+    images, left_out, _ = open_fixations(f"csv:{tmp_path}")
     assert [image.name for image in images] == ["a.jpg"]
     assert left_out[UNFIXATED] == 2
 
 
 def test_images_without_a_file_are_counted(tmp_path: Path) -> None:
-    images, left_out = open_fixations(f"csv:{own_table(tmp_path, 'a.jpg,0,5,6' + chr(10) + 'b.jpg,0,5,6' + chr(10))}")
+    images, left_out, _ = open_fixations(
+        f"csv:{own_table(tmp_path, 'a.jpg,0,5,6' + chr(10) + 'b.jpg,0,5,6' + chr(10))}"
+    )
     assert len(images) == 1
     assert left_out == {MISSING: 1}
 
@@ -173,11 +185,29 @@ def test_a_data_set_of_which_no_image_is_there_is_a_user_error_that_names_one(tm
         open_fixations(f"csv:{tmp_path}")
 
 
-def test_a_file_that_is_no_image_is_a_user_error_that_names_it(tmp_path: Path) -> None:
-    own_table(tmp_path)
-    (tmp_path / "images" / "a.jpg").write_bytes(b"<html>404</html>")
-    with pytest.raises(UserError, match=r"images/a\.jpg: the image cannot be read"):
+@pytest.mark.parametrize("content", [b"<html>404</html>", b""])
+def test_a_file_that_is_no_image_is_kept_out_and_named(tmp_path: Path, content: bytes) -> None:
+    own_table(tmp_path, "a.jpg,0,5,6\nb.jpg,0,5,6\n")
+    write(tmp_path, {"images/b.jpg": content})
+    found = open_fixations(f"csv:{tmp_path}")
+    assert [image.name for image in found.images] == ["a.jpg"]
+    assert (found.left_out, found.first) == ({UNREADABLE: 1}, {UNREADABLE: ["b.jpg"]})
+    (tmp_path / "images" / "a.jpg").write_bytes(content)
+    with pytest.raises(UserError, match=r"no image with fixations; found 2 .* cannot be read \(the first: a\.jpg\)"):
         open_fixations(f"csv:{tmp_path}")
+
+
+def test_the_first_three_images_of_each_fault_are_named(tmp_path: Path) -> None:
+    missing = "".join(f"{number}.jpg,0,5,6\n" for number in range(5))
+    own_table(tmp_path, f"a.jpg,0,5,6\na.jpg,0,nan,6\na.jpg,0,5,900\n{missing}")
+    write(tmp_path, {f"images/unseen{number}.jpg": jpeg() for number in (1, 0)})
+    _, left_out, first = open_fixations(f"csv:{tmp_path}")
+    assert left_out_notes("here", left_out, first) == [
+        "Left out of here: 1 fixations outside of their image (the first: a.jpg)",
+        "Left out of here: 1 fixations without a position (the first: a.jpg)",
+        "Left out of here: 5 images that have fixations but no file (the first: 0.jpg, 1.jpg, 2.jpg)",
+        "Left out of here: 2 images without a fixation (the first: unseen0.jpg, unseen1.jpg)",
+    ]
 
 
 def test_of_trajectories_each_subject_s_first_sample_at_every_pixel_is_kept(tmp_path: Path) -> None:

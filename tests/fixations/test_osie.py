@@ -57,7 +57,7 @@ def test_eye_fixations_are_x_y_from_one(tmp_path: Path) -> None:
         "1001.jpg": [subject((8, 6, 1))],
     }
     for folder in (write(tmp_path, eye), tmp_path / "data"):
-        images, left_out = open_fixations(f"osie-eye:{folder}")
+        images, left_out, _ = open_fixations(f"osie-eye:{folder}")
         assert [image.name for image in images] == ["1001.jpg", "1002.jpg"]
         assert images[1].fixations == pytest.approx(
             np.array([[0.5 / 80, 0.5 / 60], [1 - 0.5 / 80, 1 - 0.5 / 60], [0.5, 0.25]])
@@ -69,14 +69,14 @@ def test_eye_fixations_are_x_y_from_one(tmp_path: Path) -> None:
 
 def test_eye_subjects_keep_their_numbers_where_one_before_saw_nothing(tmp_path: Path) -> None:
     eye = {"1001.jpg": [subject(), np.zeros((0, 0)), subject((8, 6, 1))], "1002.jpg": [subject(), subject()]}
-    [image], left_out = open_fixations(f"osie-eye:{write(tmp_path, eye)}")
+    [image], left_out, _ = open_fixations(f"osie-eye:{write(tmp_path, eye)}")
     assert image.subjects.tolist() == [2]
     assert left_out == {UNFIXATED: 1}
 
 
 def test_eye_records_of_images_that_are_not_there_are_counted(tmp_path: Path) -> None:
     eye = {"1001.jpg": [subject((8, 6, 1), (99, 6, 1))], "1700.jpg": [subject((8, 6, 1))]}
-    images, left_out = open_fixations(f"osie-eye:{write(tmp_path, eye)}")
+    images, left_out, _ = open_fixations(f"osie-eye:{write(tmp_path, eye)}")
     assert len(images) == 1
     assert left_out == {MISSING: 1, UNFIXATED: 1, OUTSIDE: 1}
 
@@ -86,7 +86,7 @@ def test_mouse_samples_are_row_column_from_one_and_unique_for_each_subject(tmp_p
         "1001": trajectory([321, 321, 321, 45], [(1, 1), (60, 80), (1, 1), (1, 1)]),
         "1002": trajectory([45], [(15, 40)]),
     }
-    images, left_out = open_fixations(f"osie-mouse:{write(tmp_path, mouse=mouse)}")
+    images, left_out, _ = open_fixations(f"osie-mouse:{write(tmp_path, mouse=mouse)}")
     corner = [0.5 / 80, 0.5 / 60]
     assert images[0].fixations == pytest.approx(np.array([corner, [1 - corner[0], 1 - corner[1]], corner]))
     assert images[0].subjects.tolist() == [321, 321, 45]
@@ -97,8 +97,8 @@ def test_mouse_samples_are_row_column_from_one_and_unique_for_each_subject(tmp_p
 
 def test_eye_and_mouse_of_one_image_have_one_name(tmp_path: Path) -> None:
     write(tmp_path, {"1001.jpg": [subject((40, 15, 1))]}, {"1001": trajectory([1], [(15, 40)])})
-    [eye], _ = open_fixations(f"osie-eye:{tmp_path}")
-    [mouse], _ = open_fixations(f"osie-mouse:{tmp_path}")
+    [eye], *_ = open_fixations(f"osie-eye:{tmp_path}")
+    [mouse], *_ = open_fixations(f"osie-mouse:{tmp_path}")
     assert (eye.name, eye.path, eye.fixations.tolist()) == (mouse.name, mouse.path, mouse.fixations.tolist())
 
 
@@ -198,8 +198,8 @@ def halves(image: FixatedImage) -> tuple[np.ndarray, np.ndarray]:
 
 
 def test_real_eyes_and_mice_agree_as_much_as_known(shared_data: Path) -> None:
-    eyes, none_left_out = open_fixations(f"osie-eye:{shared_data / 'osie'}")
-    mice, left_out = open_fixations(f"osie-mouse:{shared_data / 'osie'}")
+    eyes, none_left_out, _ = open_fixations(f"osie-eye:{shared_data / 'osie'}")
+    mice, left_out, _ = open_fixations(f"osie-mouse:{shared_data / 'osie'}")
     assert len(eyes) == len(mice) == 500
     assert not none_left_out
     assert left_out == {REPEATED: 53_733}

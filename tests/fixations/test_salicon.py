@@ -76,7 +76,7 @@ def second_release(root: Path) -> Path:
 
 
 def test_the_first_release_is_row_column_from_one_and_unique_for_each_worker(tmp_path: Path) -> None:
-    images, left_out = read(first_release(tmp_path))
+    images, left_out, _ = read(first_release(tmp_path))
     assert [image.name for image in images] == ["train2014/COCO_train2014_0.jpg", "val2014/COCO_val2014_1.jpg"]
     assert [image.split for image in images] == ["train", "val"]
     expected = np.array([[0.5 / 80, 0.5 / 60], [1 - 0.5 / 80, 1 - 0.5 / 60], [39.5 / 80, 14.5 / 60]])
@@ -88,7 +88,7 @@ def test_the_first_release_is_row_column_from_one_and_unique_for_each_worker(tmp
 
 
 def test_the_second_release_is_x_y_from_one_of_fixations_as_found(tmp_path: Path) -> None:
-    images, left_out = read(second_release(tmp_path))
+    images, left_out, _ = read(second_release(tmp_path))
     assert [image.split for image in images] == ["train", "val"]
     expected = np.array([[0.5 / 80, 0.5 / 60], [1 - 0.5 / 80, 1 - 0.5 / 60], *[[39.5 / 80, 14.5 / 60]] * 2])
     for image in images:
@@ -101,7 +101,7 @@ def test_the_second_release_is_x_y_from_one_of_fixations_as_found(tmp_path: Path
 
 @pytest.mark.parametrize("release", [first_release, second_release])
 def test_one_split_is_read_when_asked_for(release: Any, tmp_path: Path) -> None:
-    images, left_out = read(release(tmp_path), "val")
+    images, left_out, _ = read(release(tmp_path), "val")
     assert [image.split for image in images] == ["val"]
     assert UNFIXATED not in left_out
     with pytest.raises(UserError, match="there is no split minival; found train, val"):
@@ -260,7 +260,7 @@ def test_a_release_without_images_is_a_user_error(tmp_path: Path) -> None:
 
 
 def test_real_trajectories_of_workers_are_read(shared_data: Path) -> None:
-    images, left_out = read(shared_data / "salicon-examples")
+    images, left_out, _ = read(shared_data / "salicon-examples")
     assert len(images) == 10
     assert left_out == {REPEATED: 423}
     assert {(image.width, image.height, image.split) for image in images} == {(640, 480, "train")}

@@ -148,8 +148,14 @@ def test_other_endings_are_refused_before_anything_is_read(tmp_path, name):
 
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path):
-    with pytest.raises(UserError, match=r"cannot write .*/no/such/w\.safetensors: No such file or directory"):
-        main([str(checkpoint(tmp_path)), "--to", str(tmp_path / "no/such/w.safetensors")])
+    (tmp_path / "w.safetensors").mkdir()
+    with pytest.raises(UserError, match=r"cannot write .*/w\.safetensors: Is a directory"):
+        main([str(checkpoint(tmp_path)), "--to", str(tmp_path / "w.safetensors")])
+
+
+def test_a_folder_that_is_not_there_is_named_before_anything_is_read(tmp_path):
+    with pytest.raises(UserError, match=r"--to .*: expected a folder that is there, found no .*/no/such; make it"):
+        main([str(tmp_path / "missing"), "--to", str(tmp_path / "no/such/w.onnx")])
 
 
 @pytest.mark.parametrize("name", recipe_names())

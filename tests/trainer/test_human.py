@@ -4,8 +4,12 @@ import torch
 from scipy import ndimage
 
 from common.errors import UserError
+from common.settings import load_settings
+from tests.trainer.datasets import make_dataset
 from tests.trainer.people import make_people
+from trainer.config import TrainSettings
 from trainer.human import HumanStream, checksum, human_sample, open_human_data
+from trainer.job import check_run
 
 
 @pytest.fixture(scope="module")
@@ -93,8 +97,33 @@ def test_only_the_training_split_is_learnt_from(tmp_path, monkeypatch):
 
     images = open_human_data([make_people(tmp_path / "csv", 3)])
     split = [replace(image, split=name) for image, name in zip(images, ("train", "val", "train"), strict=True)]
-    monkeypatch.setattr(human, "open_fixations", lambda *_: FixationData(split, None))
+    monkeypatch.setattr(human, "open_fixations", lambda *_: FixationData(split, {}, {}))
     assert [image.name for image in open_human_data(["salicon:X"])] == ["0.jpg", "2.jpg"]
+
+
+def test_what_is_left_out_is_told(tmp_path):
+    place = make_people(tmp_path / "csv", 3)
+    (tmp_path / "csv/images/1.jpg").unlink()
+    (tmp_path / "csv/images/2.jpg").write_bytes(b"")
+    notes = []
+    assert [image.name for image in open_human_data([place], notes.append)] == ["0.jpg"]
+    assert sorted(notes) == [
+        f"Left out of {place}: 1 images that have fixations but no file (the first: 1.jpg)",
+        f"Left out of {place}: 1 images whose file cannot be read (the first: 2.jpg)",
+    ]
+
+
+def test_a_run_tells_once_what_it_leaves_out(tmp_path, capsys):
+    place = make_people(tmp_path / "people", 3)
+    (tmp_path / "people/images/1.jpg").unlink()
+    data = make_dataset(tmp_path / "data", [8], 2)
+    flags = [f"--data={data}", "--recipe=contrastive-attn-cotrain", f"--human-data={place}", "--batch-size=4"]
+    settings = load_settings(TrainSettings, [*flags, f"--output={tmp_path / 'run'}"])
+    check_run(settings)
+    check_run(settings)
+    assert capsys.readouterr().err.splitlines() == [
+        f"Left out of {place}: 1 images that have fixations but no file (the first: 1.jpg)"
+    ]
 
 
 def test_what_is_no_data_set_is_told_by_its_flag(tmp_path):

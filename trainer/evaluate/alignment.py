@@ -78,7 +78,7 @@ def run(context: Context) -> Alignment:
     notes += [f"{model.name}: {note}." for model in context.models for note in model.notes]
     notes += [f"{name} has scores of {len(found):,} of the {len(images):,} images." for name, found in foreign.items()]
     return Alignment(
-        Findings(results, _rows(everyone), notes),
+        Findings(results, _rows(everyone), [*notes, *context.data.human_notes]),
         [
             {"models": [one, other], **comparison(everyone[one], everyone[other])}
             for one, other in itertools.combinations(everyone, 2)
@@ -148,14 +148,21 @@ def _scored(context: Context, images: Images, group: Sequence[Key]) -> tuple[dic
 def predicted(context: Context, model: Measured, pixels: Sequence[Tensor]) -> Tensor | None:
     """A model's maps [n, h, w] of whole photographs, each uint8 [3, H, W], on the CPU; None from one without.
 
-    Raises UserError where its maps need other images beside, and there is only one.
+    Raises UserError where its maps need other images beside, and there is only one, and for maps that are no numbers.
     """
     pictures = torch.stack([whole(one, context.store.size(model)) for one in pixels]).to(context.device).float() / 255
     try:
         attention = model.network.attention(pictures)
     except ValueError as error:
         raise UserError(f"--human-data: {model.name}: {told(error)}") from None
-    return None if attention is None else attention.float().cpu()
+    if attention is None:
+        return None
+    if not attention.isfinite().all():
+        raise UserError(
+            f"{model.location}: expected numbers as attention, found NaN or infinity; its weights have diverged or are "
+            "damaged: leave it out"
+        )
+    return attention.float().cpu()
 
 
 def score(prediction: Tensor, truth: Tensor, fixations: np.ndarray) -> dict[str, float]:

@@ -55,12 +55,22 @@ def read_scores(name: str, path: Path, images: Sequence[tuple[str, str]]) -> Sco
 
 
 def _numbers(where: str, row: Mapping[str, str]) -> dict[str, float]:
+    """The metrics of an image; NaN where the table leaves them empty, which cc must not be."""
     if not row["cc"]:
         raise UserError(f"{where}: {row['image']}: expected a number as cc, found nothing")
+    texts = {metric: row[metric] for metric in METRICS if row.get(metric)}
+    numbers = {metric: _number(text) for metric, text in texts.items()}
+    for metric, number in numbers.items():
+        if not math.isfinite(number):
+            raise UserError(f"{where}: {row['image']}: expected a number as {metric}, found {texts[metric]!r}")
+    return {metric: math.nan for metric in METRICS if metric in row} | numbers
+
+
+def _number(text: str) -> float:
     try:
-        return {metric: float(row[metric]) if row[metric] else math.nan for metric in METRICS if metric in row}
+        return float(text)
     except ValueError:
-        raise UserError(f"{where}: {row['image']}: expected numbers, found {row['cc']!r}") from None
+        return math.nan
 
 
 def summary(found: Scores, seed: int) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from trainer.evaluate.pictures import FolderPictures, Pictures, digest, pixels_o
 CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 BATCH = "test_batch"
 SEVERITIES = 5
+SHAPE = (32, 32, 3)
 HARMLESS = {("_reconstruct", "numpy"), ("ndarray", "numpy"), ("dtype", "numpy"), ("scalar", "numpy")}
 
 
@@ -48,10 +49,11 @@ def _published(path: Path) -> ArrayPictures:
     try:
         with path.open("rb") as file:
             batch = _NumpyOnly(file, encoding="bytes").load()
-        images = np.asarray(batch[b"data"], np.uint8).reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
+        images = np.asarray(batch[b"data"]).reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
         labels = np.asarray(batch[b"labels"])
     except Exception as error:  # pickles raise many kinds on damage
         raise UserError(f"--cifar {path}: cannot be read as CIFAR-10's test batch: {told(error)}") from None
+    _check(f"--cifar {path}", images, labels)
     return ArrayPictures("cifar10", images, labels, _identity(path))
 
 
@@ -74,11 +76,7 @@ def open_cifar_c(folder: str, wanted: Sequence[str], severities: Sequence[int]) 
     sets = {}
     for name in chosen_corruptions(wanted, available, where):
         images, labels = _array(where, root / f"{name}.npy"), _array(where, root / "labels.npy")
-        if images.ndim != 4 or images.dtype != np.uint8 or len(images) != len(labels) or len(images) % SEVERITIES:
-            raise UserError(
-                f"{where}: {name}.npy: expected uint8 images [n, 32, 32, 3] as many as labels.npy has, a multiple of "
-                f"{SEVERITIES}, found {images.dtype} {list(images.shape)} and {len(labels):,} labels"
-            )
+        _check(f"{where}: {name}.npy", images, labels, SEVERITIES)
         each = len(images) // SEVERITIES
         for severity in severities:
             rows = slice((severity - 1) * each, severity * each)
@@ -87,10 +85,26 @@ def open_cifar_c(folder: str, wanted: Sequence[str], severities: Sequence[int]) 
     return sets
 
 
+def _check(where: str, images: np.ndarray, labels: np.ndarray, times: int = 1) -> None:
+    """Raises UserError for what are no CIFAR images with a label each, `times` as many as there are photographs."""
+    if images.dtype != np.uint8 or images.shape[1:] != SHAPE:
+        raise UserError(f"{where}: expected uint8 images [n, 32, 32, 3], found {images.dtype} {list(images.shape)}")
+    if labels.shape != (len(images),) or not len(images) or len(images) % times:
+        wanted = "images" if times == 1 else f"a multiple of {times} images"
+        found = f"{len(images):,} images and labels {list(labels.shape)}"
+        raise UserError(f"{where}: expected {wanted} with a label each, found {found}")
+    whole = np.issubdtype(labels.dtype, np.integer)
+    wrong = labels[(labels < 0) | (labels >= len(CLASSES))] if whole else labels
+    if len(wrong):
+        raise UserError(
+            f"{where}: expected whole numbers from 0 to {len(CLASSES) - 1} as labels, found {wrong[0].item()!r}"
+        )
+
+
 def _array(where: str, path: Path) -> np.ndarray:
     try:
-        array: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError) as error:
+        array: np.ndarray = np.lib.format.open_memmap(path, mode="r")
+    except Exception as error:  # numpy raises many kinds on damage
         raise UserError(f"{where}: {path.name} cannot be read as an array: {told(error)}") from None
     return array
 

@@ -70,7 +70,9 @@ class EvaluateSettings(Settings):
     seed: int = Field(0, ge=0, lt=2**32, description="of queries, corruptions, offline probe and intervals")
     output: str = Field("runs/evaluation", description="folder of the report")
     features: str | None = Field(
-        None, description="folder that keeps extracted features for the next time; by default OUTPUT/features"
+        None,
+        description="folder that keeps extracted features for the next time, of images told apart by place, name and "
+        "size: another one where files were changed in place; by default OUTPUT/features",
     )
     batch_size: int = Field(64, ge=1, description="images in one pass of a network")
     workers: int = Field(1, ge=1, description="processes that extract features; several run on Ray, on a GPU each")

@@ -70,7 +70,7 @@ def _notes(context: Context) -> list[str]:
     """What was measured, where it is less than all."""
     settings, sets = context.settings, context.data.corrupted
     first = next(iter(sets.values()))
-    notes = []
+    notes = context.probes.notes(context.models, first.classes)
     if not settings.imagenet_c:
         notes.append(
             f"The corrupted images were made from the {len(first.names):,} images of --val, as ImageNet-C's were: at "

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from common.errors import UserError
-from common.fixations import FixatedImage, open_fixations
+from common.fixations import FixatedImage, FixationData, left_out_notes, open_fixations
 from trainer.evaluate.alignment_scores import Scores, named_files, read_scores
 from trainer.evaluate.cifar import open_cifar, open_cifar_c
 from trainer.evaluate.config import EvaluateSettings
@@ -15,7 +15,10 @@ Corrupted = Mapping[tuple[str, int], Pictures]  # by corruption and severity
 
 
 class Data(NamedTuple):
-    """What the settings name; `human` and `compared` by data set and image."""
+    """What the settings name; `human` and `compared` by data set and image.
+
+    `left_out` counts by data set and reason what `human` lacks, and `human_notes` tell it.
+    """
 
     train: Pictures | None
     val: Pictures | None
@@ -24,6 +27,8 @@ class Data(NamedTuple):
     cifar_c: Corrupted
     human: dict[tuple[str, str], FixatedImage]
     compared: dict[str, Scores]
+    left_out: dict[str, Mapping[str, int]]
+    human_notes: list[str]
 
 
 def open_data(settings: EvaluateSettings) -> Data:
@@ -32,7 +37,8 @@ def open_data(settings: EvaluateSettings) -> Data:
     classified = "linear" in suites or "imagenet-c" in suites
     retrieved = "retrieval" in suites
     val = FolderPictures("--val", settings.val, "val") if settings.val and (classified or retrieved) else None
-    human = _opened_human(settings.human_data) if "alignment" in suites else {}
+    people = _opened_human(settings.human_data) if "alignment" in suites else {}
+    human = {(place, image.name): image for place, found in people.items() for image in found.images}
     return Data(
         open_training(settings.train) if settings.train and classified else None,
         val,
@@ -43,6 +49,8 @@ def open_data(settings: EvaluateSettings) -> Data:
         {name: read_scores(name, path, list(human)) for name, path in named_files(settings.compare).items()}
         if human
         else {},
+        {place: found.left_out for place, found in people.items() if found.left_out},
+        [note for place, found in people.items() for note in left_out_notes(place, found.left_out, found.first)],
     )
 
 
@@ -57,11 +65,9 @@ def _corrupted(settings: EvaluateSettings, val: Pictures | None, severities: lis
     return {}
 
 
-def _opened_human(locations: list[str]) -> dict[tuple[str, str], FixatedImage]:
-    images: dict[tuple[str, str], FixatedImage] = {}
-    for location in locations:
-        found = open_fixations(location, "--human-data").images
-        if not found:
+def _opened_human(locations: list[str]) -> dict[str, FixationData]:
+    people = {location: open_fixations(location, "--human-data") for location in locations}
+    for location, found in people.items():
+        if not found.images:
             raise UserError(f"--human-data {location}: holds no image with fixations")
-        images |= {(location, image.name): image for image in found}
-    return images
+    return people

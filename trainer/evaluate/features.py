@@ -64,7 +64,7 @@ class FeatureStore:
     def prepare(self, models: Iterable[Measured], sets: Iterable[Pictures]) -> None:
         """Extract what is not kept yet; models that lack the same see each image together, read or corrupted once.
 
-        Raises UserError where none of a set's images can be read.
+        Raises UserError where none of a set's images can be read, or a model's features of them are no numbers.
         """
         unique = list({(each.name, each.identity): each for each in sets}.values())
         groups: dict[tuple[int, tuple[int, ...]], list[Measured]] = {}
@@ -89,7 +89,8 @@ class FeatureStore:
                 found = [piece for _, piece in _counted(group, bar)]
                 for place, model in enumerate(models):
                     name, key = self._name(model, queue[number])
-                    self._storage.replace(name, _packed(_joined(queue[number], found, place), queue[number], key))
+                    joined = _joined(model, queue[number], found, place)
+                    self._storage.replace(name, _packed(joined, queue[number], key))
 
     def get(self, model: Measured, pictures: Pictures) -> Features:
         """A set's features. Raises UserError like `prepare`."""
@@ -101,6 +102,7 @@ class FeatureStore:
             raise UserError(
                 f"{self._storage.location}/{name}: not the features that were kept ({told(error)}); remove it"
             ) from None
+        _check_finite(model, pictures, found.rows)  # of what earlier versions kept, too
         if found.unreadable:
             self.unreadable[pictures.name] = found.unreadable
         return found
@@ -117,8 +119,8 @@ def _counted(group: Iterator[tuple[int, Piece]], bar: Any) -> Iterator[tuple[int
         yield number, piece
 
 
-def _joined(pictures: Pictures, pieces: list[Piece], place: int) -> Features:
-    """The features of the model at a place."""
+def _joined(model: Measured, pictures: Pictures, pieces: list[Piece], place: int) -> Features:
+    """The features of the model, which is at a place of the pieces' rows."""
     failed = {index: reason for piece in pieces for index, reason in piece.failed.items()}
     unreadable = {pictures.names[index]: failed[index] for index in sorted(failed)}
     rows = [piece.rows[place] for piece in pieces if len(piece.indices)]
@@ -126,7 +128,18 @@ def _joined(pictures: Pictures, pieces: list[Piece], place: int) -> Features:
         reasons = [f"{name} ({reason})" for name, reason in unreadable.items()]
         raise UserError(f"{pictures.name}: none of the {len(reasons):,} images can be read: {listed(reasons, 2)}")
     indices = np.concatenate([piece.indices for piece in pieces])
-    return Features(np.concatenate(rows), pictures.labels[indices], indices, unreadable)
+    found = np.concatenate(rows)
+    _check_finite(model, pictures, found)
+    return Features(found, pictures.labels[indices], indices, unreadable)
+
+
+def _check_finite(model: Measured, pictures: Pictures, rows: np.ndarray) -> None:
+    wrong = int((~np.isfinite(rows).all(1)).sum())
+    if wrong:
+        raise UserError(
+            f"{model.location}: expected numbers as features of {pictures.name}, found NaN or infinity for "
+            f"{wrong:,} of {len(rows):,} images; its weights have diverged or are damaged: leave it out"
+        )
 
 
 def _unpacked(content: bytes, key: str) -> Features:

@@ -45,7 +45,10 @@ def evaluate_and_keep(settings: EvaluateSettings) -> str:
     rows = at_a_glance(results)
     for name, table in {"glance": rows, **{name: findings.rows for name, findings in found.items()}}.items():
         storage.replace(f"{name}.csv", _table(table))
-    everything = {name: {**result, "unreadable": unreadable} for name, result in results.items()}
+    everything = {
+        name: {**result, "unreadable": unreadable, "left_out": context.data.left_out}
+        for name, result in results.items()
+    }
     storage.replace(RESULTS, (json.dumps(everything, indent=1, allow_nan=False) + "\n").encode())
     storage.replace(PAGE, report(context, rows, found, looked, unreadable).encode("utf-8", "surrogateescape"))
     storage.sweep()

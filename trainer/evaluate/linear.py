@@ -32,4 +32,4 @@ def run(context: Context) -> Findings:
             {"model": model.name, "probe": kind, "images": len(found.rows), **accuracy}
             for kind, accuracy in scores.items()
         ]
-    return Findings(results, rows, [])
+    return Findings(results, rows, context.probes.notes(context.models, val.classes))

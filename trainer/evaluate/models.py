@@ -1,7 +1,6 @@
 """What is measured: a checkpoint of ours, or a file of torchvision's ResNet weights, behind one small interface."""
 
 import hashlib
-import io
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -9,13 +8,12 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any, cast
 
-import safetensors.torch
-import torch
 from torch import Tensor, nn
 
 from common.errors import UserError, told
 from common.storage import open_storage
 from trainer.checkpoint import load_trained
+from trainer.evaluate.weights import plain_weights
 from trainer.model.attention import selected
 from trainer.model.backbone import Backbone, BackboneName
 from trainer.model.parts import Model
@@ -52,14 +50,14 @@ class Measured:
 
 
 class PlainResNet(nn.Module):
-    """A ResNet of torchvision's with its classifier, if the file has one."""
+    """A ResNet of torchvision's with its classifier, if the file has one: zeros, as trainer.export writes, are none."""
 
     def __init__(self, name: str, weights: dict[str, Tensor]) -> None:
         super().__init__()
         self.backbone = Backbone(cast(BackboneName, name))
         self.backbone.resnet.load_state_dict({key: w for key, w in weights.items() if not key.startswith("fc.")})
         self.classifier: nn.Linear | None = None
-        if "fc.weight" in weights:
+        if "fc.weight" in weights and weights["fc.weight"].any():
             classes, channels = weights["fc.weight"].shape
             self.classifier = nn.Linear(channels, classes)
             self.classifier.load_state_dict({"weight": weights["fc.weight"], "bias": weights["fc.bias"]})
@@ -83,6 +81,7 @@ def open_models(locations: Sequence[str], backbone: str | None) -> list[Measured
     if repeated := [location for location, times in Counter(locations).items() if times > 1]:
         raise UserError(f"{repeated[0]} is given twice; expected each checkpoint once")
     models = [_opened(location, backbone) for location in locations]
+    _check_backbone(models, backbone)
     names = unique_names([model.name for model in models], locations)
     return [Measured(**{**vars(model), "name": name}) for model, name in zip(models, names, strict=True)]
 
@@ -91,6 +90,18 @@ def unique_names(names: Sequence[str], locations: Sequence[str]) -> list[str]:
     """The names; those that several share with their run's folder, or with a number where that does not help."""
     folders = _told_apart(names, [run_folder(location) for location in locations])
     return _told_apart(folders, [str(number) for number, _ in enumerate(folders, start=1)])
+
+
+def _check_backbone(models: Sequence[Measured], backbone: str | None) -> None:
+    """Raises UserError where --backbone is for none of the models, and contradicts one."""
+    if backbone is None or any(isinstance(model.network, PlainResNet) for model in models):
+        return
+    for model in models:
+        if model.about["backbone"] != backbone:
+            raise UserError(
+                f"--backbone {backbone}: {model.location} is a checkpoint of a {model.about['backbone']}; leave it "
+                "out, as only plain weights files need it"
+            )
 
 
 def _told_apart(names: Sequence[str], labels: Sequence[str]) -> list[str]:
@@ -111,7 +122,7 @@ def file_name(name: str) -> str:
 
 def _opened(location: str, backbone: str | None) -> Measured:
     content = _content(location)
-    weights = _plain_weights(location, content)
+    weights = plain_weights(location, content)
     if weights is None:
         return _ours(location)
     if backbone is None:
@@ -146,15 +157,3 @@ def _content(location: str) -> bytes:
         raise UserError(
             f"{location}: expected a checkpoint, such as RUN/checkpoints/best, or a weights file, found {found}"
         ) from None
-
-
-def _plain_weights(location: str, content: bytes) -> dict[str, Tensor] | None:
-    """The tensors of a weights file; None where the file is something else, a checkpoint of ours perhaps."""
-    try:
-        if location.endswith(".safetensors"):
-            return safetensors.torch.load(content)
-        state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except Exception as error:  # both raise many kinds on damaged files
-        raise UserError(f"{location}: cannot be read as a checkpoint: {told(error)[:200]}") from None
-    plain = isinstance(state, dict) and "conv1.weight" in state and all(isinstance(w, Tensor) for w in state.values())
-    return dict(state) if plain else None

@@ -2,9 +2,9 @@
 
 import hashlib
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import BinaryIO, NamedTuple, Protocol
 
 import numpy as np
@@ -61,6 +61,7 @@ class FolderPictures:
         if not folders or None in folders:
             found = f"{self._refs[folders.index(None)].uri} at the top" if folders else "no images"
             raise UserError(f"{flag} {location}: expected class folders with images, found {found}")
+        _check_together(f"{flag} {location}", [PurePosixPath(ref.uri).parent for ref in self._refs])
         self.name, self.framed = name, framed
         self.names = [ref.uri for ref in self._refs]
         self.classes = sorted({str(folder) for folder in folders})
@@ -71,6 +72,18 @@ class FolderPictures:
 
     def read(self, index: int) -> Tensor:
         return read_photograph(self._source.read(self._refs[index]), MAX_PIXELS, 1)[0]
+
+
+def _check_together(where: str, folders: Iterable[PurePosixPath]) -> None:
+    """Raises UserError where a class lies under two folders, as under train/ and val/ of a data set's root."""
+    above: dict[str, PurePosixPath] = {}
+    for folder in dict.fromkeys(folders):
+        first = above.setdefault(folder.name, folder.parent)
+        if first != folder.parent:
+            raise UserError(
+                f"{where}: expected each class in one place, found {folder.name} under {first}/ and {folder.parent}/; "
+                "name one of them"
+            )
 
 
 class _Place(NamedTuple):

@@ -1,7 +1,7 @@
 """Linear classifiers on frozen features: the one that learned with the network, and one that learns afterwards."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -30,7 +30,10 @@ class Classifier(NamedTuple):
     source: str
 
     def accuracy(self, found: Features, classes: list[str], device: torch.device) -> dict[str, float]:
-        """The shares of images whose class scores highest, and among the five highest; `classes` are the labels'."""
+        """The shares of images whose class scores highest, and among the five highest; `classes` are the labels'.
+
+        Of classes that score alike the first comes first, as argmax has it. Raises UserError for scores that are none.
+        """
         index = {name: number for number, name in enumerate(self.classes)}
         labels = torch.tensor([index[name] for name in classes])[torch.from_numpy(found.labels)]
         ranks = self._ranks(found.rows, labels, device)
@@ -38,13 +41,20 @@ class Classifier(NamedTuple):
 
     @torch.inference_mode()
     def _ranks(self, rows: np.ndarray, labels: Tensor, device: torch.device) -> Tensor:
-        """How many classes score higher than the right one, [n]."""
+        """How many classes come before the right one, [n]."""
         ranks = []
         for start in range(0, len(rows), CHUNK):
             scores = self.module(torch.from_numpy(rows[start : start + CHUNK]).to(device))
             assert scores is not None
-            right = scores.gather(1, labels[start : start + CHUNK, None].to(device))
-            ranks.append((scores > right).sum(1).cpu())
+            if not scores.isfinite().all():
+                raise UserError(
+                    f"the {self.kind} probe of {self.source}: expected numbers as scores, found NaN or infinity; leave "
+                    "the model out"
+                )
+            at = labels[start : start + CHUNK, None].to(device)
+            right = scores.gather(1, at)
+            earlier = torch.arange(scores.shape[1], device=device) < at
+            ranks.append(((scores > right) | ((scores == right) & earlier)).sum(1).cpu())
         return torch.cat(ranks)
 
 
@@ -58,21 +68,40 @@ class Probes:
         self._offline: dict[str, Classifier] = {}
 
     def concurrent(self, model: Measured, folders: list[str]) -> Classifier | None:
-        """What learned with the network; None where nothing did.
+        """What learned with the network; None where nothing did, or where it cannot be used and --train can.
 
         A plain weights file does not name its classes: as many class folders as it has classes are taken in order.
-        Raises UserError where they are not as many.
+        Raises UserError where they are not as many, and an offline probe cannot learn without --train.
         """
-        probed = model.scores(torch.zeros(1, model.channels, device=self._device))
-        if probed is None:
+        known = self._known(model)
+        if not known:
             return None
-        if model.classes is None and len(folders) != probed.shape[1]:
+        if unnamed := self.unnamed(model, folders):
+            if self._train is not None:
+                return None
             raise UserError(
-                f"{model.location}: knows {probed.shape[1]:,} classes without their names, found {len(folders):,} "
-                "class folders; expected as many, whose sorted names are its classes in order"
+                f"{model.location}: {unnamed}; expected as many, whose sorted names are its classes in order; "
+                "or name what a probe of these classes can learn from with --train"
             )
         classes = folders if model.classes is None else model.classes
         return Classifier(CONCURRENT, model.scores, classes, f"{model.name}'s training")
+
+    def unnamed(self, model: Measured, folders: list[str]) -> str:
+        """Why a model's own classifier does not fit these folders; empty where it does, or where there is none."""
+        known = self._known(model)
+        if not known or model.classes is not None or known == len(folders):
+            return ""
+        return f"knows {known:,} classes without their names, found {len(folders):,} class folders"
+
+    def notes(self, models: Sequence[Measured], folders: list[str]) -> list[str]:
+        """Which models are measured by an offline probe alone although they have a classifier, and why."""
+        reasons = [(model.name, self.unnamed(model, folders)) for model in models]
+        return [f"{name} {reason}: only an offline probe is measured." for name, reason in reasons if reason]
+
+    def _known(self, model: Measured) -> int:
+        """How many classes a model's own classifier tells apart; 0 without one."""
+        probed = model.scores(torch.zeros(1, model.channels, device=self._device))
+        return 0 if probed is None else probed.shape[1]
 
     def offline(self, model: Measured) -> Classifier | None:
         """What learns from the features of --train; None without it."""
@@ -89,7 +118,7 @@ class Probes:
                 self._device,
                 model.name,
             )
-            self._offline[model.name] = Classifier(OFFLINE, module, self._train.classes, "--train")
+            self._offline[model.name] = Classifier(OFFLINE, module, self._train.classes, f"{model.name} on --train")
         return self._offline[model.name]
 
     def check(self, model: Measured, folders: list[str], what: str) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from common.errors import ImageFailure, UserError
 from common.fixation_maps import blur_fixations
-from common.fixations import FixatedImage, open_fixations, split
+from common.fixations import FixatedImage, left_out_notes, open_fixations, split
 from common.fixations.data import SALICON_SIGMA
 from common.fixations.split import duplicate_groups
 from common.images import read_photograph
@@ -50,11 +50,12 @@ class Photograph:
 
 
 class TrainingData(NamedTuple):
-    """What there is to learn from and, by data set, what to validate on."""
+    """What there is to learn from and, by data set, what to validate on; notes tell what was left out."""
 
     human: list[FixatedImage]
     unlabelled: list[FixatedImage | Photograph]
     validation: dict[str, list[FixatedImage]]
+    notes: list[str]
 
 
 def open_training_data(data: Sequence[str], distill: Sequence[str], validation: float, seed: int) -> TrainingData:
@@ -66,8 +67,10 @@ def open_training_data(data: Sequence[str], distill: Sequence[str], validation: 
     """
     train: list[FixatedImage] = []
     kept: dict[str, list[FixatedImage]] = {}
+    notes: list[str] = []
     for location in data:
-        images = open_fixations(location).images
+        images, left_out, first = open_fixations(location)
+        notes += left_out_notes(location, left_out, first)
         if {image.split for image in images} >= {"train", "val"}:
             learnt = [image for image in images if image.split == "train"]
             kept[location] = [image for image in images if image.split == "val"]
@@ -79,7 +82,7 @@ def open_training_data(data: Sequence[str], distill: Sequence[str], validation: 
     if not train:
         raise UserError(f"--data {' '.join(data)}: every training image is also a validation image of another data set")
     unlabelled = _unlabelled(distill, train, validating) if distill else []
-    return TrainingData(train, unlabelled, kept)
+    return TrainingData(train, unlabelled, kept, notes)
 
 
 def human_example(image: FixatedImage, generator: np.random.Generator, zoom: float, colour: float) -> Example:

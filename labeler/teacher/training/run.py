@@ -1,6 +1,7 @@
 """A training run of the teacher, from its settings to the weights in its folder."""
 
 import json
+import sys
 from pathlib import Path
 
 import safetensors.torch
@@ -32,6 +33,8 @@ def train_teacher(settings: TrainSettings) -> None:
         training = Training(config, initial_teacher(config.init, config.seed), stronger, place)
         batches = Batches(config, data, place.rank, place.world, settings.threads)
         if place.rank == 0:
+            for note in data.notes:
+                print(note, file=sys.stderr)
             print(
                 f"{len(data.human):,} training images with fixations, {len(data.unlabelled):,} without; "
                 f"{sum(map(len, data.validation.values())):,} to validate; {batches.steps_per_epoch:,} steps an epoch"

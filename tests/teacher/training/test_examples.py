@@ -63,6 +63,12 @@ def test_an_empty_folder_of_unlabelled_photographs_is_refused(people, tmp_path):
         open_training_data([people], [str(tmp_path / "none")], 0.2, 0)
 
 
+def test_what_is_left_out_of_a_data_set_is_noted(people, tmp_path):
+    (tmp_path / "people/images/photo03.jpg").write_bytes(b"")
+    notes = open_training_data([people], [], 0.2, 0).notes
+    assert notes == [f"Left out of {people}: 1 images whose file cannot be read (the first: photo03.jpg)"]
+
+
 def test_a_view_of_the_whole_frame_has_the_human_map(people):
     image = open_training_data([people], [], 0.2, 0).human[0]
     example = shown_example(image, WHOLE)

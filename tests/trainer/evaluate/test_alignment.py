@@ -93,7 +93,9 @@ def test_rows_of_the_data_set_itself_come_before_others_of_the_same_name(tmp_pat
         ("name,score\na,1\n", "with the columns image and cc, found name, score"),
         ("image,cc\n", "found nothing"),
         ("image,cc\nz.jpg,1\n", r"holds none of the images of --human-data, such as a\.jpg"),
-        ("image,cc\na.jpg,high\n", r"a\.jpg: expected numbers, found 'high'"),
+        ("image,cc\na.jpg,high\n", r"a\.jpg: expected a number as cc, found 'high'"),
+        ("image,cc\na.jpg,nan\n", r"a\.jpg: expected a number as cc, found 'nan'"),
+        ("image,cc,kld\na.jpg,0.5,inf\n", r"a\.jpg: expected a number as kld, found 'inf'"),
         ("image,cc\na.jpg,\n", r"a\.jpg: expected a number as cc, found nothing"),
     ],
 )

@@ -63,8 +63,38 @@ def test_missing_and_damaged_files_are_named(tmp_path):
     with pytest.raises(UserError, match=r"frost\.npy cannot be read as an array"):
         open_cifar_c(folder, ["frost"], [1])
     np.save(tmp_path / "snow.npy", images(7))
-    with pytest.raises(UserError, match=r"snow\.npy: expected uint8 .* found uint8 \[7, 32, 32, 3\] and 20"):
+    with pytest.raises(
+        UserError,
+        match=r"snow\.npy: expected a multiple of 5 images with a label each, found 7 images and labels \[20\]",
+    ):
+        open_cifar_c(folder, ["snow"], [1])
+    (tmp_path / "snow.npy").write_bytes(b"")
+    with pytest.raises(UserError, match=r"snow\.npy cannot be read as an array"):
         open_cifar_c(folder, ["snow"], [1])
     (tmp_path / "labels.npy").unlink()
     with pytest.raises(UserError, match=r"labels\.npy cannot be read as an array"):
         open_cifar_c(folder, ["fog"], [1])
+
+
+@pytest.mark.parametrize("shape", [(20, 3, 32, 32), (20, 32, 32, 1), (20, 32, 32), (20, 64, 64, 3)])
+def test_arrays_that_are_no_cifar_images_are_refused(tmp_path, shape):
+    folder = published_c(tmp_path, ["fog"])
+    np.save(tmp_path / "fog.npy", np.zeros(shape, np.uint8))
+    with pytest.raises(UserError, match=r"fog\.npy: expected uint8 images \[n, 32, 32, 3\], found uint8 \[20, "):
+        open_cifar_c(folder, ["fog"], [1])
+
+
+@pytest.mark.parametrize(("wrong", "found"), [(10, "10"), (-1, "-1"), (0.5, "1.0"), ("cat", "'1'")])
+def test_labels_that_are_no_class_are_refused(tmp_path, wrong, found):
+    folder = published_c(tmp_path, ["fog"])
+    np.save(tmp_path / "labels.npy", np.array([1] * 19 + [wrong]))
+    with pytest.raises(UserError, match=rf"fog\.npy: expected whole numbers from 0 to 9 as labels, found {found}$"):
+        open_cifar_c(folder, ["fog"], [1])
+
+
+@pytest.mark.parametrize("count", [0, 5, 7])
+def test_a_batch_with_more_or_fewer_labels_than_images_is_refused(tmp_path, count):
+    batch = {b"data": images(6).reshape(6, -1), b"labels": [1] * count}
+    (tmp_path / "test_batch").write_bytes(pickle.dumps(batch))
+    with pytest.raises(UserError, match=rf"test_batch: expected .* found 6 images and labels \[{count}\]"):
+        open_cifar(str(tmp_path))

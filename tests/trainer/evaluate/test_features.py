@@ -87,6 +87,16 @@ def test_a_set_that_cannot_be_read_at_all_is_an_error(model, tmp_path):
         FeatureStore(str(tmp_path / "kept"), Counting(), None).get(model, FolderPictures("", str(folder), "val"))
 
 
+def test_features_that_are_no_numbers_are_refused_and_not_kept(model, val, tmp_path, monkeypatch):
+    def diverged(images):
+        return torch.full((len(images), 512), float("nan"))
+
+    monkeypatch.setattr(model.network, "features", diverged)
+    with pytest.raises(UserError, match=r"best: .* features of val, found NaN or infinity for 24 of 24 images"):
+        FeatureStore(str(tmp_path), Counting(), None).get(model, FolderPictures("", str(val), "val"))
+    assert not list(tmp_path.glob("*.npz"))
+
+
 def test_a_damaged_file_of_features_is_named(model, val, tmp_path):
     store, pictures = FeatureStore(str(tmp_path), Counting(), None), FolderPictures("", str(val), "val")
     store.get(model, pictures)

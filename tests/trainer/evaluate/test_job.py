@@ -229,7 +229,22 @@ def test_unreadable_images_are_named_in_results_and_page(checkpoints, val, tmp_p
     found = strict(tmp_path / "out/results.json")[NAMES[0]]
     assert list(found["unreadable"]["val"]) == ["red/000.jpg"]
     assert found["linear"]["images"] == 23
+    assert found["left_out"] == {}
     assert "val: 1 images cannot be read and are left out: red/000.jpg" in (tmp_path / "out/index.html").read_text()
+
+
+def test_human_images_that_cannot_be_used_are_told_in_results_and_page(checkpoints, tmp_path):
+    human = data_set(tmp_path / "human", looks(images=4))
+    (tmp_path / "human/images/photo00.jpg").unlink()
+    (tmp_path / "human/images/photo01.jpg").write_bytes(b"")
+    evaluate(checkpoints[:1], tmp_path / "out", f"--human-data={human}")
+    found = strict(tmp_path / "out/results.json")[NAMES[0]]
+    reasons = ("images that have fixations but no file", "images whose file cannot be read")
+    assert found["alignment"][NAMES[0]]["n"] == 2
+    assert found["left_out"] == {human: dict.fromkeys(reasons, 1)}
+    notes = [f"Left out of {human}: 1 {why} (the first: photo0{place}.jpg)" for place, why in enumerate(reasons)]
+    assert found["notes"]["alignment"] == notes
+    assert all(note in (tmp_path / "out/index.html").read_text() for note in notes)
 
 
 def test_published_corruptions_are_judged_whole_by_the_clean_classifier(checkpoints, val, tmp_path):
@@ -304,6 +319,30 @@ def test_a_plain_weights_file_is_measured_as_a_baseline(val, human, tmp_path):
     assert "imagenet-c" not in found
     assert "no attention read-out" in found["notes"]["alignment"][0]
     assert math.isfinite(found["alignment"]["supervised"]["cc"])
+
+
+def test_a_classifier_of_other_classes_without_names_gives_way_to_an_offline_probe(val, training_data, tmp_path):
+    import torchvision
+
+    weights = str(tmp_path / "thousand.pth")
+    torch.save(torchvision.models.resnet18().state_dict(), weights)
+    flags = ["--suite=linear", "--backbone=resnet18", "--image-size=32", "--probe-epochs=2", f"--val={val}"]
+    evaluate([weights], tmp_path / "out", *flags, f"--train={training_data}")
+    found = strict(tmp_path / "out/results.json")["thousand"]
+    assert found["linear"].keys() & {"concurrent", "offline"} == {"offline"}
+    reason = "knows 1,000 classes without their names, found 4 class folders"
+    assert found["notes"]["linear"] == [f"thousand {reason}: only an offline probe is measured."]
+    with pytest.raises(UserError, match=f"{reason}; expected as many, .* with --train"):
+        evaluate([weights], tmp_path / "none", *flags)
+
+
+def test_a_model_whose_maps_are_no_numbers_is_named(human, tmp_path):
+    import torchvision
+
+    weights = {name: w * float("nan") for name, w in torchvision.models.resnet18().state_dict().items()}
+    torch.save(weights, tmp_path / "nan.pth")
+    with pytest.raises(UserError, match=r"nan\.pth: expected numbers as attention, found NaN or infinity"):
+        evaluate([str(tmp_path / "nan.pth")], tmp_path / "out", "--backbone=resnet18", f"--human-data={human}")
 
 
 @pytest.mark.parametrize(

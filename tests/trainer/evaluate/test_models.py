@@ -56,6 +56,40 @@ def test_weights_without_a_classifier_have_no_scores(plain, tmp_path):
     assert model.scores(torch.zeros(1, 512)) is None
 
 
+def test_a_classifier_of_zeros_is_none(plain, tmp_path):
+    zeros = {"fc.weight": torch.zeros(1000, 512), "fc.bias": torch.zeros(1000)}
+    torch.save(plain[0].state_dict() | zeros, tmp_path / "zeros.pth")
+    [model] = open_models([str(tmp_path / "zeros.pth")], "resnet18")
+    assert model.scores(torch.zeros(1, 512)) is None
+
+
+@pytest.mark.parametrize("wrapper", ["state_dict", "model", None])
+def test_weights_may_be_wrapped_as_training_programs_do(plain, tmp_path, wrapper):
+    weights = {f"module.{name}": w for name, w in plain[0].state_dict().items()}
+    torch.save({wrapper: weights, "epoch": 3} if wrapper else weights, tmp_path / "wrapped.pth")
+    [model] = open_models([str(tmp_path / "wrapped.pth")], "resnet18")
+    assert torch.equal(model.network.classifier.weight, plain[0].fc.weight)
+
+
+def test_a_pickled_network_is_refused_in_one_sentence(plain, tmp_path):
+    torch.save(plain[0], tmp_path / "whole.pth")
+    with pytest.raises(UserError, match=r"found a pickled torchvision\.models\.resnet\.ResNet, .* state_dict") as error:
+        open_models([str(tmp_path / "whole.pth")], "resnet18")
+    assert str(error.value).isprintable()
+
+
+def test_a_backbone_that_contradicts_a_checkpoint_of_ours_is_refused(plain, checkpoints):
+    with pytest.raises(UserError, match=r"--backbone resnet50: .*best is a checkpoint of a resnet18; leave it out"):
+        open_models(checkpoints, "resnet50")
+    assert len(open_models(checkpoints, "resnet18")) == 2
+
+
+def test_a_backbone_is_for_plain_weights_beside_checkpoints_of_ours(checkpoints, tmp_path):
+    torch.save(torchvision.models.resnet34().state_dict(), tmp_path / "plain.pth")
+    found = open_models([checkpoints[0], str(tmp_path / "plain.pth")], "resnet34")
+    assert [model.about["backbone"] for model in found] == ["resnet18", "resnet34"]
+
+
 def test_mistakes_are_named(plain, tmp_path, checkpoints):
     path = str(plain[1])
     with pytest.raises(UserError, match="plain weights; say of which network with --backbone"):
@@ -69,7 +103,7 @@ def test_mistakes_are_named(plain, tmp_path, checkpoints):
     with pytest.raises(UserError, match="is given twice"):
         open_models([checkpoints[0], checkpoints[0]], None)
     (tmp_path / "broken").write_bytes(b"no weights")
-    with pytest.raises(UserError, match="broken: cannot be read as a checkpoint"):
+    with pytest.raises(UserError, match=r"broken: cannot be read as a checkpoint: Unsupported operand 110$"):
         open_models([str(tmp_path / "broken")], None)
 
 

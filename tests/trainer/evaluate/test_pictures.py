@@ -62,6 +62,18 @@ def test_what_are_no_class_folders_is_named(tmp_path):
         FolderPictures("--val", str(tmp_path), "val")
 
 
+def test_the_folder_above_train_and_val_is_refused(tmp_path):
+    class_folders(tmp_path / "train")
+    class_folders(tmp_path / "val")
+    with pytest.raises(UserError, match=r"^--val .*: expected each class in one place, found a under train/ and val/"):
+        FolderPictures("--val", str(tmp_path), "val")
+    with tarfile.open(tmp_path / "both.tar", "w") as tar:
+        tar.add(tmp_path / "train", "train")
+        tar.add(tmp_path / "val", "val")
+    with pytest.raises(UserError, match="found a under train/ and val/"):
+        FolderPictures("--val", str(tmp_path / "both.tar"), "val")
+
+
 def test_a_labelled_data_set_gives_its_images_and_classes(tmp_path):
     found = open_training(str(make_dataset(tmp_path / "data", [3, 2])))
     assert found.classes == list(COLOURS[:4])

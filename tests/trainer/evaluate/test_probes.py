@@ -4,6 +4,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from torch import nn
 
+from common.errors import UserError
 from trainer.evaluate.features import Features
 from trainer.evaluate.probes import Classifier, learned
 
@@ -50,3 +51,26 @@ def test_top5_counts_the_five_highest():
     found = Features(scores, np.arange(8), np.arange(8), {})
     names = [str(number) for number in range(8)]
     assert Classifier("offline", nn.Identity(), names, "").accuracy(found, names, CPU) == {"top1": 1 / 8, "top5": 5 / 8}
+
+
+def test_scores_that_are_all_alike_are_right_by_chance():
+    names = [str(number) for number in range(10)]
+    found = Features(np.zeros((40, 10), np.float32), np.arange(40) % 10, np.arange(40), {})
+    assert Classifier("offline", nn.Identity(), names, "").accuracy(found, names, CPU) == {"top1": 0.1, "top5": 0.5}
+
+
+def test_of_scores_that_tie_argmax_chooses():
+    scores = np.random.default_rng(0).integers(0, 3, (200, 8)).astype(np.float32)
+    labels = np.random.default_rng(1).integers(0, 8, 200)
+    names = [str(number) for number in range(8)]
+    found = Classifier("offline", nn.Identity(), names, "").accuracy(Features(scores, labels, labels, {}), names, CPU)
+    first = np.argsort(-scores, axis=1, kind="stable")[:, :5]
+    assert found["top1"] == np.mean(scores.argmax(1) == labels)
+    assert found["top5"] == np.mean((first == labels[:, None]).any(1))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_scores_that_are_no_numbers_are_refused(value):
+    found = Features(np.full((2, 3), value, np.float32), np.zeros(2, int), np.arange(2), {})
+    with pytest.raises(UserError, match=r"the offline probe of --train: .* found NaN or infinity"):
+        Classifier("offline", nn.Identity(), ["a", "b", "c"], "--train").accuracy(found, ["a", "b", "c"], CPU)
