@@ -10,7 +10,7 @@ import pytest
 from tests.s3server import WEED, S3Server
 
 os.environ.setdefault("RAY_ADDRESS", "local")
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # small tensors: threads that wait for each other cost more than they give
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # small tensors: threads mostly wait for each other
 
 # the same examples in every run, however slow the machine
 hypothesis.settings.register_profile("tests", deadline=None, derandomize=True, max_examples=50)
