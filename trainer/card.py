@@ -71,9 +71,7 @@ def card(config: TrainConfig, description: str, result: dict[str, Any]) -> str:
     """The card as Markdown, from a run's settings, its recipe's first sentence and its result."""
     figures = [f"| {title} | {result[name]:.4g} |" for name, title in FIGURES.items() if name in result]
     return TEMPLATE.format(
-        **config.model_dump(
-            include={"recipe", "backbone", "norm", "image_size", "epochs", "batch_size", "seed", "data"}
-        ),
+        **config.model_dump(include=SETTINGS),
         samples=result["samples"],
         dataset=result["dataset"],
         what=description,

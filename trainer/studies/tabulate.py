@@ -18,10 +18,10 @@ def keep_table(rows: Sequence[Row], settings: TableSettings) -> str:
     folder = RunFolder(settings.folder())
     folder.path.mkdir(parents=True, exist_ok=True)
     text = f"{markdown(rows)}\n{measured(settings)}\n"
-    (folder.path / MARKDOWN).write_text(text)
-    (folder.path / CSV).write_text(as_csv(rows))
+    folder.write(MARKDOWN, text)
+    folder.write(CSV, as_csv(rows))
     draw(rows, str(folder.path / PLOT))
-    folder.keep(MARKDOWN, CSV, PLOT)
+    folder.keep(PLOT)
     return text
 
 
