@@ -13,9 +13,10 @@ INSTALLED := .venv/installed
 PHOTOS ?= ../shared/data/imagenette128
 PEOPLE ?= osie-eye:../shared/data/osie
 CIFAR ?= ../shared/data/cifar10-test.tar
+EPOCHS ?= 10
 REPRODUCTION := runs/reproduction
 
-.PHONY: demo test test-slow test-all lint bench reproduce clean
+.PHONY: demo test test-slow test-all lint bench reproduce reproduce-labels clean
 
 demo: $(INSTALLED)
 	$(BIN)/python -m labeler.run $(if $(TEACHER),--teacher $(TEACHER))
@@ -38,14 +39,24 @@ lint: $(INSTALLED)
 bench: $(INSTALLED)
 	$(BIN)/python tests/benchmarks/run_all.py
 
-reproduce: $(INSTALLED)
-	$(BIN)/python -m labeler.run --input $(PHOTOS)/train --samples-per-shard 500 --output $(REPRODUCTION)/imagenette
-	$(BIN)/python -m trainer.table --data $(REPRODUCTION)/imagenette --recipes contrastive,contrastive-attn-teacher --seeds 3 \
-		--backbone resnet18 --image-size 64 --batch-size 128 --epochs 10 --warmup-epochs 1 --learning-rate 3 \
-		--temperature 0.5 --precision bfloat16 --val $(PHOTOS)/val --threads 1 --output $(REPRODUCTION)/table
+LABELS := $(REPRODUCTION)/imagenette
+ROWS := contrastive contrastive-attn-teacher
+comma := ,
+TABLE = $(BIN)/python -m trainer.table --data $(LABELS) --seeds 3 --backbone resnet18 --image-size 64 --batch-size 64 \
+	--epochs $(EPOCHS) --warmup-epochs 0.5 --learning-rate 2 --temperature 0.5 --threads 1 --val $(PHOTOS)/val \
+	--output $(REPRODUCTION)/table
+
+reproduce: $(ROWS:%=reproduce-%)
+	$(TABLE) --recipes $(subst $() ,$(comma),$(ROWS))
 	$(BIN)/python -m trainer.evaluate $(REPRODUCTION)/table/runs/*/checkpoints/last --suite linear,imagenet-c,retrieval,alignment \
-		--train $(REPRODUCTION)/imagenette --val $(PHOTOS)/val --images 200 --queries 500 --cifar $(CIFAR) \
-		--human-data $(PEOPLE) --output $(REPRODUCTION)/report
+		--train $(LABELS) --val $(PHOTOS)/val --images 200 --queries 500 --cifar $(CIFAR) --human-data $(PEOPLE) \
+		--output $(REPRODUCTION)/report
+
+reproduce-%: reproduce-labels
+	$(TABLE) --recipes $*
+
+reproduce-labels: $(INSTALLED)
+	$(BIN)/python -m labeler.run --input $(PHOTOS)/train --samples-per-shard 500 --output $(LABELS)
 
 $(INSTALLED): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv

@@ -2,6 +2,7 @@
 
 import argparse
 import difflib
+import inspect
 import os
 import re
 import sys
@@ -13,6 +14,7 @@ from pydantic import Field, ValidationError
 from pydantic_settings import (
     BaseSettings,
     CliApp,
+    CliSettingsSource,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
     SettingsError,
@@ -35,6 +37,13 @@ class Settings(BaseSettings):
     )
 
     config: Path | None = Field(None, description="YAML file of settings; keys are the flags' names with underscores")
+
+
+class Help(argparse.RawDescriptionHelpFormatter):
+    """Of defaults only those that say something."""
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        return (action.help or "").removesuffix(" (default: null)").removesuffix(" (default: [])")
 
 
 # what Kubernetes sets in every container for a service that happens to be named like the prefix
@@ -64,13 +73,14 @@ def load_settings(cls: type[S], argv: list[str] | None = None) -> S:
         ) -> tuple[PydanticBaseSettingsSource, ...]:
             return init_settings, env_settings, YamlConfigSettingsSource(settings_cls, yaml_file=path)
 
-    WithFile.__doc__ = cls.__doc__
+    WithFile.__doc__ = inspect.getdoc(cls)
     try:
-        loaded = CliApp.run(WithFile, cli_args=arguments)
+        flags: CliSettingsSource[Any] = CliSettingsSource(WithFile, formatter_class=Help)
+        loaded = CliApp.run(WithFile, cli_args=arguments, cli_settings_source=flags)
     except SettingsError as error:
         message = str(error).removeprefix("error parsing CLI: ")
-        flags = " ".join(word for word in message.split() if word.startswith("-"))
-        raise UserError(f"{message}{_suggestion(cls, flags)} (--help lists every setting)") from None
+        unknown = " ".join(word for word in message.split() if word.startswith("-"))
+        raise UserError(f"{message}{_suggestion(cls, unknown)} (--help lists every setting)") from None
     except ValidationError as error:
         raise UserError(_sentence(cls, error)) from None
     values = {name: getattr(loaded, name) for name in cls.model_fields}

@@ -39,7 +39,11 @@ class WorkSettings(BaseModel):
         allow_inf_nan=False,
         description="GPUs of each worker, a fraction to share one; by default 1 where there are GPUs",
     )
-    threads_per_worker: int | None = Field(None, ge=1, description="threads that fetch, decode and encode")
+    threads_per_worker: int | None = Field(
+        None,
+        ge=1,
+        description="threads that fetch, decode and encode; by default 2, beside a GPU 4 to 16, as there are cores",
+    )
     wait_for_machines: float = Field(
         30, ge=0, allow_inf_nan=False, description="seconds to wait for a cluster that is still starting machines"
     )
@@ -68,7 +72,9 @@ class LabelSettings(LabelConfig, WorkSettings, Settings):
         "demo:scenes",
     )
     output: str | None = Field(
-        None, description="folder of the data set, new or to be resumed, local or s3://BUCKET/PREFIX"
+        None,
+        description="folder of the data set, new or to be resumed, local or s3://BUCKET/PREFIX; by default below "
+        "runs/demo for the demo, else needed",
     )
     teacher: str = Field(
         DEFAULT_TEACHER,

@@ -238,6 +238,8 @@ def test_help_names_the_program_and_every_flag(capsys: pytest.CaptureFixture[str
     for name, field in LabelSettings.model_fields.items():
         assert f"--{name.replace('_', '-')}" in text
         assert field.description
+    assert "null" not in text
+    assert "[]" not in text
 
 
 def test_the_command_line_of_the_process_is_the_default(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -92,9 +92,18 @@ class TrainSettings(TrainConfig, Settings):
 
     model_config = SettingsConfigDict(env_prefix="TRAINER_", cli_prog_name="python -m trainer.run")
 
-    output: str | None = Field(None, description="folder of the run, new or to go on with, local or s3://BUCKET/PREFIX")
+    output: str | None = Field(
+        None,
+        description="folder of the run, new or to go on with, local or s3://BUCKET/PREFIX; by default "
+        f"{DEMO_OUTPUT} for the demo, else needed",
+    )
     workers: int = Field(1, ge=1, description="processes that train together, each on a GPU of its own if there are")
-    threads: int | None = Field(None, ge=1, description="threads of each worker that decode and crop")
+    threads: int | None = Field(
+        None,
+        ge=1,
+        description="threads of each worker that decode and crop; by default 2, beside a GPU 4 to 16, as there are "
+        "cores",
+    )
     checkpoint_every: int = Field(500, ge=1, description="steps between two checkpoints; one is made after each epoch")
     compile: bool = Field(False, description="compile the network with torch.compile")
 

@@ -1,5 +1,6 @@
 """A training run from its settings to its folder: data opened, workers launched, result kept."""
 
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -75,6 +76,8 @@ def train(
     sampler = Sampler(data.sizes, config.batch_size, config.seed)
     plan = schedule(config, sampler.steps_per_epoch)
     training = Training(config, build(config.recipe, config, classes), plan, place, settings.compile)
+    if place.rank == 0 and config.precision == "bfloat16" and place.device.type == "cpu":
+        warn_of_slow_bfloat16(torch.backends.cpu.get_cpu_capability())
     threads = settings.threads_per_worker(place.device.type)
     views = recipe(config.recipe).views
     stream = Stream(data, sampler, config.image_size, place.rank, place.world, threads, views, config.skip_damaged)
@@ -85,6 +88,16 @@ def train(
         for batch, waited in timed(_batches(config, stream, place, threads, training.step, plan.steps)):
             journal.note(training.learn(batch), waited, batch.skipped)
         journal.finish(_summary(config, data, place))
+
+
+def warn_of_slow_bfloat16(capability: str) -> None:
+    """Say so where a CPU of this capability, as PyTorch names it, can only imitate bfloat16."""
+    if capability == "AVX2":
+        print(
+            "--precision bfloat16: this CPU (AVX2) has no such arithmetic and takes about ten times as long as in "
+            "float32; stop, and leave it out",
+            file=sys.stderr,
+        )
 
 
 def _summary(config: TrainConfig, data: DataSet, place: Place) -> dict[str, Any]:

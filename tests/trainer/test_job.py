@@ -10,7 +10,7 @@ from common.training import load_checkpoint
 from tests.stops import stopped_before
 from tests.trainer.datasets import make_dataset
 from trainer.config import TrainSettings
-from trainer.job import train_and_keep
+from trainer.job import train_and_keep, warn_of_slow_bfloat16
 from trainer.loop import Training
 
 TIMES = ("images_per_second", "waited", "memory_gb", "seconds")
@@ -211,3 +211,10 @@ def test_a_checkpoint_that_is_none_is_named(discs, whole, tmp_path):
             (output / "checkpoints/last").write_bytes(content)
         with pytest.raises(UserError, match=f"checkpoints/last: {message}"):
             train_and_keep(settings(discs, output))
+
+
+def test_a_cpu_that_only_imitates_bfloat16_is_told_of(capsys):
+    warn_of_slow_bfloat16("AVX512")
+    assert capsys.readouterr().err == ""
+    warn_of_slow_bfloat16("AVX2")
+    assert "--precision bfloat16: this CPU (AVX2)" in capsys.readouterr().err

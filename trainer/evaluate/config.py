@@ -76,7 +76,11 @@ class EvaluateSettings(Settings):
     )
     batch_size: int = Field(64, ge=1, description="images in one pass of a network")
     workers: int = Field(1, ge=1, description="processes that extract features; several run on Ray, on a GPU each")
-    readers: int | None = Field(None, ge=0, description="processes of each worker that read, crop and corrupt images")
+    readers: int | None = Field(
+        None,
+        ge=0,
+        description="processes of each worker that read, crop and corrupt images; by default one a core, 16 at most",
+    )
 
     def check(self) -> None:
         """Raises UserError where a suite lacks its data, or nothing can be measured."""

@@ -17,6 +17,7 @@ from trainer.dataset import DataSet, split
 from trainer.held_out import accuracy, of_shards
 from trainer.job import check_run, train
 from trainer.model.parts import Model
+from trainer.recipes import build
 from trainer.studies.config import SearchSettings
 
 KLD_WEIGHTS, NSS_WEIGHTS = (0.1, 5.0), (0.01, 1.0)  # paper 4.1
@@ -46,6 +47,10 @@ def search(settings: SearchSettings) -> list[Trial]:
     config, data, _ = check_run(settings)
     if data.classes is None or config.probe is False:
         raise UserError("a search compares probes: use samples with classes, without --no-probe")
+    if not any(part.clean_informs for part in build(config.recipe, config, data.classes).parts):
+        raise UserError(
+            f"--recipe {config.recipe}: no attention loss reaches the network, lambda and beta decide nothing"
+        )
     parts = split(data, HELD_OUT, config.seed)
     if parts[0].samples < config.batch_size:
         raise UserError(

@@ -103,6 +103,7 @@ def test_what_was_found_is_kept_as_csv_json_and_a_picture(tmp_path):
             ["--batch-size=20"],
             "--batch-size 20: .* four fifths of the shards, which hold 16 of the 24 samples",
         ),
+        (["--recipe=contrastive"], "--recipe contrastive: no attention loss reaches the network"),
     ],
 )
 def test_what_a_search_cannot_do_is_refused(discs, tmp_path, more, message):
