@@ -2,9 +2,11 @@
 
 import logging
 import os
+import socket
 
 import ray
 
+from common.errors import UserError, told
 from common.s3_storage import SSE, SSE_KMS_KEY
 
 # glibc gives the network's feature maps back to the system after every layer and faults their pages in again: kept, the
@@ -19,6 +21,10 @@ FORWARDED = (
     SSE,
     SSE_KMS_KEY,
 )
+ANSWERS_WITHIN = 20.0  # seconds, of a cluster's head
+WAYS_OUT = (
+    "Start the cluster (ray start --head), correct the address, or unset RAY_ADDRESS to work on this machine alone"
+)
 
 
 def worker_environment() -> dict[str, str]:
@@ -27,12 +33,31 @@ def worker_environment() -> dict[str, str]:
 
 
 def join_ray(show_workers_output: bool) -> None:
-    """Join the cluster that the environment names, or start one here; no noise beside our own progress line."""
+    """Join the cluster that the environment names, or start one here; no noise beside our own progress line.
+
+    Raises UserError where there is no such cluster.
+    """
+    address = os.environ.get("RAY_ADDRESS", "")
+    _check_that_somebody_answers(address)
     # Ray's core prints an error for every actor of Ray Data (ray#53727), which means nothing for this job
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    ray.init(
-        include_dashboard=False,
-        log_to_driver=show_workers_output,
-        logging_level=logging.ERROR,
-        ignore_reinit_error=True,
-    )
+    try:
+        ray.init(
+            include_dashboard=False,
+            log_to_driver=show_workers_output,
+            logging_level=logging.ERROR,
+            ignore_reinit_error=True,
+        )
+    except ConnectionError:  # of RAY_ADDRESS=auto
+        raise UserError(f"RAY_ADDRESS={address}: no Ray cluster runs here. {WAYS_OUT}") from None
+
+
+def _check_that_somebody_answers(address: str) -> None:
+    """Ray itself would ask for minutes. Raises UserError."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not (host and port.isdecimal()):
+        return  # auto or local
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWERS_WITHIN).close()
+    except OSError as error:
+        raise UserError(f"RAY_ADDRESS={address}: no Ray cluster answers there ({told(error)}). {WAYS_OUT}") from None
