@@ -39,6 +39,7 @@ def join_ray(show_workers_output: bool) -> None:
     """
     address = os.environ.get("RAY_ADDRESS", "")
     _check_that_somebody_answers(address)
+    os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"  # of Ray Train and Tune: locations may be relative
     # Ray's core prints an error for every actor of Ray Data (ray#53727), which means nothing for this job
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     try:

@@ -33,6 +33,11 @@ def leads() -> bool:
     return int(os.environ.get("RANK", "0")) == 0
 
 
+def processes(workers: int) -> int:
+    """How many train together: so many as torchrun has started, else `workers`."""
+    return int(os.environ.get("WORLD_SIZE", workers))
+
+
 def launch(function: Callable[[Place], None], workers: int, folder: Path) -> None:
     """Run the function: in this process, in those that torchrun started, or in `workers` of a Ray cluster.
 
@@ -41,7 +46,7 @@ def launch(function: Callable[[Place], None], workers: int, folder: Path) -> Non
     Where a worker of the cluster dies, the function begins again in all of them, and goes on from its own checkpoint.
     Ray keeps its notes in `folder`. Raises UserError, also where the cluster has no room or the workers keep failing.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if processes(1) > 1:
         _under_torchrun(function)
     elif workers == 1 and os.environ.get("RAY_ADDRESS", "local") == "local":
         function(Place(0, 1, _device(0)))

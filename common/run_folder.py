@@ -19,7 +19,9 @@ class RunFolder:
         self._storage = open_storage(location)
         self._remote = "://" in location
         self.location = location.rstrip("/")
-        self.path = Path(tempfile.mkdtemp(prefix="imagenet-attn-")) if self._remote else Path(location)
+        # removed with this object
+        self._made = tempfile.TemporaryDirectory(prefix="imagenet-attn-") if self._remote else None
+        self.path = Path(self._made.name if self._made else location)
 
     def check_writable(self) -> None:
         """Prove that the run can be kept here, before anything is trained. Raises UserError."""
@@ -34,10 +36,13 @@ class RunFolder:
     def write(self, name: str, text: str) -> None:
         """Write a file, whole or not at all, and keep it. Raises UserError."""
         path = self.path / name
-        path.parent.mkdir(parents=True, exist_ok=True)
         unfinished = path.with_name(f"{path.name}.partial")
-        unfinished.write_text(text)
-        unfinished.replace(path)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            unfinished.write_text(text, encoding="utf-8", errors="backslashreplace")  # locations may be any bytes
+            unfinished.replace(path)
+        except OSError as error:
+            raise UserError(f"{self.location}/{name}: cannot be written: {error.strerror}") from None
         self.keep(name)
 
     def write_json(self, name: str, content: Any) -> None:

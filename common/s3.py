@@ -95,7 +95,12 @@ def client(patient: bool = True) -> Any:
         # other makers' stores seldom have a host name for each bucket
         return session.client("s3", config=config.merge(Config(s3={"addressing_style": "path"})), **_region(session))
     except (BotoCoreError, ValueError) as error:
-        raise S3Error(f"S3 cannot be used: {error}; check AWS_ENDPOINT_URL, AWS_PROFILE and AWS_REGION") from None
+        raise S3Error(
+            f"S3 cannot be used: {error}; check AWS_ENDPOINT_URL, AWS_PROFILE and AWS_DEFAULT_REGION"
+        ) from None
+
+
+os.register_at_fork(after_in_child=client.cache_clear)  # a connection that two processes read mixes up their answers
 
 
 def _region(session: boto3.Session) -> dict[str, str]:
@@ -153,13 +158,13 @@ def _advice(error: Exception, operation: str) -> str:
     """What to check."""
     code = str(error.response.get("Error", {}).get("Code", "")) if isinstance(error, ClientError) else ""
     if code == "NoSuchBucket":
-        return "Check the bucket's name, and that AWS_ENDPOINT_URL and AWS_REGION are those of the store that has it"
+        return "Check the bucket's name, and AWS_ENDPOINT_URL and AWS_DEFAULT_REGION, which say what store has it"
     if code in UNKNOWN_KEYS:
         return f"These credentials are not this endpoint's: check {CREDENTIALS}, and AWS_ENDPOINT_URL"
     if code in EXPIRED:
         return "The credentials have expired: renew them and run the same command again to go on"
     if code in ELSEWHERE:
-        return "The bucket is in another region: set AWS_REGION"
+        return "The bucket is in another region: set AWS_DEFAULT_REGION"
     if code in ("403", "AccessDenied", "Forbidden", "AllAccessDisabled", "AccountProblem"):
         needed = PERMISSIONS.get(operation, "this")
         hint = " (S3 says so of absent objects too, where s3:ListBucket is not granted)" if "Get" in needed else ""
@@ -172,7 +177,7 @@ def _advice(error: Exception, operation: str) -> str:
         return "Check AWS_ENDPOINT_URL, the network and that the store is up; then run the same command again to go on"
     if isinstance(error, ClientError):
         return "If it persists, ask those who run the store; the same command again goes on"
-    return "Check AWS_ENDPOINT_URL, AWS_PROFILE and AWS_REGION"
+    return "Check AWS_ENDPOINT_URL, AWS_PROFILE and AWS_DEFAULT_REGION"
 
 
 def get(place: Place, **arguments: Any) -> tuple[bytes, str]:

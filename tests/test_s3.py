@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import multiprocessing
 import os
 import tarfile
 import threading
@@ -194,7 +195,7 @@ def test_an_endpoint_that_hangs_is_an_error_within_a_minute(bucket: str, proxy: 
         (Status(403, "AccessDenied"), r"AccessDenied \(403\).* do not grant s3:ListBucket"),
         (Status(403, "InvalidAccessKeyId"), "are not this endpoint's"),
         (Status(403, "RequestTimeTooSkewed"), "clock"),
-        (Status(301, "PermanentRedirect"), "another region: set AWS_REGION"),
+        (Status(301, "PermanentRedirect"), "another region: set AWS_DEFAULT_REGION"),
         (Status(404, "NoSuchBucket"), "Check the bucket's name"),
     ],
 )
@@ -344,3 +345,13 @@ def test_a_denied_object_is_an_error_of_the_run_not_a_bad_image(
 def refs_of_first(photographs: dict[str, bytes]) -> ImageRef:
     uri = next(iter(photographs))
     return ImageRef(uri.removeprefix("a/"), len(photographs[uri]), None, 0)
+
+
+def test_a_forked_process_makes_a_connection_of_its_own(storage: S3Storage) -> None:
+    """Readers are forked: two processes that read one connection get each other's answers."""
+    for number in range(4):
+        storage.replace(f"object-{number}", bytes([number]) * 1000)
+    storage.read("object-0")
+    with multiprocessing.get_context("fork").Pool(4) as pool:
+        found = pool.map(storage.read, [f"object-{number % 4}" for number in range(64)], chunksize=1)
+    assert found == [bytes([number % 4]) * 1000 for number in range(64)]

@@ -5,6 +5,7 @@ whole batch at once. Equal in distribution to torchvision's RandomHorizontalFlip
 0.8, 0.2), 0.8), RandomGrayscale(0.2) and RandomApply(GaussianBlur(sigma=(0.1, 2)), 0.5).
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -31,6 +32,9 @@ class Augmentation(NamedTuple):
     order: tuple[int, int, int, int]
     grey: bool
     sigma: float  # of the blur, in pixels; 0 for none
+
+
+Draw = Callable[[np.random.Generator], Augmentation]
 
 
 def draw_augmentation(generator: np.random.Generator) -> Augmentation:

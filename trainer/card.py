@@ -22,8 +22,8 @@ models*, CVPR 2023.)
 | classes | {classes} |
 {figures}
 Figures are means over the last epoch, on images as training shows them (cropped and recoloured); `metrics.jsonl` has
-all of them, `config.json` every setting. `python -m trainer.evaluate checkpoints/best` measures on images that were not
-learnt from.
+all of them, `config.json` every setting. `python -m trainer.evaluate checkpoints/best --val FOLDER` measures on images
+that were not learnt from.
 
 ## Use it
 
@@ -75,8 +75,15 @@ def card(config: TrainConfig, description: str, result: dict[str, Any]) -> str:
         samples=result["samples"],
         dataset=result["dataset"],
         what=description,
-        attention=", ".join(config.human_data) or "the maps and gaze points in the shards",
-        classes=f"a classifier learnt them; chance is {result['chance']:.4g}" if result["chance"] else "none",
+        attention=_attention(config, result),
+        classes=f"a classifier learnt them; chance is {result['chance']:.4g}" if "probe_accuracy" in result else "none",
         figures="\n".join(figures),
         norm_layer=GROUP_NORM if config.norm == "group" else "",
     )
+
+
+def _attention(config: TrainConfig, result: dict[str, Any]) -> str:
+    """Whose attention was looked at."""
+    if config.human_data:
+        return ", ".join(config.human_data)
+    return "the maps and gaze points in the shards" if "attention_cc" in result else "nothing"

@@ -25,14 +25,25 @@ class Trained:
     sha256: str  # of the checkpoint
 
 
-def load_trained(location: str) -> Trained:
-    """The model of a checkpoint (`RUN/checkpoints/best`), local or in S3. Raises UserError."""
+def read_checkpoint(location: str) -> bytes:
+    """The content of a checkpoint or a weights file, local or in S3. Raises UserError."""
     folder, _, name = location.rpartition("/")
     try:
-        content = open_storage(folder or ".").read(name)
+        return open_storage(folder or ("/" if location.startswith("/") else ".")).read(name)
     except OSError as error:
         found = "a folder" if isinstance(error, IsADirectoryError) else "nothing that can be read"
-        raise UserError(f"{location}: expected a checkpoint, such as RUN/checkpoints/best, found {found}") from None
+        raise UserError(
+            f"{location}: expected a checkpoint, such as RUN/checkpoints/best, or a weights file, found {found}"
+        ) from None
+
+
+def load_trained(location: str) -> Trained:
+    """The model of a checkpoint (`RUN/checkpoints/best`), local or in S3. Raises UserError."""
+    return trained_from(location, read_checkpoint(location))
+
+
+def trained_from(location: str, content: bytes) -> Trained:
+    """The model of a checkpoint with this content. Raises UserError."""
     state = _state(location, content)
     try:
         config, classes = TrainConfig(**state["config"]), state["classes"]

@@ -60,7 +60,7 @@ class TrainConfig(ModelConfig):
         allow_inf_nan=False,
         description="at its peak; by default 0.075 * sqrt(batch size), of supervised recipes 0.1 * batch size / 256",
     )
-    warmup_epochs: float = Field(10, ge=0, description="epochs in which the learning rate rises")
+    warmup_epochs: float = Field(10, ge=0, allow_inf_nan=False, description="epochs in which the learning rate rises")
     weight_decay: float = Field(1e-6, ge=0, allow_inf_nan=False, description="of convolutions' and linear weights")
     probe: bool | None = Field(None, description="train a linear probe too; by default where the data have classes")
     precision: Literal["auto", "float32", "bfloat16"] = Field(

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from common.errors import UserError, told
-from common.manifest import CLASSES, MANIFEST, RECORDS, SCHEMA_VERSION, Manifest, Record, sha256
+from common.manifest import CLASSES, MANIFEST, PLAN, RECORDS, SCHEMA_VERSION, Manifest, Record, sha256
 from common.storage import Storage, open_storage
 
 
@@ -67,8 +67,7 @@ def open_dataset(location: str, unfinished: bool = False) -> DataSet:
     except OSError as error:
         raise UserError(f"{location}: expected the folder of a labelled data set: {error.strerror or error}") from None
     manifest = _manifest(location, content)
-    if not manifest.include_images:
-        raise UserError(f"{location}: a label-only data set, without images; label it with --include-images")
+    _check_images(location, manifest.include_images)
     shards = sorted(manifest.shards, key=lambda shard: shard.name)
     return DataSet(
         location,
@@ -90,6 +89,11 @@ def _manifest(location: str, content: bytes) -> Manifest:
         raise UserError(f"{location}/{MANIFEST}: not a manifest: {told(error)}") from None
 
 
+def _check_images(location: str, included: bool) -> None:
+    if not included:
+        raise UserError(f"{location}: a label-only data set, without images; label it with --include-images")
+
+
 def _unfinished(storage: Storage, allowed: bool) -> DataSet:
     """From the records of the shards that are there."""
     names = [name for name in storage.list(RECORDS) if name.endswith(".json")]
@@ -108,7 +112,8 @@ def _unfinished(storage: Storage, allowed: bool) -> DataSet:
     except ValueError as error:
         raise UserError(f"{storage.location}/{RECORDS}: a record cannot be read: {told(error)}") from None
     records.sort(key=lambda record: record.shard)
-    plan = json.loads(storage.read("plan.json"))
+    plan = json.loads(storage.read(PLAN))
+    _check_images(storage.location, plan["config"]["include_images"])
     return DataSet(
         storage.location,
         tuple(record.shard for record in records),

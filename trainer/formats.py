@@ -9,7 +9,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from common.errors import UserError
+from common.extras import need
 from trainer.checkpoint import Trained
 from trainer.model.backbone import GROUPS, MEAN, STD
 from trainer.model.contracam import ContraCAM
@@ -114,11 +114,9 @@ def program(trained: Trained) -> bytes:
 
 def onnx_graph(trained: Trained) -> bytes:
     """The model as an ONNX graph in one file. Raises UserError where the packages for it are missing."""
-    try:
-        import onnx.helper
-        import onnxscript  # noqa: F401
-    except ImportError as error:
-        raise UserError(f"an ONNX graph needs the package {error.name}: pip install 'imagenet-attn[export]'") from None
+    need("export", "an ONNX graph")
+    import onnx.helper
+
     deployed = Deployed(trained.model).eval()
     with torch.no_grad(), warnings.catch_warnings(action="ignore"):
         names = list(deployed(_example()))

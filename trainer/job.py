@@ -1,14 +1,14 @@
 """A training run from its settings to its folder: data opened, workers launched, result kept."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 
 from common.errors import UserError
 from common.fixations import FixatedImage
-from common.launch import Place, launch, leads
+from common.launch import Place, launch, leads, processes
 from common.run_folder import RunFolder
 from common.training import check_same_settings
 from trainer.card import card
@@ -35,12 +35,17 @@ def train_and_keep(settings: TrainSettings) -> dict[str, Any] | None:
     folder = RunFolder(output)
     folder.check_writable()
     if leads():
-        checksums = {"dataset": data.checksum} | ({"human_dataset": checksum(people)} if people else {})
-        _keep_config(folder, config, checksums)
+        _keep_config(folder, identity(config, data, people))
         print(
             f"{config.recipe}, {config.backbone} at {config.image_size} px on {data.samples:,} samples in "
             f"{len(data.shards):,} shards: {config.epochs:,} epochs of {steps:,} steps of {config.batch_size:,} images"
         )
+        if config.epochs <= config.warmup_epochs:
+            print(
+                f"--warmup-epochs {config.warmup_epochs:g}: the learning rate rises to the end and never falls; choose "
+                "fewer, such as a tenth of --epochs",
+                file=sys.stderr,
+            )
     launch(lambda place: train(settings, data, output, place), settings.workers, folder.path)
     if not leads():
         return None
@@ -55,12 +60,13 @@ def check_run(settings: TrainSettings) -> tuple[TrainConfig, DataSet, list[Fixat
     data = open_dataset(_demo_data() if config.data == DEMO_DATA else config.data, config.unfinished)
     if config.probe and data.classes is None:
         raise UserError(f"--probe: the samples of {config.data} have no classes; leave it out")
-    recipe(config.recipe).check(config, _classes(config, data), settings.workers, settings.compile)
+    workers = processes(settings.workers)
+    recipe(config.recipe).check(config, _classes(config, data), workers, settings.compile)
     people = _human_data(config, tell_once if leads() else silent)
     Sampler(data.sizes, config.batch_size, config.seed)
-    slots_of(config.batch_size, settings.workers, 0)
+    slots_of(config.batch_size, workers, 0)
     if people:
-        slots_of(config.human_batch_size or config.batch_size, settings.workers, 0, "--human-batch-size")
+        slots_of(config.human_batch_size or config.batch_size, workers, 0, "--human-batch-size")
     if config.micro_batch == 1 and config.norm == "batch":
         raise UserError("--micro-batch 1: batch norm needs two images or more at once; choose more, or --norm group")
     return config, data, people
@@ -156,9 +162,14 @@ def _batches(config: TrainConfig, stream: Stream, place: Place, threads: int, fi
     return batches
 
 
-def _keep_config(folder: RunFolder, config: TrainConfig, checksums: dict[str, str]) -> None:
+def identity(config: TrainConfig, data: DataSet, people: Sequence[FixatedImage]) -> dict[str, Any]:
+    """What a run is told by: the settings and the data that decide its weights."""
+    checksums = {"dataset": data.checksum} | ({"human_dataset": checksum(people)} if people else {})
+    return config.model_dump(mode="json") | checksums
+
+
+def _keep_config(folder: RunFolder, now: dict[str, Any]) -> None:
     """A run goes on with the settings and the data that it began with. Raises UserError."""
-    now = config.model_dump(mode="json") | checksums
     if before := folder.read_json(CONFIG):
         check_same_settings(folder.location, before, now)
     else:

@@ -17,7 +17,7 @@ from trainer.model.parts import Model
 
 LAST, BEST, RESULT = "checkpoints/last", "checkpoints/best", "result.json"
 AfterEpoch = Callable[[int, Model], dict[str, float]]  # an epoch, counted from 1, and the model -> further figures
-SHOWN = ("loss", "contrastive", "kld", "probe_accuracy", "learning_rate")  # on the line of progress
+SHOWN = ("loss", "contrastive", "kld", "human_kld", "probe_accuracy", "learning_rate")  # on the line of progress
 
 
 def nothing_more(epoch: int, model: Model) -> dict[str, float]:

@@ -17,12 +17,11 @@ from common.training import warmup_cosine
 from trainer.augment import augmented
 from trainer.config import TrainConfig
 from trainer.model.parts import Inputs, Model, Outputs, Terms
-from trainer.optim import parameter_groups
+from trainer.optim import PROBE_RATE, parameter_groups
 from trainer.recipes import recipe
 from trainer.stream import Batch
 
 Piece = tuple[Sequence[Tensor], Tensor]  # views and clean images of some rows
-PROBE_RATE = 0.1  # of linear probes at a batch of 256, in proportion to it (the usual linear evaluation)
 
 
 class NotFinite(Exception):

@@ -11,6 +11,7 @@ from trainer.model.heads import LinearProbe
 
 TRUST = 0.001  # eta
 MOMENTUM = 0.9
+PROBE_RATE = 0.1  # of linear probes at a batch of 256, in proportion to it (the usual linear evaluation)
 
 
 class LARS(torch.optim.Optimizer):

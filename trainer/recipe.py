@@ -4,10 +4,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from common.errors import UserError
-from trainer.augment import Augmentation, draw_augmentation
+from trainer.augment import Draw, draw_augmentation
 from trainer.config import ModelConfig, TrainConfig
 from trainer.optim import SIMCLR, Optimisation
 
@@ -15,7 +13,6 @@ if TYPE_CHECKING:
     from trainer.model.parts import Model
 
 STRIDE = 32  # pixels of an image to a place of a ResNet's last stage
-Draw = Callable[[np.random.Generator], Augmentation]
 
 
 def _anything_goes(config: TrainConfig, classes: int | None, workers: int, compiled: bool) -> None:

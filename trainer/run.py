@@ -31,11 +31,14 @@ def report(result: dict[str, Any]) -> str:
             ("kld", ""),
             ("nss", ""),
             ("attention_cc", "correlation with the teacher's maps; 0 is chance"),
+            ("human_kld", ""),
+            ("human_nss", ""),
+            ("human_attention_cc", "correlation with people's maps; 0 is chance"),
             ("probe_accuracy", f"chance is {result['chance']:.4g}" if result["chance"] else ""),
         )
         if name in result
     ]
-    lines = [f"{name:16}{figure:>8}  {beside}".rstrip() for name, figure, beside in rows]
+    lines = [f"{name:18}{figure:>8}  {beside}".rstrip() for name, figure, beside in rows]
     return "\n".join([f"{result['recipe']}, the last of {result['epochs']:,} epochs:", *lines])
 
 

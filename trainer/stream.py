@@ -18,9 +18,8 @@ from common.errors import UserError, told
 from common.images import decoded_jpeg
 from common.shards import decode_map, decode_points
 from common.storage import Storage, open_storage
-from trainer.augment import packed
+from trainer.augment import Draw, packed
 from trainer.dataset import DataSet
-from trainer.recipe import Draw
 from trainer.sampler import Sampler, slots_of
 from trainer.views import cropped, draw_crop, stacked, whole
 
@@ -157,15 +156,14 @@ class Stream:
         self, members: list[Members], name: str, index: int, generator: np.random.Generator
     ) -> tuple[Sample, bool]:
         """The sample at an index of a shard, or the next one that can be read."""
+        behind = index >= len(members)  # what the shard has lost
         for further in range(len(members)):
             found = members[(index + further) % len(members)]
             try:
-                if index >= len(members) and not further:
-                    raise ValueError("it lies behind the damage")
                 sample = decoded(found, self._size, self._views, generator)
                 if self._data.classes is not None and not 0 <= sample.label < self._data.classes:
                     raise ValueError(f"class {sample.label} of {self._data.classes}")
-                return sample, further > 0
+                return sample, behind or further > 0
             except Exception as error:  # decoders raise many kinds on damaged bytes
                 if not self._skip:
                     raise UserError(

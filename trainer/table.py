@@ -4,6 +4,7 @@ python -m trainer.table --data DATASET --recipes contrastive,contrastive-attn-te
 """
 
 from common.errors import run_program
+from common.extras import need
 from common.settings import load_settings
 from trainer.studies.config import TableSettings
 
@@ -11,6 +12,7 @@ from trainer.studies.config import TableSettings
 def main(argv: list[str] | None = None) -> int:
     """Make the table. Raises UserError."""
     settings = load_settings(TableSettings, argv)
+    need("eval", "a table")
     from trainer.studies.rows import make_rows
     from trainer.studies.tabulate import keep_table
 

@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from common.errors import UserError, run_program, told
+from common.extras import need
 from labeler.teacher.model import AttentionTeacher, SqueezeExcite
 
 IDENTIFIER = b"TFL3"  # at byte 4 of every TensorFlow Lite file
@@ -53,12 +54,9 @@ class _Graph:
     """The operators and constants of a TensorFlow Lite file."""
 
     def __init__(self, content: bytes) -> None:
-        try:
-            import tflite
-        except ImportError:
-            raise UserError(
-                "reading .tflite weights needs the package `tflite`: pip install 'imagenet-attn[teacher]'"
-            ) from None
+        need("teacher", "reading .tflite weights")
+        import tflite
+
         if content[4:8] != IDENTIFIER:
             raise UserError("expected a TensorFlow Lite file, found something else")
         self._names = {code: name for name, code in vars(tflite.BuiltinOperator).items() if isinstance(code, int)}

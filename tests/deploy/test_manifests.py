@@ -300,8 +300,8 @@ class TestImage:
 
     def test_installs_the_tested_versions_before_the_sources_come(self) -> None:
         text = (DEPLOY / "Dockerfile").read_text()
-        assert "--constraint constraints.txt '.[teacher]'" in text
-        assert text.index("constraints.txt '.[teacher]'") < text.index("COPY common")
+        assert "--constraint constraints.txt '.[teacher,eval]'" in text
+        assert text.index("constraints.txt '.[teacher,eval]'") < text.index("COPY common")
 
     def test_has_what_kuberays_probes_and_ray_up_call(self) -> None:
         packages = next(line for line in instructions("RUN") if "apt-get install" in line).split()

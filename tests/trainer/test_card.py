@@ -6,7 +6,8 @@ import torch
 from common.settings import load_settings
 from tests.trainer.datasets import make_dataset
 from trainer import export
-from trainer.config import TrainSettings
+from trainer.card import card
+from trainer.config import TrainConfig, TrainSettings
 from trainer.job import train_and_keep
 from trainer.recipes import description, recipe_names
 
@@ -32,3 +33,11 @@ def test_the_code_of_a_runs_card_loads_its_weights(tmp_path, monkeypatch, norm):
 def test_every_recipe_says_in_a_sentence_what_it_is():
     for name in recipe_names():
         assert re.fullmatch(r"[A-Z][^\n]{20,}\.", description(name)), name
+
+
+def test_a_card_claims_neither_classes_nor_attention_that_were_not_looked_at():
+    config = TrainConfig(recipe="contrastive-self-mask")
+    result = {"samples": 8, "dataset": "0" * 64, "chance": 0.5, "loss": 1.0}
+    text = card(config, "A sentence.", result)
+    assert "| classes | none |" in text
+    assert "| of where people look | nothing |" in text

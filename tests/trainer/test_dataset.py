@@ -53,7 +53,8 @@ def test_an_unfinished_data_set_is_read_only_if_asked_for(tmp_path):
     make_dataset(tmp_path, [3, 4])
     manifest = json.loads((tmp_path / MANIFEST).read_text())
     (tmp_path / MANIFEST).unlink()
-    (tmp_path / "plan.json").write_text(json.dumps({"classes": ["a", "b", "c", "d"]}))
+    plan = {"classes": ["a", "b", "c", "d"], "config": {"include_images": True}}
+    (tmp_path / "plan.json").write_text(json.dumps(plan))
     entry = manifest["shards"][1]
     record = Record(
         shard=entry["name"],
@@ -74,3 +75,6 @@ def test_an_unfinished_data_set_is_read_only_if_asked_for(tmp_path):
         open_dataset(str(tmp_path))
     data = open_dataset(str(tmp_path), unfinished=True)
     assert (data.shards, data.sizes, data.classes) == (("train-000001.tar",), (4,), 4)
+    (tmp_path / "plan.json").write_text(json.dumps(plan | {"config": {"include_images": False}}))
+    with pytest.raises(UserError, match="a label-only data set, without images"):
+        open_dataset(str(tmp_path), unfinished=True)

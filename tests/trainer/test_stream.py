@@ -156,3 +156,12 @@ def test_a_class_beyond_those_of_the_manifest_is_named(tmp_path):
     spoil(make_dataset(tmp_path, SIZES, classes=2), "train-000001.tar", "000000008", "cls", b"7")
     with pytest.raises(UserError, match=r"train-000001\.tar: sample 000000008 cannot be read: class 7+ of 2"):
         batches(tmp_path, 0, 8)
+
+
+def test_a_shard_that_ends_after_its_first_sample_is_used_too(tmp_path):
+    path = make_dataset(tmp_path, [9]) / "train-000000.tar"
+    content = path.read_bytes()
+    path.write_bytes(content[: content.index(b"000000001.")])
+    found = batches(tmp_path, 0, 1, skip_damaged=True)
+    assert {key for batch in found for key in batch.keys} == {"000000000"}
+    assert found[0].skipped >= 5

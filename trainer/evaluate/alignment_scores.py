@@ -30,7 +30,8 @@ def named_files(texts: Sequence[str]) -> dict[str, Path]:
 def read_scores(name: str, path: Path, images: Sequence[tuple[str, str]]) -> Scores:
     """Scores of these images from a per_image.csv of labeler.teacher.evaluate, matched by the image's name.
 
-    Where the table has rows of the very data set, only they count. Raises UserError.
+    Where the table has rows of the very data set, only they count, else those of its format: an image's mouse tracking
+    is not its eye tracking. Raises UserError.
     """
     where = f"--compare {name}={path}"
     try:
@@ -43,7 +44,7 @@ def read_scores(name: str, path: Path, images: Sequence[tuple[str, str]]) -> Sco
         raise UserError(f"{where}: expected a per_image.csv with the columns image and cc, found {found}")
     scores: Scores = {}
     for data in dict.fromkeys(data for data, _ in images):
-        mine = [row for row in rows if row.get("data") == data] or rows
+        mine = [row for row in rows if row.get("data") == data] or [row for row in rows if _of_format(row, data)]
         by_name = {row["image"]: row for row in mine}
         if len(by_name) < len(mine):
             raise UserError(f"{where}: names images of {data} more than once; expected the scores of one model")
@@ -52,6 +53,10 @@ def read_scores(name: str, path: Path, images: Sequence[tuple[str, str]]) -> Sco
     if not scores:
         raise UserError(f"{where}: holds none of the images of --human-data, such as {images[0][1]}")
     return scores
+
+
+def _of_format(row: Mapping[str, str], data: str) -> bool:
+    return (row.get("data") or data).partition(":")[0] == data.partition(":")[0]
 
 
 def _numbers(where: str, row: Mapping[str, str]) -> dict[str, float]:

@@ -42,7 +42,7 @@ def open_cifar(location: str) -> Pictures:
     for folder in (path, path / "cifar-10-batches-py"):
         if (folder / BATCH).is_file():
             return _published(folder / BATCH)
-    return FolderPictures("--cifar", location, "cifar10", framed=True)
+    return FolderPictures("--cifar", location, "cifar10", framed=True, below="test")
 
 
 def _published(path: Path) -> ArrayPictures:

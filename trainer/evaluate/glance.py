@@ -1,5 +1,6 @@
 """The main figures at a glance: models that differ in nothing but their seed as mean and standard error."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from statistics import mean
 from typing import Any
@@ -36,12 +37,15 @@ def at_a_glance(results: Mapping[str, Mapping[str, Any]]) -> list[Row]:
     kinds: dict[tuple[Any, ...], list[str]] = {}
     for name, found in results.items():
         trained = found["checkpoint"]["trained"]
-        own = (trained["recipe"], trained["backbone"], trained["step"]) if trained["recipe"] else (name,)
+        own = (trained["settings"], trained["step"]) if trained["recipe"] else (name,)
         kinds.setdefault((*own, found["checkpoint"]["image_size"]), []).append(name)
+    recipes = {names[0]: results[names[0]]["checkpoint"]["trained"]["recipe"] for names in kinds.values()}
+    shared = Counter(recipes[names[0]] for names in kinds.values() if len(names) > 1)
     rows = []
     for names in kinds.values():
-        trained = results[names[0]]["checkpoint"]["trained"]
-        row: Row = {"model": names[0] if len(names) == 1 else trained["recipe"], "runs": len(names)}
+        recipe = recipes[names[0]]
+        only = len(names) > 1 and shared[recipe] == 1  # runs of this recipe that others are not taken for
+        row: Row = {"model": recipe if only else ", ".join(names), "runs": len(names)}
         for figure, path in FIGURES.items():
             values = [value for name in names if (value := _found(results[name], path, name)) is not None]
             row |= {figure: mean(values) if values else None, f"{figure}_se": standard_error(values)}

@@ -6,12 +6,12 @@ On the fly as its authors did: the centre of the image at 224 px, corrupted, sav
 import zlib
 from collections.abc import Sequence
 from importlib.metadata import version
+from pathlib import Path
 
 import numpy as np
 from torch import Tensor
 
 from common.errors import UserError
-from common.storage import open_storage
 from trainer.evaluate.pictures import FolderPictures, Pictures, digest, through_jpeg
 from trainer.views import centre
 
@@ -124,9 +124,10 @@ def made(
 
 
 def _exists(folder: str) -> bool:
-    """Is there a folder with something in it?"""
+    """Is there such a folder, or are there objects below it?"""
     if "://" in folder:
-        return bool(open_storage(folder).list("1") or open_storage(folder).exists("1"))
-    from pathlib import Path
+        from common import s3
 
+        place = s3.parse(folder)
+        return bool(s3.page(s3.Place(place.bucket, f"{place.key}/")).get("Contents"))
     return Path(folder).is_dir()

@@ -1,7 +1,6 @@
 """An evaluation from its settings to its report: data and models opened, features extracted, suites run, all kept."""
 
 import csv
-import importlib.util
 import io
 import json
 from collections.abc import Iterator, Sequence
@@ -10,6 +9,7 @@ from typing import Any
 import torch
 
 from common.errors import UserError
+from common.extras import need
 from common.storage import open_storage
 from trainer.evaluate import alignment, corruptions, linear, retrieval
 from trainer.evaluate.alignment import Alignment
@@ -24,13 +24,12 @@ from trainer.evaluate.report import report
 from trainer.evaluate.suite import Context, Findings, Row
 
 ON_FEATURES: dict[str, Any] = {"linear": linear, "imagenet-c": corruptions, "retrieval": retrieval}
-EXTRAS = ("imagecorruptions", "matplotlib")  # what comes with the extra `eval`
 RESULTS, PAGE = "results.json", "index.html"
 
 
 def evaluate_and_keep(settings: EvaluateSettings) -> str:
     """Measure as the settings say; returns where the page lies. Raises UserError, as far as possible at the start."""
-    _check_extras()
+    need("eval", "an evaluation")
     storage = open_storage(settings.output)
     storage.check_writable()
     context = _opened(settings)
@@ -122,8 +121,3 @@ def _table(rows: Sequence[Row]) -> bytes:
     writer.writeheader()
     writer.writerows([{name: "" if value != value else value for name, value in row.items()} for row in rows])
     return text.getvalue().encode("utf-8", "surrogateescape")
-
-
-def _check_extras() -> None:
-    if missing := [name for name in EXTRAS if importlib.util.find_spec(name) is None]:
-        raise UserError(f"{', '.join(missing)}: not installed; evaluation needs pip install 'imagenet-attn[eval]'")

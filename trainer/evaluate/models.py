@@ -1,21 +1,22 @@
 """What is measured: a checkpoint of ours, or a file of torchvision's ResNet weights, behind one small interface."""
 
 import hashlib
+import json
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import Any, cast
 
 from torch import Tensor, nn
 
 from common.errors import UserError, told
-from common.storage import open_storage
-from trainer.checkpoint import load_trained
+from trainer.checkpoint import read_checkpoint, trained_from
+from trainer.evaluate.pictures import digest
 from trainer.evaluate.weights import plain_weights
 from trainer.model.attention import selected
-from trainer.model.backbone import Backbone, BackboneName
+from trainer.model.backbone import Backbone, BackboneName, NormName
 from trainer.model.parts import Model
 
 PLAIN_SIZE = 224
@@ -54,7 +55,8 @@ class PlainResNet(nn.Module):
 
     def __init__(self, name: str, weights: dict[str, Tensor]) -> None:
         super().__init__()
-        self.backbone = Backbone(cast(BackboneName, name))
+        norm: NormName = "batch" if "bn1.running_mean" in weights else "group"  # as trainer.export --norm group writes
+        self.backbone = Backbone(cast(BackboneName, name), norm)
         self.backbone.resnet.load_state_dict({key: w for key, w in weights.items() if not key.startswith("fc.")})
         self.classifier: nn.Linear | None = None
         if "fc.weight" in weights and weights["fc.weight"].any():
@@ -83,7 +85,7 @@ def open_models(locations: Sequence[str], backbone: str | None) -> list[Measured
     models = [_opened(location, backbone) for location in locations]
     _check_backbone(models, backbone)
     names = unique_names([model.name for model in models], locations)
-    return [Measured(**{**vars(model), "name": name}) for model, name in zip(models, names, strict=True)]
+    return [replace(model, name=name) for model, name in zip(models, names, strict=True)]
 
 
 def unique_names(names: Sequence[str], locations: Sequence[str]) -> list[str]:
@@ -121,10 +123,10 @@ def file_name(name: str) -> str:
 
 
 def _opened(location: str, backbone: str | None) -> Measured:
-    content = _content(location)
+    content = read_checkpoint(location)
     weights = plain_weights(location, content)
     if weights is None:
-        return _ours(location)
+        return _ours(location, content)
     if backbone is None:
         raise UserError(f"{location}: plain weights; say of which network with --backbone, such as --backbone resnet50")
     try:
@@ -133,27 +135,22 @@ def _opened(location: str, backbone: str | None) -> Measured:
         raise UserError(
             f"{location}: not the weights of torchvision's {backbone}: {told(error)[:200]}; name another --backbone"
         ) from None
-    about = {"backbone": backbone, "recipe": None, "seed": None, "step": None}
+    about = {"backbone": backbone, "recipe": None, "seed": None, "step": None, "settings": None}
     name = PurePosixPath(location).stem
     return Measured(
         name, location, hashlib.sha256(content).hexdigest(), PLAIN_SIZE, network, None, about, (PLAIN_ATTENTION,)
     )
 
 
-def _ours(location: str) -> Measured:
-    trained = load_trained(location)
+def _ours(location: str, content: bytes) -> Measured:
+    trained = trained_from(location, content)
     config = trained.config
-    about = {"backbone": config.backbone, "recipe": config.recipe, "seed": config.seed, "step": trained.step}
+    about = {
+        "backbone": config.backbone,
+        "recipe": config.recipe,
+        "seed": config.seed,
+        "step": trained.step,
+        "settings": digest(json.dumps(config.model_dump(mode="json", exclude={"seed"}), sort_keys=True)),
+    }
     name = f"{config.recipe} seed {config.seed}"
     return Measured(name, location, trained.sha256, config.image_size, trained.model, trained.classes, about)
-
-
-def _content(location: str) -> bytes:
-    folder, _, name = location.rpartition("/")
-    try:
-        return open_storage(folder or ("/" if location.startswith("/") else ".")).read(name)
-    except OSError as error:
-        found = "a folder" if isinstance(error, IsADirectoryError) else "nothing that can be read"
-        raise UserError(
-            f"{location}: expected a checkpoint, such as RUN/checkpoints/best, or a weights file, found {found}"
-        ) from None

@@ -14,6 +14,7 @@ from torch import Tensor
 from common.errors import ImageFailure, Reason, UserError, told
 from common.images import read_photograph
 from common.listing import ImageRef, class_folder
+from common.manifest import MANIFEST, PLAN
 from common.sources import open_source
 from common.storage import open_storage
 from common.tars import tar_headers
@@ -49,14 +50,13 @@ def shown(pictures: Pictures, index: int, size: int) -> Tensor:
 
 
 class FolderPictures:
-    """Class folders, or a tar of them, local or in S3. With a folder `test` only what is in it (CIFAR's layout)."""
+    """Class folders, or a tar of them, local or in S3; only those `below` a folder where there is one of that name."""
 
-    def __init__(self, flag: str, location: str, name: str, framed: bool = False) -> None:
+    def __init__(self, flag: str, location: str, name: str, framed: bool = False, below: str | None = None) -> None:
         self._source = open_source(location, flag)
         table = self._source.list().table
         refs = [ImageRef(*row.values()) for row in table.to_pylist()]
-        tested = [ref for ref in refs if ref.uri.startswith("test/")]
-        self._refs = tested or refs
+        self._refs = [ref for ref in refs if below and ref.uri.startswith(f"{below}/")] or refs
         folders = [class_folder(ref.uri) for ref in self._refs]
         if not folders or None in folders:
             found = f"{self._refs[folders.index(None)].uri} at the top" if folders else "no images"
@@ -168,7 +168,7 @@ def drawn(pictures: Pictures, images: int | None, seed: int) -> Pictures:
 def open_training(location: str) -> Pictures:
     """What an offline probe learns from: a labelled data set, or class folders. Raises UserError."""
     storage = open_storage(location)
-    if storage.exists("manifest.json") or storage.exists("plan.json"):
+    if storage.exists(MANIFEST) or storage.exists(PLAN):
         return ShardPictures("--train", open_dataset(location), "train")
     return FolderPictures("--train", location, "train")
 

@@ -17,6 +17,7 @@ STYLE: Any = {
     "svg.hashsalt": "imagenet-attn",
     "font.family": "sans-serif",
     "font.size": 9,
+    "text.parse_math": False,  # names may hold dollars
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,

@@ -14,9 +14,9 @@ from common.errors import UserError
 from trainer.evaluate.features import Features, FeatureStore
 from trainer.evaluate.models import Measured
 from trainer.evaluate.pictures import Pictures, check_classes
+from trainer.optim import PROBE_RATE
 
 BATCH = 256
-RATE = 0.1  # at a batch of 256, in proportion to it (the usual linear evaluation)
 CHUNK = 8192  # rows that are classified at once
 CONCURRENT, OFFLINE = "concurrent", "offline"
 
@@ -154,7 +154,7 @@ def learned(
     nn.init.zeros_(probe.bias)
     batch = min(BATCH, len(rows))
     steps = len(rows) // batch
-    optimizer = torch.optim.SGD(probe.parameters(), lr=RATE * batch / 256, momentum=0.9, nesterov=True)
+    optimizer = torch.optim.SGD(probe.parameters(), lr=PROBE_RATE * batch / 256, momentum=0.9, nesterov=True)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: 0.5 * (1 + math.cos(math.pi * step / (epochs * steps)))
     )

@@ -11,12 +11,12 @@ from common.training import check_same_settings
 from trainer.checkpoint import load_trained
 from trainer.config import TrainSettings
 from trainer.dataset import open_dataset
-from trainer.held_out import accuracy, of_folders, open_folders
-from trainer.job import CONFIG, check_run, train_and_keep
+from trainer.job import CONFIG, check_run, identity, train_and_keep
 from trainer.journal import LAST, RESULT
 from trainer.optim import CLASSIFIER
 from trainer.recipes import recipe
 from trainer.studies.config import TableSettings
+from trainer.studies.held_out import accuracy, of_folders, open_folders
 
 VALIDATED = "validation.json"
 
@@ -37,7 +37,9 @@ def make_rows(settings: TableSettings) -> list[Row]:
     if settings.probe is False:
         raise UserError("--no-probe: a table compares probes; leave it out")
     for run in [run for seeds in runs.values() for run in seeds]:
-        check_run(run)
+        _, data, _ = check_run(run)
+        if data.classes is None:
+            raise UserError(f"a table compares probes: the samples of {data.location} have no classes")
     if settings.val is not None:
         check_val(settings.val, settings)
     for seeds in runs.values():
@@ -86,7 +88,7 @@ def make(run: TrainSettings) -> None:
     if folder.read_json(RESULT) is None:
         train_and_keep(run)
     else:
-        check_same_settings(folder.location, folder.read_json(CONFIG) or {}, run.deciding().model_dump(mode="json"))
+        check_same_settings(folder.location, folder.read_json(CONFIG) or {}, identity(*check_run(run)))
 
 
 def top1(run: TrainSettings, val: str | None) -> float:

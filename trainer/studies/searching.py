@@ -1,6 +1,5 @@
 """The search for lambda and beta: trials under Ray Tune, each a training run on four fifths of the shards."""
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,11 +13,11 @@ from common.run_folder import RunFolder
 from common.training import check_same_settings
 from trainer.config import TrainSettings
 from trainer.dataset import DataSet, split
-from trainer.held_out import accuracy, of_shards
 from trainer.job import check_run, train
 from trainer.model.parts import Model
 from trainer.recipes import build
 from trainer.studies.config import SearchSettings
+from trainer.studies.held_out import accuracy, of_shards
 
 KLD_WEIGHTS, NSS_WEIGHTS = (0.1, 5.0), (0.01, 1.0)  # paper 4.1
 HELD_OUT = 0.2  # of the shards
@@ -104,7 +103,6 @@ def _run_all(
     runs: list[TrainSettings], parts: tuple[DataSet, DataSet], folder: str, epochs: int, concurrent: int
 ) -> None:
     """All trials under Ray Tune, which stops poor ones (ASHA) and knows after an interruption which are left."""
-    os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"  # locations may be relative
     import ray
     from ray import tune
     from ray.tune.schedulers import ASHAScheduler

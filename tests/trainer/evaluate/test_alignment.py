@@ -71,7 +71,7 @@ def test_several_data_sets_are_summed_up_together_and_each(tmp_path):
 
 def test_a_table_of_the_teachers_scores_is_matched_by_the_images_names(tmp_path):
     path = tmp_path / "per_image.csv"
-    path.write_text("data,image,cc,kld\nelsewhere,a.jpg,0.5,\nelsewhere,b.jpg,0.25,1.5\nelsewhere,z.jpg,1,1\n")
+    path.write_text("data,image,cc,kld\ncsv:y,a.jpg,0.5,\ncsv:y,b.jpg,0.25,1.5\ncsv:y,z.jpg,1,1\n")
     found = read_scores("teacher", path, [("csv:x", "a.jpg"), ("csv:x", "b.jpg"), ("csv:x", "c.jpg")])
     assert list(found) == [("csv:x", "a.jpg"), ("csv:x", "b.jpg")]
     assert found["csv:x", "b.jpg"] == {"cc": 0.25, "kld": 1.5}
@@ -84,6 +84,8 @@ def test_rows_of_the_data_set_itself_come_before_others_of_the_same_name(tmp_pat
     assert read_scores("teacher", path, [("csv:x", "a.jpg")])["csv:x", "a.jpg"]["cc"] == 0.5
     with pytest.raises(UserError, match="names images of csv:z more than once"):
         read_scores("teacher", path, [("csv:z", "a.jpg")])
+    with pytest.raises(UserError, match="holds none of the images of --human-data"):  # other people, other maps
+        read_scores("teacher", path, [("osie-eye:x", "a.jpg")])
 
 
 @pytest.mark.parametrize(

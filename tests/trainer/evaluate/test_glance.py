@@ -3,8 +3,8 @@ import pytest
 from trainer.evaluate.glance import at_a_glance, section
 
 
-def result(name, recipe="contrastive", cc=None, top1=None, step=10):
-    found = {"checkpoint": {"image_size": 64, "trained": {"recipe": recipe, "backbone": "resnet18", "step": step}}}
+def result(name, recipe="contrastive", cc=None, top1=None, step=10, settings="usual"):
+    found = {"checkpoint": {"image_size": 64, "trained": {"recipe": recipe, "settings": settings, "step": step}}}
     if cc is not None:
         found["alignment"] = {name: {"cc": cc}, "teacher": {"cc": 1.0}}
     if top1 is not None:
@@ -31,3 +31,11 @@ def test_runs_that_differ_in_their_seed_become_a_mean_with_its_standard_error():
     assert "0.200 ± 0.058" in page
     assert "45.00 ± 5.00" in page
     assert "offline" not in page
+
+
+def test_runs_of_other_settings_are_no_further_seeds():
+    usual = {**result("seed 0 a", cc=0.1), **result("seed 1 a", cc=0.3)}
+    alone = at_a_glance({**usual, **result("seed 0 b", cc=0.9, settings="kld_weight 5")})
+    assert [(row["model"], row["cc_with_people"]) for row in alone] == [("contrastive", 0.2), ("seed 0 b", 0.9)]
+    other = {name: result(name, cc=cc, settings="other")[name] for name, cc in (("seed 0 b", 0.7), ("seed 1 b", 0.9))}
+    assert [row["model"] for row in at_a_glance({**usual, **other})] == ["seed 0 a, seed 1 a", "seed 0 b, seed 1 b"]

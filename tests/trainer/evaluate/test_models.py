@@ -6,7 +6,7 @@ import torchvision
 from common.errors import UserError
 from trainer.checkpoint import load_trained
 from trainer.evaluate.models import file_name, open_models, unique_names
-from trainer.model.backbone import MEAN, STD
+from trainer.model.backbone import MEAN, STD, Backbone
 
 
 @pytest.fixture(scope="module")
@@ -115,3 +115,12 @@ def test_names_that_are_shared_take_their_runs_folder_or_a_number():
 
 def test_a_name_is_made_fit_for_files():
     assert file_name("contrastive seed 0/../x") == "contrastive-seed-0-..-x"
+
+
+def test_an_export_of_group_norm_is_measured_too(tmp_path):
+    backbone = Backbone("resnet18", "group").eval()
+    torch.save(backbone.resnet.state_dict(), tmp_path / "group.pth")
+    [model] = open_models([str(tmp_path / "group.pth")], "resnet18")
+    images = torch.rand(2, 3, 64, 64)
+    with torch.no_grad():
+        assert torch.equal(model.network.features(images), backbone(images).pooled)

@@ -31,7 +31,9 @@ def test_a_tar_gives_what_its_folder_gives_and_only_the_test_part(tmp_path):
     with tarfile.open(tmp_path / "set.tar", "w") as tar:
         tar.add(tmp_path / "set/test", "test")
         tar.add(tmp_path / "set/train", "train")
-    packed, folder = (FolderPictures("--cifar", str(tmp_path / name), "cifar10") for name in ("set.tar", "set"))
+    packed, folder = (
+        FolderPictures("--cifar", str(tmp_path / name), "cifar10", below="test") for name in ("set.tar", "set")
+    )
     assert packed.names == folder.names
     assert len(packed.names) == 6
     assert torch.equal(packed.read(4), folder.read(4))
@@ -115,3 +117,7 @@ def test_classes_that_differ_are_named():
         check_classes(["a", "c"], ["a", "b"], "--val", "x's training")
     with pytest.raises(UserError, match=r"6 are not known \(0, 1, 2, 3, 4 and 1 more\)"):
         check_classes(["a", *"012345"], ["a"], "--val", "training")
+
+
+def test_a_class_that_is_called_test_is_one_among_others(tmp_path):
+    assert open_training(str(class_folders(tmp_path, classes=("exam", "test")))).classes == ["exam", "test"]

@@ -102,7 +102,19 @@ def test_what_cannot_run_is_refused_before_anything_is_trained(discs, tmp_path, 
         table.main(flags(discs, tmp_path, f"--val={val}"))
     with pytest.raises(UserError, match="--no-probe: a table compares probes"):
         table.main(flags(discs, tmp_path, "--no-probe"))
+    nameless = make_dataset(tmp_path / "nameless", [8, 8], classes=None)
+    with pytest.raises(UserError, match=r"a table compares probes: the samples of .*nameless have no classes"):
+        table.main([*flags(nameless, tmp_path), "--recipes=contrastive"])
     assert not steps
+
+
+def test_a_run_of_other_data_is_refused(tmp_path):
+    data, output = make_dataset(tmp_path / "data", [8], classes=2), tmp_path / "table"
+    small = ["--recipes=contrastive", "--seeds=1"]
+    assert table.main([*flags(data, output), *small]) == 0
+    make_dataset(data, [8], classes=2, first=8)
+    with pytest.raises(UserError, match="with other settings: dataset was"):
+        table.main([*flags(data, output), *small])
 
 
 ROWS = [

@@ -8,7 +8,7 @@ from torch import nn
 from common.errors import UserError
 from tests.trainer.datasets import make_dataset
 from trainer.dataset import open_dataset, split
-from trainer.held_out import Example, accuracy, of_folders, of_shards, open_folders
+from trainer.studies.held_out import Example, accuracy, of_folders, of_shards, open_folders
 from trainer.views import centre
 
 CPU = torch.device("cpu")
