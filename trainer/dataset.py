@@ -105,7 +105,7 @@ def _unfinished(storage: Storage, allowed: bool) -> DataSet:
     if not allowed:
         raise UserError(
             f"{storage.location}: the data set is unfinished: {len(names)} shards are there, but no {MANIFEST}; finish "
-            "it with the labeler.run command that began it, or read what is there with --unfinished"
+            "it with the labeler.run command that began it (trainer.run reads what is there with --unfinished)"
         )
     try:
         records = [Record.model_validate_json(storage.read(f"{RECORDS}/{name.rpartition('/')[2]}")) for name in names]

@@ -125,7 +125,7 @@ class Stream:
         except Exception as error:  # tarfile and webdataset raise many kinds on damaged bytes
             trouble = told(error) if len(error.args) < 2 else str(error.args[0]).partition(" @ ")[0]  # webdataset's
         if len(samples) != expected:
-            trouble = trouble or "it ends early"
+            trouble = trouble or ("it ends early" if len(samples) < expected else "it has grown")
         if trouble and not self._skip:
             after = f"after sample {samples[-1]['__key__']!s}" if samples else "at its first sample"
             raise UserError(

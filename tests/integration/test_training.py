@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.clusters import kill_all, processes
-from tests.jobs import command, run, start
+from tests.jobs import ROOT, command, run, start
 from tests.s3server import S3Server
 from tests.trainer.datasets import make_dataset
 
@@ -52,9 +52,9 @@ def alone(discs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def together(discs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What two of Ray's workers learn, undisturbed."""
+    """What two of Ray's workers learn, undisturbed; places are relative, as people write them."""
     output = tmp_path_factory.mktemp("together") / "run"
-    done = run(train(discs, output, workers=2))
+    done = run(train(os.path.relpath(discs, ROOT), os.path.relpath(output, ROOT), workers=2))
     assert done.returncode == 0, done.stderr
     return output
 

@@ -20,7 +20,8 @@ from trainer.model.heads import ProjectionHead
 class ContraCAM(nn.Module):
     """ContraCAM's map in place of a read-out. `head` is the projection head of the contrastive part.
 
-    The channels' weights are constants, unless `second_order`: then the loss also changes how they come about.
+    The channels' weights are constants, unless `second_order`: then the loss also changes how they come about. While
+    the head's batch norm learns from a batch, the slope of one image's score holds a little of all others'.
     """
 
     def __init__(self, head: ProjectionHead, second_order: bool = False) -> None:
