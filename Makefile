@@ -24,7 +24,8 @@ demo: $(INSTALLED)
 	$(BIN)/python -m trainer.run
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest -m "not slow" --numprocesses 2 --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -m "not slow" --ignore tests/integration --numprocesses 2 --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -m "not slow" tests/integration $(ARGS)
 
 test-slow: $(INSTALLED)
 	$(BIN)/python -m pytest -m slow $(ARGS)

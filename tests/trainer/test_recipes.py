@@ -39,7 +39,7 @@ def settings(discs, output, name, people=None, **changes):
         "warmup_epochs": 1,
         "learning_rate": 0.5,
     } | changes
-    chosen |= {"data": discs, "output": output, "recipe": name, "backbone": "resnet18", "checkpoint_every": 1}
+    chosen |= {"data": discs, "output": output, "recipe": name, "backbone": "resnet18", "checkpoint_every": SNAPSHOT}
     if recipe(name).human_data and people:
         chosen |= {"human_data": people, "human_batch_size": 8}
     flags = [f"--{key.replace('_', '-')}" + ("" if value is True else f"={value}") for key, value in chosen.items()]

@@ -71,7 +71,7 @@ def cifar_c(tmp_path_factory):
 def report(checkpoints, training_data, val, human, cifar, cifar_c, tmp_path_factory):
     """All suites on two checkpoints and a table of another model's scores."""
     folder = tmp_path_factory.mktemp("reports")
-    lines = [f"elsewhere,photo{number:02}.jpg,{0.1 * number}\n" for number in range(6)]
+    lines = [f"csv:elsewhere,photo{number:02}.jpg,{0.1 * number}\n" for number in range(6)]
     (folder / "other.csv").write_text("data,image,cc\n" + "".join(lines))
     flags = {
         "suite": "linear,imagenet-c,retrieval,alignment",
