@@ -3,6 +3,8 @@
 import json
 from pathlib import Path
 
+import pytest
+
 from labeler.verify import verify
 from tests.jobs import checksums, command, failures, label, photographs, run
 from tests.pictures import jpeg
@@ -12,6 +14,7 @@ def shards(output: Path) -> dict[str, str]:
     return {name: checksum for name, checksum in checksums(output).items() if name.endswith(".tar")}
 
 
+@pytest.mark.slow
 def test_what_failed_is_tried_again_and_what_is_new_is_added(tmp_path: Path) -> None:
     images, output = photographs(tmp_path / "images", 8, classes=2), tmp_path / "out"
     mended = images / "class0/photo002.jpg"

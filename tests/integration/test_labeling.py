@@ -74,6 +74,7 @@ def test_clean_run_holds_every_image_once(images: Path, clean: Path) -> None:
     assert not (clean / ".partial").exists()
 
 
+@pytest.mark.slow
 def test_two_workers_make_the_same_bytes_as_one(images: Path, clean: Path, tmp_path: Path) -> None:
     """Also when one of them dies on the way: another takes its shards."""
     output = tmp_path / "out"
@@ -135,6 +136,7 @@ def wait_until(condition: object) -> None:
         time.sleep(0.02)
 
 
+@pytest.mark.slow
 def test_two_runs_at_once_make_one_data_set(images: Path, clean: Path, tmp_path: Path) -> None:
     both = [start(label(images, tmp_path / "out", workers=1), TEACHER_SECONDS="0.03") for _ in range(2)]
     ends = [process.communicate(timeout=PATIENCE) for process in both]
