@@ -38,13 +38,11 @@ def at_a_glance(results: Mapping[str, Mapping[str, Any]]) -> list[Row]:
     for name, found in results.items():
         trained = found["checkpoint"]["trained"]
         own = (trained["settings"], trained["step"]) if trained["recipe"] else (name,)
-        kinds.setdefault((*own, found["checkpoint"]["image_size"]), []).append(name)
-    recipes = {names[0]: results[names[0]]["checkpoint"]["trained"]["recipe"] for names in kinds.values()}
-    shared = Counter(recipes[names[0]] for names in kinds.values() if len(names) > 1)
+        kinds.setdefault((trained["recipe"], *own, found["checkpoint"]["image_size"]), []).append(name)
+    several = Counter(recipe for (recipe, *_), names in kinds.items() if len(names) > 1)
     rows = []
-    for names in kinds.values():
-        recipe = recipes[names[0]]
-        only = len(names) > 1 and shared[recipe] == 1  # runs of this recipe that others are not taken for
+    for (recipe, *_), names in kinds.items():
+        only = len(names) > 1 and several[recipe] == 1  # runs of this recipe that others are not taken for
         row: Row = {"model": recipe if only else ", ".join(names), "runs": len(names)}
         for figure, path in FIGURES.items():
             values = [value for name in names if (value := _found(results[name], path, name)) is not None]
