@@ -3,8 +3,10 @@
 import logging
 import os
 import socket
+import sys
 
 import ray
+from ray.exceptions import RayError
 
 from common.errors import UserError, told
 from common.s3_storage import SSE, SSE_KMS_KEY
@@ -49,12 +51,41 @@ def join_ray(show_workers_output: bool) -> None:
             logging_level=logging.ERROR,
             ignore_reinit_error=True,
         )
-    except ConnectionError:  # of RAY_ADDRESS=auto
-        raise UserError(f"RAY_ADDRESS={address}: no Ray cluster runs here. {WAYS_OUT}") from None
+    except (OSError, RuntimeError, RayError) as error:  # no cluster, one of another version, a wrong token
+        reason = told(error)[:300]
+        raise UserError(f"RAY_ADDRESS={address}: the Ray cluster cannot be joined: {reason}. {WAYS_OUT}") from None
+
+
+def innermost(error: RayError) -> str:
+    """The reason that Ray has wrapped: the last line of an error that holds tracebacks."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__
+
+
+def largest(kind: str) -> float:
+    """The CPUs or GPUs of the machine of the cluster that has most of them."""
+    return max((machine.get(kind, 0.0) for machine in _machines()), default=0.0)
+
+
+def most_workers(gpus: float) -> int:
+    """How many workers with a CPU and so many GPUs (0 or a part, too) the machines of this moment hold."""
+    return sum(min(int(machine.get("CPU", 0)), _shares(machine.get("GPU", 0.0), gpus)) for machine in _machines())
+
+
+def _shares(available: float, each: float) -> int:
+    """How many times a machine has so many GPUs; a part of one does not reach into the next."""
+    if not each:
+        return sys.maxsize
+    return int(available / each) if each >= 1 else int(available) * int(1 / each + 1e-6)
+
+
+def _machines() -> list[dict[str, float]]:
+    """What each machine of the cluster has."""
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
 def _check_that_somebody_answers(address: str) -> None:
-    """Ray itself would ask for minutes. Raises UserError."""
+    """Open a connection to the head first: Ray itself would wait minutes for one that is gone. Raises UserError."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not (host and port.isdecimal()):
         return  # auto or local

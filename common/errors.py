@@ -1,5 +1,6 @@
 """The two kinds of trouble that a user meets: a mistake that stops the program, and an image that must be left out."""
 
+import os
 import sys
 from collections.abc import Callable
 from enum import StrEnum
@@ -16,7 +17,7 @@ class Reason(StrEnum):
     """Why an image is not in the data set: the `reason` of `failures.jsonl`."""
 
     MISSING = "missing"  # listed when the job was planned, gone when it was read
-    UNREADABLE = "unreadable"  # the file system or the store refuses to read it
+    UNREADABLE = "unreadable"  # the file system refuses to read it, or it lies in an archive of the store
     CHANGED = "changed"  # another size than when the job was planned
     EMPTY = "empty"  # a file of 0 bytes
     NOT_AN_IMAGE = "not_an_image"  # no decoder knows these bytes
@@ -49,11 +50,19 @@ def told(error: Exception) -> str:
 
 
 def run_program(main: Callable[[], int]) -> NoReturn:
-    """Run an entry point: a UserError becomes one sentence and exit code 2, Ctrl-C exit code 130."""
+    """Run an entry point: what only the user can mend becomes one sentence and exit code 2, Ctrl-C exit code 130."""
     try:
         code = main()
+        sys.stdout.flush()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
+        code = 2
+    except BrokenPipeError:  # of `| head`, which has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 1
+    except OSError as error:  # a disk that is full, a folder that may not be read
+        where = f"{error.filename}: " if error.filename and error.strerror else ""
+        print(f"error: {where}{error.strerror or told(error)}", file=sys.stderr)
         code = 2
     except KeyboardInterrupt:
         print("stopped; run the same command again to go on", file=sys.stderr)

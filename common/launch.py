@@ -22,10 +22,14 @@ class Place(NamedTuple):
     device: torch.device
 
     def mean(self, values: torch.Tensor) -> torch.Tensor:
-        """Of the same tensor on all ranks, which must all ask for it; the given one may be overwritten."""
+        """Average a tensor over all ranks; every rank must call it. The input may be overwritten."""
         if self.world > 1:
             torch.distributed.all_reduce(values)
         return values / self.world
+
+    def total(self, number: int) -> int:
+        """Add up a number over all ranks; every rank must call it."""
+        return round(self.world * self.mean(torch.tensor(float(number), device=self.device)).item())
 
 
 def leads() -> bool:
@@ -56,6 +60,8 @@ def launch(function: Callable[[Place], None], workers: int, folder: Path) -> Non
 
 def _under_torchrun(function: Callable[[Place], None]) -> None:
     device = _device(int(os.environ["LOCAL_RANK"]))
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # where NCCL moves Python objects, too
     torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
         function(_place(device))
@@ -79,9 +85,9 @@ def _under_ray(function: Callable[[Place], None], workers: int, folder: Path) ->
         raise UserError(f"--workers {workers}: expected a {kind} for each, this cluster has {found}; ask for fewer")
 
     class EndsAtMistakes(UserCallback):
-        """Workers that die begin again; what only the user can mend ends the run at once: Ray tries no callback again.
+        """Workers that die begin again; a UserError ends the run at once: it is raised here, which Ray does not retry.
 
-        Of the workers' errors it tells that one: the others only lost a partner.
+        The other workers' errors are not shown: they only say that a partner was lost.
         """
 
         def after_exception(self, run_context: object, worker_exceptions: dict[int, Exception]) -> None:

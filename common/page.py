@@ -1,7 +1,6 @@
 """Self-contained HTML pages: pictures, plots, tables, everything escaped; no scripts, and nothing is fetched."""
 
 import base64
-import contextlib
 import html
 import io
 import math
@@ -12,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from common.errors import UserError
+from common.files import write_whole
 
 MEDIA_TYPES = {b"\xff\xd8\xff": "image/jpeg", b"\x89PNG\r\n\x1a\n": "image/png"}
 VOID_TAGS = ("img", "input", "meta", "wbr")  # have no closing tag
@@ -118,14 +118,9 @@ def document(title: str, subtitle: str, *content: Html) -> Html:
 
 def write_page(path: Path, page: Html) -> None:
     """Write a page, whole or not at all, making its folder if need be. Raises UserError."""
-    unfinished = Path(f"{path}.partial")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished.write_text(page, encoding="utf-8")
-        unfinished.replace(path)
+        write_whole(path, page.encode())
     except OSError as error:
-        with contextlib.suppress(OSError):
-            unfinished.unlink()
         raise UserError(f"cannot write {path}: {error.strerror}; expected the path of a file to write") from None
 
 
@@ -219,12 +214,15 @@ def attention_picture(
     return element("svg", *layers, viewBox=f"0 0 {width} {height}", **names)
 
 
-def layer_switches(points: bool = True) -> Html:
-    """Check boxes that show and hide the maps and points of every `attention_picture`, and the maps' colour scale."""
+def layer_switches(points: bool = True, lowest: str = "none") -> Html:
+    """Check boxes that show and hide the maps and points of every `attention_picture`, and the maps' colour scale.
+
+    `lowest` says what the scale begins with.
+    """
     layers = {"show-heat": "attention maps"} | ({"show-points": "gaze points"} if points else {})
     box = {"type": "checkbox", "checked": ""}
     boxes = [element("label", element("input", **box, id=name), f" {label}") for name, label in layers.items()]
-    scale = element("span", "attention: none", element("span", class_="scale"), "the map's maximum")
+    scale = element("span", f"attention: {lowest}", element("span", class_="scale"), "the map's maximum")
     return element("div", *boxes, scale, class_="switches")
 
 
@@ -239,6 +237,11 @@ def thumbnail(image: Image.Image) -> bytes:
     small.thumbnail((LONGEST_SIDE, LONGEST_SIDE), Image.Resampling.LANCZOS)
     small.save(buffer, "JPEG", quality=JPEG_QUALITY)
     return buffer.getvalue()
+
+
+def grey(attention: np.ndarray) -> np.ndarray:
+    """A map [H, W], not negative -> uint8, divided by its maximum, as `attention_picture` takes it."""
+    return np.asarray((attention / max(float(attention.max()), 1e-12) * 255).clip(0, 255).round(), np.uint8)
 
 
 def heat(grey: Image.Image, opaque: bool) -> bytes:

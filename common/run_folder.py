@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import UserError, told
+from common.files import write_whole
 from common.storage import open_storage
 
 
@@ -35,12 +36,8 @@ class RunFolder:
 
     def write(self, name: str, text: str) -> None:
         """Write a file, whole or not at all, and keep it. Raises UserError."""
-        path = self.path / name
-        unfinished = path.with_name(f"{path.name}.partial")
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            unfinished.write_text(text, encoding="utf-8", errors="backslashreplace")  # locations may be any bytes
-            unfinished.replace(path)
+            write_whole(self.path / name, text.encode(errors="backslashreplace"))  # locations may be any bytes
         except OSError as error:
             raise UserError(f"{self.location}/{name}: cannot be written: {error.strerror}") from None
         self.keep(name)

@@ -39,6 +39,7 @@ PERMISSIONS = {  # that an operation needs
 }
 CREDENTIALS = "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN, AWS_PROFILE or the machine's role"
 ABSENT = {"404", "NoSuchKey", "NotFound"}
+ARCHIVED = "InvalidObjectState"
 PRECONDITION = {"412", "PreconditionFailed", "409", "ConditionalRequestConflict"}
 UNKNOWN_KEYS = {"InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken", "AuthFailure"}
 EXPIRED = {"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "RequestExpired"}
@@ -47,6 +48,10 @@ ELSEWHERE = {"301", "PermanentRedirect", "AuthorizationHeaderMalformed", "Illega
 
 class S3Error(UserError):
     """A request that failed for good. The message names the object, the call, the endpoint and what to check."""
+
+
+class Archived(S3Error):
+    """An object that lies in an archive, from which its owner must restore it before anybody can read it."""
 
 
 class ConditionFailed(Exception):
@@ -116,7 +121,7 @@ def _chosen_style(session: boto3.Session) -> str | None:
 def call(operation: str, place: Place, patient: bool = True, /, **arguments: Any) -> dict[str, Any]:
     """Carry out an operation on an object or, for ListObjectsV2, on a bucket.
 
-    Raises FileNotFoundError where there is no such object, ConditionFailed, S3Error.
+    Raises FileNotFoundError where there is no such object, ConditionFailed, Archived, S3Error.
     """
     if operation != "ListObjectsV2":
         arguments["Key"] = place.key
@@ -131,6 +136,8 @@ def call(operation: str, place: Place, patient: bool = True, /, **arguments: Any
             raise FileNotFoundError(f"{place}: there is no such object at {_endpoint(made)}") from None
         if code in PRECONDITION:
             raise ConditionFailed(str(place)) from None
+        if code == ARCHIVED:
+            raise Archived(f"{place}: lies in an archive (S3 Glacier): restore it first") from None
         raise S3Error(_told(error, operation, place, made)) from None
     except (BotoCoreError, ValueError) as error:
         raise S3Error(_told(error, operation, place, made)) from None

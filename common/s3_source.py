@@ -8,6 +8,7 @@ from itertools import repeat
 from typing import Any, BinaryIO
 
 from common import s3
+from common.errors import ImageFailure, Reason
 from common.listing import (
     ImageRef,
     Listing,
@@ -56,6 +57,8 @@ class S3Source:
                 data = s3.get(place)[0] if image.container is None else s3.get_range(place, image.offset, image.size)
             except FileNotFoundError:
                 raise missing() from None
+            except s3.Archived as error:
+                raise ImageFailure(Reason.UNREADABLE, str(error)) from None
             if len(data) == image.size:
                 return data
             size = self._size(place)

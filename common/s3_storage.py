@@ -53,6 +53,9 @@ class S3Storage:
     def read(self, name: str) -> bytes:
         return s3.get(self._place(name))[0]
 
+    def read_range(self, name: str, start: int, size: int) -> bytes:
+        return s3.get_range(self._place(name), start, size)
+
     @contextlib.contextmanager
     def scratch(self) -> Iterator[BinaryIO]:
         with tempfile.TemporaryFile() as file:  # without a name: a killed process leaves nothing

@@ -7,7 +7,7 @@ import os
 import re
 import sys
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import yaml
 from pydantic import Field, ValidationError
@@ -25,7 +25,12 @@ from common.errors import UserError
 
 
 class Settings(BaseSettings):
-    """Base of a program's settings. Subclasses set `env_prefix` and `cli_prog_name` in their `model_config`."""
+    """Base of a program's settings. Subclasses set `env_prefix` and `cli_prog_name` in their `model_config`.
+
+    `longer_prefixes` are those of other programs that begin with this one's.
+    """
+
+    longer_prefixes: ClassVar[tuple[str, ...]] = ()
 
     model_config = SettingsConfigDict(
         cli_kebab_case=True,
@@ -112,9 +117,11 @@ def _check_environment(cls: type[Settings]) -> None:
     """A misspelt environment variable is an error too, not a silent default."""
     prefix = str(cls.model_config["env_prefix"])
     known = {f"{prefix}{name}".upper() for name in cls.model_fields}
+    others = tuple(other for other in cls.longer_prefixes if other != prefix)
     for variable in os.environ:
         name = variable.upper()
-        if name.startswith(prefix) and name not in known and not KUBERNETES_VARIABLE.search(name):
+        ours = name.startswith(prefix) and not name.startswith(others) and not KUBERNETES_VARIABLE.search(name)
+        if ours and name not in known:
             suggestion = _suggestion(cls, name.removeprefix(prefix).lower())
             raise UserError(f"environment variable {variable}: there is no such setting{suggestion}")
 

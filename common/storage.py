@@ -37,6 +37,10 @@ class Storage(Protocol):
         """The whole content. Raises FileNotFoundError."""
         ...
 
+    def read_range(self, name: str, start: int, size: int) -> bytes:
+        """So many bytes from `start` on. Raises FileNotFoundError."""
+        ...
+
     def scratch(self) -> contextlib.AbstractContextManager[BinaryIO]:
         """A new local file to write to, gone after the `with` block unless it was put."""
         ...
@@ -102,6 +106,11 @@ class LocalStorage:
 
     def read(self, name: str) -> bytes:
         return (self.root / name).read_bytes()
+
+    def read_range(self, name: str, start: int, size: int) -> bytes:
+        with self.open(name) as file:
+            file.seek(start)
+            return file.read(size)
 
     @contextlib.contextmanager
     def scratch(self) -> Iterator[BinaryIO]:

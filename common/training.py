@@ -3,7 +3,6 @@
 import io
 import json
 import math
-import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import torch
 from tqdm import tqdm
 
 from common.errors import UserError, told
+from common.files import whole_file, write_whole
 
 METRICS = "metrics.jsonl"
 
@@ -24,14 +24,12 @@ def warmup_cosine(step: int, steps: int, warmup: int) -> float:
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Write a checkpoint, whole or not at all: what was there before stays until the new one is on the disk."""
-    unfinished = path.with_name(f"{path.name}.partial")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(unfinished, "wb") as file:
-        torch.save(state, file)
-        file.flush()
-        os.fsync(file.fileno())
-    unfinished.replace(path)
+    """Write a checkpoint, whole or not at all. Raises UserError."""
+    try:
+        with whole_file(path) as file:
+            torch.save(state, file)
+    except (OSError, RuntimeError) as error:  # RuntimeError: how torch tells of a full disk
+        raise UserError(f"{path}: the checkpoint cannot be written, the last one stays: {told(error)[:200]}") from None
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
@@ -64,9 +62,7 @@ class MetricLog:
 
         self._path = folder / METRICS
         kept = [line for line in _lines(self._path) if json.loads(line)["step"] <= step]
-        unfinished = self._path.with_name(f"{METRICS}.partial")
-        unfinished.write_text("".join(f"{line}\n" for line in kept))
-        unfinished.replace(self._path)
+        write_whole(self._path, "".join(f"{line}\n" for line in kept).encode())
         self._file = open(self._path, "a", buffering=1)  # noqa: SIM115 - closed by close()
         self._events = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
 

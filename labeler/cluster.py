@@ -5,11 +5,10 @@ import os
 import time
 import warnings
 
-import ray
 from ray.autoscaler.sdk import request_resources
 from ray.data import DataContext
 
-from common.cluster import join_ray
+from common.cluster import join_ray, largest, most_workers
 from common.errors import UserError
 from labeler.config import WorkSettings
 
@@ -37,21 +36,20 @@ def room(settings: WorkSettings, pending: int) -> tuple[int, float]:
         request_resources(bundles=[])
     if fits:
         return min(settings.workers or fits, fits, pending), each
-    gpus = ray.cluster_resources().get("GPU", 0.0)
+    gpus = largest("GPU")
     waited = f"waited {settings.wait_for_machines:g} s for it; --wait-for-machines sets how long"
     if each > gpus:
         raise UserError(
-            f"--gpus-per-worker {each:g}: this cluster has {gpus:g} GPUs ({waited}); ask for fewer, or 0 for the CPU"
+            f"--gpus-per-worker {each:g}: a machine of this cluster has {gpus:g} GPUs at most ({waited}); ask for "
+            "fewer, or 0 for the CPU"
         )
     raise UserError(f"this cluster has no CPU to run a worker on ({waited})")
 
 
 def _fits(settings: WorkSettings) -> tuple[int, float]:
     """How many workers the machines of this moment can hold, with how many GPUs each."""
-    resources = ray.cluster_resources()
-    gpus, cpus = resources.get("GPU", 0.0), resources.get("CPU", 0.0)
-    each = settings.gpus_per_worker if settings.gpus_per_worker is not None else min(1.0, gpus)
-    return (min(int(cpus), int(gpus / each)) if each else int(cpus)), each
+    each = settings.gpus_per_worker if settings.gpus_per_worker is not None else min(1.0, largest("GPU"))
+    return most_workers(each), each
 
 
 def threads(settings: WorkSettings, gpus: float) -> int:

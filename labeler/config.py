@@ -64,6 +64,7 @@ class LabelSettings(LabelConfig, WorkSettings, Settings):
     """
 
     model_config = SettingsConfigDict(env_prefix="LABELER_", cli_prog_name="python -m labeler.run")
+    longer_prefixes = ("LABELER_RETRY_",)
 
     input: str = Field(
         "demo:photos",

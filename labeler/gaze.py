@@ -23,7 +23,9 @@ def gaze_points(attention: np.ndarray, sigma: float, threshold: float = 0.2, max
     first = float(remaining.max())
     if not (math.isfinite(first) and math.isfinite(float(remaining.min()))):
         raise ImageFailure(Reason.NON_FINITE_MAP, "the map holds NaN or infinity")
-    if first <= 0 or first - float(remaining.min()) <= 1e-6 * first:
+    if first <= 0:
+        raise ImageFailure(Reason.CONSTANT_MAP, f"the map is {first:g} where it is highest: nobody looks anywhere")
+    if first - float(remaining.min()) <= 1e-6 * first:
         raise ImageFailure(Reason.CONSTANT_MAP, f"the map is {first:g} everywhere: it has no maximum")
     gaussian, reach = _gaussian(sigma)
     flat = remaining.reshape(-1)

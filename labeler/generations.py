@@ -29,7 +29,7 @@ def is_complete(storage: Storage, plans: Sequence[Plan]) -> bool:
     """Is there a manifest that covers all generations?"""
     try:
         return Manifest.model_validate_json(storage.read(MANIFEST)).generation == plans[-1].generation
-    except (FileNotFoundError, ValueError):
+    except (FileNotFoundError, NotADirectoryError, ValueError):
         return False
 
 
@@ -86,7 +86,7 @@ def only(listing: Listing, uris: Sequence[str]) -> Listing:
 def _read_plan(storage: Storage, name: str) -> Plan | None:
     try:
         return Plan.model_validate_json(storage.read(name))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except ValueError as error:
         raise UserError(f"{storage.location}/{name} is damaged or of another version: {told(error)}") from None

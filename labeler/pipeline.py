@@ -13,7 +13,7 @@ from ray.data import ActorPoolStrategy
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from common.cluster import worker_environment
+from common.cluster import innermost, worker_environment
 from common.errors import UserError
 from common.manifest import Plan, shard_name
 from labeler.cluster import room, start_ray, threads
@@ -69,9 +69,10 @@ def label_shards(
 def _one_pass(
     job: Job, attempts: dict[int, int], workers: tuple[int, int], gpus: float, counter: Any, progress: Progress
 ) -> Iterator[tuple[int, str]]:
-    """Give every shard to a worker once. Yields shard and error, empty where it is committed; nothing of lost ones.
+    """Give every shard to a worker once. Yields each that came back with its error, empty where it is committed.
 
-    Raises UserError where workers cannot start, or where shard after shard fails.
+    Shards whose worker died yield nothing. Raises UserError where workers cannot start, or where shard after shard
+    fails.
     """
     rows = [{"shard": shard, "attempt": attempt} for shard, attempt in attempts.items()]
     results = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
@@ -98,10 +99,4 @@ def _one_pass(
                 raise UserError(f"{in_a_row} shards failed one after the other, the last one so: {error}")
             yield shard, error
     except RayError as error:
-        raise UserError(f"the workers cannot work: {_cause(error)}") from None
-
-
-def _cause(error: BaseException) -> str:
-    """The innermost reason of an error that Ray has wrapped."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__
+        raise UserError(f"the workers cannot work: {innermost(error)}") from None

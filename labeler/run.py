@@ -24,12 +24,13 @@ def main(argv: list[str] | None = None) -> int:
     settings = load_settings(LabelSettings, argv)
     output = settings.output_folder()
     from labeler.job import label_and_publish, list_images
-    from labeler.teacher.weights import find_teacher
+    from labeler.teacher.weights import check_positive, find_teacher
 
     source = _open_input(settings.input, output)
     storage = open_storage(output)
     _check_output(storage, output)
     teacher = find_teacher(settings.teacher)
+    check_positive(teacher)
     listing = list_images(source, settings.input)
     plans = _plan(settings, storage, listing, teacher)
     _describe(plans, output, listing.skipped)

@@ -10,27 +10,18 @@ from pathlib import Path
 
 import pytest
 
+from tests.documents import DOCUMENTS, FENCE, blocks, shell_lines
 from tests.jobs import ROOT
 
-DOCUMENTS = sorted(
-    path for path in ROOT.glob("**/*.md") if not {".venv", "runs", "node_modules"} & set(path.relative_to(ROOT).parts)
-)
-FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\((?!https?://)([^)#\s]+)?(?:#([^)\s]+))?\)")
 PROGRAM = re.compile(r"python -m ((?:labeler|trainer)[\w.]*)")
-
-
-def shell_lines(text: str) -> list[str]:
-    """The commands of a document's blocks without a language, continued lines joined."""
-    blocks = "\n".join(block for language, block in FENCE.findall(text) if language in ("", "bash", "sh"))
-    return re.sub(r"\\\n\s*", " ", blocks).splitlines()
 
 
 def calls() -> list[tuple[str, str, list[str]]]:
     """Each program that a document calls, with the flags that it shows."""
     found = []
     for path in DOCUMENTS:
-        for line in shell_lines(path.read_text()):
+        for line in shell_lines(path):
             for match in PROGRAM.finditer(line):
                 rest = re.split(r"\s(?:&&|\||>)\s|;", line[match.end() :])[0]
                 words = shlex.split(rest, comments=True)
@@ -71,7 +62,7 @@ def test_programs_of_the_documents_have_the_flags_that_are_shown(module: str) ->
 def test_make_targets_of_the_documents_exist() -> None:
     targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     for path in DOCUMENTS:
-        for line in shell_lines(path.read_text()):
+        for line in shell_lines(path):
             if line.startswith("make "):
                 words = [word for word in shlex.split(line, comments=True)[1:] if "=" not in word]
                 assert set(words) <= targets, f"{path}: {line}"
@@ -93,9 +84,7 @@ def test_the_guides_recipe_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     from tests.trainer.datasets import make_dataset
     from trainer import recipes, run
 
-    [example] = [
-        block for language, block in FENCE.findall((ROOT / "CONTRIBUTING.md").read_text()) if "RECIPE" in block
-    ]
+    [example] = [block for _, block in blocks(ROOT / "CONTRIBUTING.md") if "RECIPE" in block]
     (tmp_path / "plain_contrast.py").write_text(example)
     monkeypatch.setattr(recipes, "__path__", [*recipes.__path__, str(tmp_path)])
     assert "plain-contrast" in recipes.recipe_names()

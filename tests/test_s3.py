@@ -342,6 +342,23 @@ def test_a_denied_object_is_an_error_of_the_run_not_a_bad_image(
         source.read(refs_of_first(photographs))
 
 
+def test_an_archived_object_is_left_out(
+    photographs: dict[str, bytes], bucket: str, storage: S3Storage, proxy: FaultProxy
+) -> None:
+    source = open_source(f"s3://{bucket}/in/a")
+    proxy.add(Status(403, "InvalidObjectState"), when=lambda request: request.method == "GET", times=None)
+    with pytest.raises(ImageFailure, match=r"unreadable: .*restore it first"):
+        source.read(refs_of_first(photographs))
+
+
+def test_a_part_of_an_object_is_read_by_one_request(storage: S3Storage, proxy: FaultProxy) -> None:
+    storage.replace("object", bytes(range(100)))
+    before = len(proxy.requests)
+    assert storage.read_range("object", 10, 5) == bytes(range(10, 15))
+    assert storage.read_range("object", 98, 5) == bytes([98, 99])
+    assert len(proxy.requests) == before + 2
+
+
 def refs_of_first(photographs: dict[str, bytes]) -> ImageRef:
     uri = next(iter(photographs))
     return ImageRef(uri.removeprefix("a/"), len(photographs[uri]), None, 0)

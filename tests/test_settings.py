@@ -6,14 +6,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.errors import UserError
-from common.settings import load_settings
+from common.settings import Settings, load_settings
 from labeler.config import LabelSettings
+from trainer.config import TrainSettings
+from trainer.studies.config import TableSettings
 
 
 @pytest.fixture(autouse=True)
 def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     for variable in list(os.environ):
-        if variable.upper().startswith("LABELER_"):
+        if variable.upper().startswith(("LABELER_", "TRAINER_")):
             monkeypatch.delenv(variable)
 
 
@@ -138,6 +140,28 @@ def test_variables_of_other_programs_are_left_alone(monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("LABELERS", "3")
     monkeypatch.setenv("TRAINER_SEED", "3")
     assert load().seed == 0
+
+
+@pytest.mark.parametrize(
+    ("settings", "other"),
+    [
+        (LabelSettings, "LABELER_RETRY_WORKERS"),
+        (TrainSettings, "TRAINER_TABLE_SEEDS"),
+        (TrainSettings, "TRAINER_SEARCH_TRIALS"),
+        (TrainSettings, "TRAINER_EVALUATE_QUERIES"),
+    ],
+)
+def test_so_are_those_of_programs_whose_prefix_begins_alike(
+    settings: type[Settings], other: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(other, "3")
+    load_settings(settings, [])
+
+
+def test_misspelt_variables_of_programs_with_long_prefixes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRAINER_TABLE_SEDS", "3")
+    with pytest.raises(UserError, match="TRAINER_TABLE_SEDS: there is no such setting; did you mean --seed"):
+        load_settings(TableSettings, [])
 
 
 @pytest.mark.parametrize(

@@ -91,6 +91,7 @@ class TrainSettings(TrainConfig, Settings):
     """
 
     model_config = SettingsConfigDict(env_prefix="TRAINER_", cli_prog_name="python -m trainer.run")
+    longer_prefixes = ("TRAINER_TABLE_", "TRAINER_SEARCH_", "TRAINER_EVALUATE_")
 
     output: str | None = Field(
         None,

@@ -21,6 +21,7 @@ import argparse
 from pathlib import Path
 
 from common.errors import UserError, run_program
+from common.files import write_whole
 
 ENDINGS = (".safetensors", ".onnx", ".pt2")
 
@@ -52,10 +53,8 @@ def main(argv: list[str] | None = None) -> int:
 
 def keep(path: Path, content: bytes) -> None:
     """Write a file, whole or not at all. Raises UserError."""
-    unfinished = path.with_name(f"{path.name}.partial")
     try:
-        unfinished.write_bytes(content)
-        unfinished.replace(path)
+        write_whole(path, content)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}") from None
 

@@ -92,7 +92,8 @@ def train(
     journal.resume()
     with journal:
         for batch, waited in timed(_batches(config, stream, place, threads, training.step, plan.steps)):
-            journal.note(training.learn(batch), waited, batch.skipped)
+            skipped = place.total(batch.skipped) if config.skip_damaged else 0
+            journal.note(training.learn(batch), waited, skipped)
         journal.finish(_summary(config, data, place))
 
 
@@ -163,9 +164,12 @@ def _batches(config: TrainConfig, stream: Stream, place: Place, threads: int, fi
 
 
 def identity(config: TrainConfig, data: DataSet, people: Sequence[FixatedImage]) -> dict[str, Any]:
-    """What a run is told by: the settings and the data that decide its weights."""
+    """What a run is told by: the settings and the data that decide its weights.
+
+    Not `skip_damaged`, which a run that met a damaged sample goes on with.
+    """
     checksums = {"dataset": data.checksum} | ({"human_dataset": checksum(people)} if people else {})
-    return config.model_dump(mode="json") | checksums
+    return config.model_dump(mode="json", exclude={"skip_damaged"}) | checksums
 
 
 def _keep_config(folder: RunFolder, now: dict[str, Any]) -> None:

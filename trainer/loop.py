@@ -87,7 +87,7 @@ class Training:
         keys = ", ".join(batch.keys[:8]) + (" ..." if len(batch.keys) > 8 else "")
         return UserError(
             f"step {self.step + 1}: the {what} is no number ({found}); the samples were {keys}. The last good "
-            "checkpoint is kept; lower --learning-rate or lengthen --warmup-epochs"
+            "checkpoint is kept; begin again in another --output, with a lower --learning-rate or more --warmup-epochs"
         )
 
     def _backward(self, inputs: Inputs) -> Terms:

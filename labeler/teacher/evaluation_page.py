@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
 
 from common import page
 from common.fixations import FixatedImage, left_out_notes
@@ -142,14 +141,9 @@ def _comparison(image: FixatedImage, scores: ImageScores, teacher: Predictor, de
     size = image.width, image.height
     photograph = Image.fromarray(image.pixels().permute(1, 2, 0).numpy())
     maps = image.attention_map(image.height, image.width), predict_map(teacher, image, device)
-    pair = [page.attention_picture(photograph, _grey(attention), np.empty((0, 3)), size) for attention in maps]
+    greys = [page.grey(attention.cpu().numpy()) for attention in maps]
+    pair = [page.attention_picture(photograph, grey, np.empty((0, 3)), size) for grey in greys]
     details = [f"{METRICS[metric].split(' (')[0]} {value:.2f}" for metric, value in scores.teacher.items()]
     if scores.human_split_half:
         details.append(f"people's halves: CC {scores.human_split_half['cc']:.2f}")
     return page.figure(page.element("div", *pair, class_="pair"), page.breakable(image.name), " · ".join(details))
-
-
-def _grey(attention: Tensor) -> np.ndarray:
-    """A map as uint8, divided by its maximum."""
-    largest = attention.amax().clamp(min=torch.finfo(attention.dtype).tiny)
-    return (attention / largest * 255).round().to(torch.uint8).cpu().numpy()

@@ -77,6 +77,15 @@ class TeacherSource:
         return teacher.eval().to(memory_format=torch.channels_last)
 
 
+def check_positive(source: TeacherSource) -> None:
+    """Maps that become labels are divided by their maximum. Raises UserError where a grey picture's is below 0."""
+    if (maximum := _try_out(source.identity.name, source.build()).item()) < 0:
+        raise UserError(
+            f"--teacher {source.identity.name}: expected maps that are not negative, found one of at most "
+            f"{maximum:.3g}; let it return the sigmoid of logits, or the exponential of log densities"
+        )
+
+
 def load_teacher(name: str) -> nn.Module:
     """A teacher in evaluation mode: `bundled`, `attention-center`, a weights file, or `package.module:factory`.
 
@@ -168,12 +177,13 @@ def _factory_checksum(name: str, module: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def _try_out(name: str, teacher: nn.Module) -> None:
-    """One grey picture must give one map."""
+def _try_out(name: str, teacher: nn.Module) -> Tensor:
+    """One grey picture must give one map; returns its maximum [1]."""
     picture = torch.full((1, 3, *INPUT_SIZE), 0.5)
     try:
         with torch.inference_mode():
-            teacher.predict(picture)  # type: ignore[operator]
+            maximum: Tensor = teacher.predict(picture)[1]  # type: ignore[operator]
+            return maximum
     except Exception as error:
         raise UserError(f"--teacher {name}: fails on a picture: {type(error).__name__}: {error}") from None
 

@@ -9,36 +9,9 @@ from scipy.ndimage import gaussian_filter
 from common.errors import UserError
 from common.fixations import FixatedImage, open_fixations
 from common.fixations.collector import MISSING, OUTSIDE, REPEATED, UNFIXATED
-from tests.pictures import jpeg
+from tests.fixations.osie import cells, subject, write
 
 SIGMA = 24 / 800  # of the maps that OSIE's authors made, as a part of the width
-
-
-def cells(values: list[Any]) -> np.ndarray:
-    """MATLAB's n x 1 cell array."""
-    array = np.empty((len(values), 1), object)
-    for index, value in enumerate(values):
-        array[index, 0] = value
-    return array
-
-
-def subject(*fixations: tuple[float, float, int]) -> dict[str, np.ndarray]:
-    x, y, duration = np.array(fixations, np.float64).reshape(-1, 3).T
-    return {"fix_x": x[None], "fix_y": y[None], "fix_duration": duration[None].astype(np.uint16)}
-
-
-def write(root: Path, eye: dict[str, list[Any]] | None = None, mouse: dict[str, Any] | None = None) -> Path:
-    data = root / "data"
-    for name in ("stimuli", "eye", "mouse_amt"):
-        (data / name).mkdir(parents=True, exist_ok=True)
-    for seed, name in enumerate(("1001.jpg", "1002.jpg")):
-        (data / "stimuli" / name).write_bytes(jpeg(80, 60, seed))
-    if eye is not None:
-        records = cells([{"img": name, "subjects": cells(subjects)} for name, subjects in eye.items()])
-        scipy.io.savemat(data / "eye" / "fixations.mat", {"fixations": records})
-    for stem, struct in (mouse or {}).items():
-        scipy.io.savemat(data / "mouse_amt" / f"{stem}.mat", {"fixations": struct})
-    return root
 
 
 def trajectory(subjects: list[int], coordinates: list[tuple[int, int]]) -> dict[str, np.ndarray]:

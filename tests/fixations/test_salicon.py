@@ -1,4 +1,3 @@
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,47 +9,14 @@ from PIL import Image
 from common.errors import UserError
 from common.fixations import FixationData, open_fixations
 from common.fixations.collector import MISSING, REPEATED, UNFIXATED
+from tests.fixations.salicon import HEIGHT, WIDTH, annotate, annotation, entry, first_release, picture, put
 from tests.pictures import encoded, jpeg
 
-WIDTH, HEIGHT = 80, 60
 GAZE = np.dtype([("location", "O"), ("timestamp", "O"), ("fixations", "O")])
-
-
-def put(path: Path, content: bytes) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content)
-    return path
-
-
-def picture(path: Path, seed: int = 0) -> Path:
-    return put(path, jpeg(WIDTH, HEIGHT, seed))
 
 
 def read(root: Path, split: str = "") -> FixationData:
     return open_fixations(f"salicon:{root}:{split}" if split else f"salicon:{root}")
-
-
-def entry(number: int, file_name: str) -> dict[str, Any]:
-    return {"id": number, "file_name": file_name, "width": WIDTH, "height": HEIGHT, "license": 4}
-
-
-def annotation(image: int, worker: int, fixations: list[list[float]]) -> dict[str, Any]:
-    return {"image_id": image, "worker_id": worker, "id": 1, "fixations": fixations}
-
-
-def annotate(root: Path, release: str, images: list[Any], annotations: list[Any]) -> Path:
-    content = {"info": {"year": 2014}, "images": images, "annotations": annotations, "type": "fixations"}
-    return put(root / "annotations" / f"fixations_{release}.json", json.dumps(content).encode())
-
-
-def first_release(root: Path) -> Path:
-    """A train and a val image of the release of 2015."""
-    for number, split in enumerate(("train", "val")):
-        name = f"COCO_{split}2014_{number}.jpg"
-        picture(root / "images" / f"{split}2014" / name, seed=number)
-        looks = [annotation(number, 9, [[1, 1], [60, 80], [1, 1]]), annotation(number, 128, [[15, 40]])]
-        annotate(root, f"{split}2014", [entry(number, name)], looks)
-    return root
 
 
 def mat(path: Path, *subjects: list[tuple[int, int]], column: bool = True, **more: Any) -> Path:

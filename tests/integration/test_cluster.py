@@ -89,7 +89,7 @@ def test_gpus_that_the_cluster_lacks_are_refused(cluster: Cluster, images: Path,
     job = cluster.submit(*label(images, tmp_path / "out", gpus_per_worker=1, wait_for_machines=2))
     wait_until(lambda: "plan: " in job.log or job.poll() is not None, job)
     assert job.wait(60) == 1, job.log
-    assert "error: --gpus-per-worker 1: this cluster has 0 GPUs (waited 2 s" in job.log
+    assert "error: --gpus-per-worker 1: a machine of this cluster has 0 GPUs at most (waited 2 s" in job.log
     assert "Traceback" not in job.log
     assert list(checksums(tmp_path / "out")) == ["listing.parquet", "plan.json"]
 

@@ -114,10 +114,24 @@ def test_killed_runs_are_taken_up_and_end_as_a_clean_one(images: Path, clean: Pa
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
         assert_sound(output, complete=(output / "manifest.json").exists())
+    there = count_records(output)
     done = run(label(images, output, workers=1 + KILLS % 2))
     assert done.returncode == 0, done.stderr
+    assert there == SHARDS or f"going on: {there} shards are there" in done.stdout
     assert_sound(output)
     assert_same(output, clean)
+
+
+@pytest.mark.slow
+def test_a_run_that_is_interrupted_says_how_to_go_on(images: Path, tmp_path: Path) -> None:
+    process = start(label(images, tmp_path / "out"), TEACHER_SECONDS="0.3")
+    wait_for_records(process, tmp_path / "out", 1)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 130, errors
+    assert "stopped; run the same command again to go on" in errors
+    assert "Traceback" not in errors
+    assert_sound(tmp_path / "out", complete=False)
 
 
 def count_records(output: Path) -> int:

@@ -16,7 +16,7 @@ import torch
 from common.errors import UserError
 from labeler.teacher import weights
 from labeler.teacher.model import INPUT_SIZE, AttentionTeacher
-from labeler.teacher.weights import ForeignTeacher, find_teacher, load_teacher
+from labeler.teacher.weights import ForeignTeacher, check_positive, find_teacher, load_teacher
 
 PICTURE = torch.rand(1, 3, 64, 96, generator=torch.Generator().manual_seed(0))
 FACTORIES = """
@@ -237,6 +237,16 @@ def test_a_factorys_checksum_changes_with_its_weights_and_its_source(factories: 
 def test_a_factory_that_cannot_be_used_is_a_user_error(factories: str, factory: str, message: str) -> None:
     with pytest.raises(UserError, match=f"--teacher {factories}:{factory}: {message}"):
         find_teacher(f"{factories}:{factory}")
+
+
+def test_maps_below_0_can_be_scored_but_not_become_labels() -> None:
+    for name in ("LogDensity", "Brightness"):
+        source = find_teacher(f"tests.seeing_teachers:{name}")
+        if name == "Brightness":
+            check_positive(source)
+        else:
+            with pytest.raises(UserError, match=r"expected maps that are not negative, found one of at most -1\.69"):
+                check_positive(source)
 
 
 def test_a_factory_in_no_module_is_a_user_error() -> None:

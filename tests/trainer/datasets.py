@@ -85,3 +85,13 @@ def make_dataset(folder: Path, sizes: list[int], classes: int | None = 4, radius
     if classes is not None:
         (folder / CLASSES).write_text(json.dumps({str(number): COLOURS[number] for number in range(classes)}))
     return folder
+
+
+def spoil(folder: Path, name: str, key: str, member: str, wrong: bytes = b"\0") -> None:
+    """Overwrite a sample's member with something wrong, again and again, in place."""
+    path = folder / name
+    content = bytearray(path.read_bytes())
+    at = content.index(f"{key}.{member}".encode())
+    size = int(content[at + 124 : at + 135], 8)
+    content[at + 512 : at + 512 + size] = (wrong * size)[:size]
+    path.write_bytes(bytes(content))

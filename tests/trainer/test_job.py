@@ -8,7 +8,7 @@ from common.errors import UserError
 from common.settings import load_settings
 from common.training import load_checkpoint
 from tests.stops import stopped_before
-from tests.trainer.datasets import make_dataset
+from tests.trainer.datasets import make_dataset, spoil
 from trainer.config import TrainSettings
 from trainer.job import train_and_keep, warn_of_slow_bfloat16
 from trainer.loop import Training
@@ -105,6 +105,15 @@ def test_a_run_that_was_stopped_after_its_last_step_still_gets_its_result(discs,
 def test_other_settings_are_refused_by_name(discs, whole):
     with pytest.raises(UserError, match="with other settings: epochs was 2, is 3; seed was 0, is 1"):
         train_and_keep(settings(discs, whole, epochs=3, seed=1))
+
+
+def test_a_run_that_met_a_damaged_sample_goes_on_without_it(tmp_path):
+    data = make_dataset(tmp_path / "discs", [12, 12])
+    spoil(data, "train-000001.tar", "000000013", "jpg")
+    with pytest.raises(UserError, match="go on without with --skip-damaged"):
+        train_and_keep(settings(data, tmp_path / "run"))
+    train_and_keep(settings(data, tmp_path / "run", skip_damaged=True))
+    assert sum(line.get("skipped", 0) for line in curve(tmp_path / "run")) == 2  # once an epoch
 
 
 def test_other_data_are_refused(whole, tmp_path):

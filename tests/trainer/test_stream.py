@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from common.errors import UserError
-from tests.trainer.datasets import disc_sample, make_dataset
+from tests.trainer.datasets import disc_sample, make_dataset, spoil
 from trainer.augment import draw_augmentation
 from trainer.dataset import open_dataset
 from trainer.sampler import Sampler
@@ -88,16 +88,6 @@ def test_ranks_share_the_batch_of_one_process(folder):
 
 def test_classes_may_be_absent(tmp_path):
     assert (batches(make_dataset(tmp_path, [6], classes=None), 0, 1)[0].labels == -1).all()
-
-
-def spoil(folder, name, key, member, wrong=b"\0"):
-    """Overwrite a sample's member with something wrong, again and again, in place."""
-    path = folder / name
-    content = bytearray(path.read_bytes())
-    at = content.index(f"{key}.{member}".encode())
-    size = int(content[at + 124 : at + 135], 8)
-    content[at + 512 : at + 512 + size] = (wrong * size)[:size]
-    path.write_bytes(bytes(content))
 
 
 @pytest.mark.parametrize("member", ["jpg", "attn.png", "gaze.npy"])

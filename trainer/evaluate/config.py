@@ -35,10 +35,10 @@ class EvaluateSettings(Settings):
 
     A checkpoint is RUN/checkpoints/best of trainer.run, or a file of torchvision's ResNet weights (--backbone). Lists
     are written with commas. Every flag can also be set in a YAML file (--config) or as an environment variable
-    (EVALUATE_IMAGE_SIZE=224).
+    (TRAINER_EVALUATE_IMAGE_SIZE=224).
     """
 
-    model_config = SettingsConfigDict(env_prefix="EVALUATE_", cli_prog_name="python -m trainer.evaluate")
+    model_config = SettingsConfigDict(env_prefix="TRAINER_EVALUATE_", cli_prog_name="python -m trainer.evaluate")
 
     checkpoints: CliPositionalArg[list[str]] = Field(description="checkpoints, local or s3://BUCKET/KEY")
     suite: list[Suite] = Field([], description="what to measure; by default all that the data allow, --val uncorrupted")

@@ -3,38 +3,52 @@
 import os
 import pickle
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import ray
 import torch
 from ray.data import ActorPoolStrategy
+from ray.exceptions import RayError
 
-from common.cluster import join_ray, worker_environment
+from common.cluster import innermost, join_ray, worker_environment
 from common.errors import UserError
 from trainer.evaluate.features import Piece, extract_here
 from trainer.evaluate.models import Measured
 from trainer.evaluate.pictures import PartOf, Pictures
 
 CHUNK = 1024  # images of a task
+ATTEMPTS = 3  # more, of a task whose process died
 
 
 class Extractor:
     """A process that holds networks and the sets (`held` refers to both), on a GPU of its own where there is one."""
 
     def __init__(self, held: list[Any], size: int, batch_size: int, readers: int | None, workers: int) -> None:
-        networks, sets = ray.get(held[0])
-        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self._networks, self._sets = [network.to(self._device) for network in networks], sets
-        self._size, self._batch_size = size, batch_size
+        self._held, self._size, self._batch_size = held[0], size, batch_size
         self._readers = max((os.cpu_count() or 1) // workers, 1) if readers is None else readers
 
     def __call__(self, task: dict[str, Any]) -> dict[str, Any]:
         """A task names a set and the images of it, `start` to `end`: gives its pieces, pickled."""
-        part = PartOf(self._sets[task["number"]], np.arange(task["start"], task["end"]))
-        found = extract_here(self._networks, part, self._size, self._device, self._batch_size, self._readers)
-        moved = [_moved(piece, task["start"]) for piece in found]
-        return {"number": task["number"], "pieces": pickle.dumps(moved)}
+        try:
+            networks, sets = self._networks_and_sets
+            part = PartOf(sets[task["number"]], np.arange(task["start"], task["end"]))
+            found = extract_here(networks, part, self._size, self._device, self._batch_size, self._readers)
+            moved = [_moved(piece, task["start"]) for piece in found]
+        except UserError as error:
+            return {"number": task["number"], "pieces": b"", "error": str(error)}
+        return {"number": task["number"], "pieces": pickle.dumps(moved), "error": ""}
+
+    @cached_property
+    def _networks_and_sets(self) -> tuple[list[Any], Sequence[Pictures]]:
+        """Not made when the process starts: of what fails there Ray tells nothing, and starts it again."""
+        networks, sets = ray.get(self._held)
+        return [network.to(self._device) for network in networks], sets
+
+    @cached_property
+    def _device(self) -> torch.device:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def extract_on_ray(
@@ -71,10 +85,17 @@ def extract_on_ray(
         compute=ActorPoolStrategy(size=workers),
         num_cpus=1,
         num_gpus=1 if kind == "GPU" else None,
+        max_restarts=ATTEMPTS,
+        max_task_retries=ATTEMPTS,  # Ray's own number has no end
         runtime_env={"env_vars": worker_environment()},
     )
-    for row in done.iter_rows():
-        yield from ((row["number"], piece) for piece in pickle.loads(row["pieces"]))
+    try:
+        for row in done.iter_rows():
+            if row["error"]:
+                raise UserError(row["error"])
+            yield from ((row["number"], piece) for piece in pickle.loads(row["pieces"]))
+    except RayError as error:
+        raise UserError(f"the workers cannot extract features: {innermost(error)}") from None
 
 
 def _moved(piece: Piece, start: int) -> Piece:

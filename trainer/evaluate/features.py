@@ -5,7 +5,7 @@ import itertools
 import os
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -17,6 +17,8 @@ from common.errors import ImageFailure, UserError, told
 from common.storage import open_storage
 from trainer.evaluate.models import Measured, file_name
 from trainer.evaluate.pictures import Pictures, digest, listed, shown
+
+T = TypeVar("T")
 
 VERSION = "1"  # of how features are made: another one makes them anew
 MOST_READERS = 16
@@ -166,8 +168,8 @@ def _packed(found: Features, pictures: Pictures, key: str) -> bytes:
     return buffer.getvalue()
 
 
-class _Shown(Dataset[tuple[int, Tensor | None, str]]):
-    """Images as networks see them, or why not."""
+class _Shown(Dataset[tuple[int, Tensor | ImageFailure | UserError]]):
+    """Images as networks see them, or why not: what a reading process raises would reach us as a traceback."""
 
     def __init__(self, pictures: Pictures, size: int) -> None:
         self._pictures, self._size = pictures, size
@@ -175,17 +177,20 @@ class _Shown(Dataset[tuple[int, Tensor | None, str]]):
     def __len__(self) -> int:
         return len(self._pictures.names)
 
-    def __getitem__(self, index: int) -> tuple[int, Tensor | None, str]:
+    def __getitem__(self, index: int) -> tuple[int, Tensor | ImageFailure | UserError]:
         try:
-            return index, shown(self._pictures, index, self._size), ""
-        except ImageFailure as error:
-            return index, None, str(error)
+            return index, shown(self._pictures, index, self._size)
+        except (ImageFailure, UserError) as error:
+            return index, error
 
 
 def extract_here(
     networks: Sequence[Any], pictures: Pictures, size: int, device: torch.device, batch_size: int, readers: int | None
 ) -> Iterator[Piece]:
-    """Extract in this process; `readers` others read, crop and corrupt, none of them for a batch or less."""
+    """Extract in this process; `readers` others read, crop and corrupt, none of them for a batch or less.
+
+    Raises UserError where the images' store fails, or a reading process dies.
+    """
     readers = min(os.cpu_count() or 1, MOST_READERS) if readers is None else readers
     networks, looked = [network.to(device) for network in networks], _Shown(pictures, size)
     looked[0]  # what is compiled or imported at first use, readers need not: they are forked from here
@@ -195,11 +200,25 @@ def extract_here(
         num_workers=0 if len(pictures.names) <= batch_size else readers,
         collate_fn=list,
     )
-    for batch in loader:
-        good = [(index, image) for index, image, _ in batch if image is not None]
-        failed = {index: reason for index, image, reason in batch if image is None}
+    for batch in _alive(loader):
+        if trouble := next((found for _, found in batch if isinstance(found, UserError)), None):
+            raise trouble
+        good = [(index, image) for index, image in batch if isinstance(image, Tensor)]
+        failed = {index: str(why) for index, why in batch if isinstance(why, ImageFailure)}
         rows = _features(networks, [image for _, image in good], device) if good else []
         yield Piece(rows, np.array([index for index, _ in good], np.int64), failed)
+
+
+def _alive(loader: Iterable[T]) -> Iterator[T]:
+    """What a loader gives. Raises UserError where one of its processes dies."""
+    try:
+        yield from loader
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise UserError(
+            f"a process that reads images died: {told(error)}; out of memory? ask for fewer --readers"
+        ) from None
 
 
 @torch.inference_mode()

@@ -114,9 +114,7 @@ class ShardPictures:
     def read(self, index: int) -> Tensor:
         place = self._places[index]
         try:
-            with self._storage.open(place.shard) as file:
-                file.seek(place.offset)
-                content = file.read(place.size)
+            content = self._storage.read_range(place.shard, place.offset, place.size)
         except OSError as error:
             raise ImageFailure(Reason.UNREADABLE, told(error)) from None
         return read_photograph(content, MAX_PIXELS, 1)[0]

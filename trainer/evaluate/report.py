@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
 from torch import Tensor
 
@@ -214,7 +213,7 @@ def _alignment(looked: Alignment) -> Html:
             [plots.histograms("CC of each image", "dashed: means", looked.cc, "CC with human attention")]
         ),
         page.element("h3", "From the first model's highest CC to its lowest, at even steps"),
-        page.layer_switches(points=False),
+        page.layer_switches(points=False, lowest="the map's minimum"),
         *(_example(example) for example in looked.examples),
     )
 
@@ -225,7 +224,8 @@ def _example(example: Example) -> Html:
     photograph = Image.fromarray(example.pixels.permute(1, 2, 0).numpy())
 
     def under(attention: Tensor) -> Html:
-        return page.attention_picture(photograph, _grey(attention), np.empty((0, 3)), (width, height))
+        above = page.grey((attention - attention.amin()).numpy())  # read-outs lie between 0.3 and 0.5, some of them
+        return page.attention_picture(photograph, above, np.empty((0, 3)), (width, height))
 
     pictures = [
         page.figure(page.picture(page.thumbnail(photograph), example.name), example.name),
@@ -255,13 +255,6 @@ def _models(context: Context) -> Html:
 def _unreadable(place: str, names: Mapping[str, str]) -> str:
     reasons = [f"{name} ({reason})" for name, reason in names.items()]
     return f"{place}: {len(names):,} images cannot be read and are left out: {listed(reasons)}"
-
-
-def _grey(attention: Tensor) -> np.ndarray:
-    """A map as uint8, from its minimum to its maximum."""
-    low, high = attention.amin(), attention.amax()
-    scaled = (attention - low) / (high - low).clamp(min=torch.finfo(attention.dtype).tiny)
-    return (scaled * 255).round().to(torch.uint8).numpy()
 
 
 def _test(found: Mapping[str, Any] | None) -> str:

@@ -39,7 +39,7 @@ class SearchSettings(StudySettings):
     Every trial is a run of trainer.run's; poor ones are stopped early. The same command again goes on where it stopped.
     """
 
-    model_config = SettingsConfigDict(env_prefix="SEARCH_", cli_prog_name="python -m trainer.search")
+    model_config = SettingsConfigDict(env_prefix="TRAINER_SEARCH_", cli_prog_name="python -m trainer.search")
 
     trials: int = Field(20, ge=1, description="pairs of lambda and beta to try")
     concurrent: int = Field(1, ge=1, description="trials that run at the same time; they share this cluster's devices")
@@ -51,7 +51,7 @@ class TableSettings(StudySettings):
     Runs that are there are used again, so that the same command after an interruption does only what is left.
     """
 
-    model_config = SettingsConfigDict(env_prefix="TABLE_", cli_prog_name="python -m trainer.table")
+    model_config = SettingsConfigDict(env_prefix="TRAINER_TABLE_", cli_prog_name="python -m trainer.table")
 
     recipes: str = Field(",".join(recipe_names()), description="rows, separated by commas")
     seeds: int = Field(3, ge=1, description="runs of each row, with seeds 0, 1, ...")

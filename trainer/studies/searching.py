@@ -1,5 +1,6 @@
 """The search for lambda and beta: trials under Ray Tune, each a training run on four fifths of the shards."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -107,15 +108,20 @@ def _run_all(
     from ray import tune
     from ray.tune.schedulers import ASHAScheduler
 
-    from common.cluster import join_ray
+    from common.cluster import join_ray, largest, worker_environment
 
     join_ray(show_workers_output=False)
+    environment = worker_environment()
 
     def trial(parameters: dict[str, int]) -> None:
+        os.environ.update(environment)
         learn(runs[parameters["number"]], *parts, tune.report)
 
     available = ray.cluster_resources()
-    share = {kind: available.get(kind, 0) / concurrent for kind in ("CPU", "GPU")}
+    # a trial lies on one machine
+    share = {kind: min(available.get(kind, 0) / concurrent, largest(kind)) for kind in ("CPU", "GPU")}
+    if largest("CPU") < 1:
+        raise UserError("a search needs a CPU for each trial, this cluster has none")
     needs = {"cpu": max(int(share["CPU"]), 1), "gpu": min(share["GPU"], 1)}
     trainable, place = tune.with_resources(trial, needs), Path(folder).resolve() / TUNE
     scheduler = ASHAScheduler("epoch", max_t=epochs + 1, grace_period=max(epochs // 9, 1), reduction_factor=REDUCTION)

@@ -1,7 +1,5 @@
 """Every setting of a training run of the teacher."""
 
-from pathlib import Path
-
 from pydantic import BaseModel, Field
 from pydantic_settings import SettingsConfigDict
 
@@ -24,7 +22,9 @@ class TrainConfig(BaseModel):
         "--distill-teacher gives; the training images of --data are learnt from in this way too; may be repeated",
     )
     distill_teacher: str = Field(PUBLISHED, description="the stronger teacher, named as for labeler.run --teacher")
-    distill_images: int = Field(0, ge=0, description="of them in an epoch; by default (0) as many as with fixations")
+    distill_images: int = Field(
+        0, ge=0, description="photographs of --distill in an epoch; 0: as many as have fixations"
+    )
     validation: float = Field(
         0.2, gt=0, lt=1, description="part of each data set's images kept for validation, where it has no such split"
     )
@@ -53,7 +53,7 @@ class TrainSettings(TrainConfig, Settings):
 
     model_config = SettingsConfigDict(env_prefix="TEACHER_", cli_prog_name="python -m labeler.teacher.train")
 
-    output: Path = Field(description="folder of the run, new or to go on with")
+    output: str = Field(description="local folder of the run, new or to go on with; all workers must see it")
     workers: int = Field(1, ge=1, description="processes that train together, each on a GPU of its own if there are")
     threads: int = Field(2, ge=1, description="threads of each worker that read and resize photographs")
-    checkpoint_every: int = Field(200, ge=1, description="steps between two checkpoints")
+    checkpoint_every: int = Field(200, ge=1, description="steps between two checkpoints; an epoch's end makes one too")

@@ -1,5 +1,6 @@
 """The loop that trains a teacher: plain PyTorch, under any launcher."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,6 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 
 from common.errors import UserError
+from common.files import write_whole
 from common.fixations import FixatedImage
 from common.launch import Place
 from common.saliency import cc, kld, nss
@@ -59,7 +61,7 @@ class Training:
         self.step, self.best = 0, -1.0  # steps done; the best validation CC
 
     def learn(self, batch: Batch, steps: int) -> dict[str, float]:
-        """One step of `steps`. Raises UserError where the loss is no number."""
+        """One step of `steps`. Raises UserError where the loss or the gradient is no number."""
         share = warmup_cosine(self.step, steps, round(self.config.warmup * steps))
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.learning_rate * share
@@ -70,14 +72,26 @@ class Training:
         try:
             terms = losses(maps, targets, batch.points, self.config.nss_weight)
         except ValueError as error:
-            raise UserError(f"step {self.step + 1}: the training diverged ({error}); lower --learning-rate") from None
+            raise self.diverged(str(error)) from None
         self.optimizer.zero_grad()
         terms.loss.backward()
+        norm = nn.utils.get_total_norm([p.grad for p in self.student.parameters() if p.grad is not None])
+        values = self.place.mean(torch.stack([*terms, norm]).detach()).tolist()
+        if not all(map(math.isfinite, values)):
+            raise self.diverged("loss or gradient is no number")
         self.optimizer.step()
         self.average.update_parameters(self.student)
         self.step += 1
-        values = self.place.mean(torch.stack(terms).detach()).tolist()
-        return dict(zip(Losses._fields, values, strict=True)) | {"learning_rate": self.config.learning_rate * share}
+        return dict(zip(Losses._fields, values[:-1], strict=True)) | {
+            "learning_rate": self.config.learning_rate * share
+        }
+
+    def diverged(self, found: str) -> UserError:
+        """What to tell where the network gives no numbers."""
+        return UserError(
+            f"step {self.step + 1}: the training diverged ({found}); begin again in another --output, with a lower "
+            "--learning-rate"
+        )
 
     def fitted(self, images: Tensor) -> Tensor:
         """Images in the size at which the network trains: [B, 3, 480, 640] -> [B, 3, h, w]."""
@@ -133,13 +147,16 @@ def train(training: Training, batches: Batches, data: TrainingData, output: Path
             line.step(**figures)
         ended_epoch, within = divmod(training.step, batches.steps_per_epoch)
         if not within:
-            scores = validate(training, data.validation)
+            try:
+                scores = validate(training, data.validation)
+            except ValueError as error:
+                raise training.diverged(str(error)) from None
             chosen = next(iter(scores.values()))["cc"]
             if log and line:
                 log.write(training.step, epoch=ended_epoch, **{f"validation {name}": s for name, s in scores.items()})
                 line.tell(f"epoch {ended_epoch}: " + "; ".join(_told(name, score) for name, score in scores.items()))
                 if chosen > training.best:
-                    _save_weights(output / BEST, training.weights())
+                    write_whole(output / BEST, safetensors.torch.save(training.weights()))
             training.best = max(training.best, chosen)
         if writes and (not within or training.step % checkpoint_every == 0):
             save_checkpoint(last, training.state())
@@ -194,10 +211,3 @@ def _groups(network: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     decayed = [parameter for parameter in network.parameters() if parameter.ndim > 1]
     others = [parameter for parameter in network.parameters() if parameter.ndim <= 1]
     return [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
-
-
-def _save_weights(path: Path, weights: dict[str, Tensor]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f"{path.name}.partial")
-    unfinished.write_bytes(safetensors.torch.save(weights))
-    unfinished.replace(path)

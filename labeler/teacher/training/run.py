@@ -1,6 +1,5 @@
 """A training run of the teacher, from its settings to the weights in its folder."""
 
-import json
 import sys
 from pathlib import Path
 
@@ -9,7 +8,9 @@ import torch
 from torch import nn
 
 from common.errors import UserError
-from common.launch import Place, launch
+from common.files import write_whole
+from common.launch import Place, launch, leads
+from common.run_folder import RunFolder
 from common.training import check_same_settings
 from labeler.teacher.model import AttentionTeacher, SaliencyBranch
 from labeler.teacher.training.batches import Batches
@@ -23,9 +24,13 @@ FAINT = -1.0  # a branch's logit before it has learnt anything; there are four
 
 def train_teacher(settings: TrainSettings) -> None:
     """Train as the settings say."""
-    settings.output.mkdir(parents=True, exist_ok=True)
+    if "://" in settings.output:
+        raise UserError(f"--output {settings.output}: expected a local folder, which all workers see")
+    folder, output = RunFolder(settings.output), Path(settings.output)
     config = TrainConfig(**{name: getattr(settings, name) for name in TrainConfig.model_fields})
-    _keep_config(settings.output, config)
+    folder.check_writable()
+    if leads():
+        _keep_config(folder, config)
 
     def work(place: Place) -> None:
         data = open_training_data(config.data, config.distill, config.validation, config.seed)
@@ -40,11 +45,12 @@ def train_teacher(settings: TrainSettings) -> None:
                 f"{sum(map(len, data.validation.values())):,} to validate; {batches.steps_per_epoch:,} steps an epoch"
             )
             names = sorted({image.name for images in data.validation.values() for image in images})
-            (settings.output / "validation.txt").write_text("".join(f"{name}\n" for name in names))
-        train(training, batches, data, settings.output, settings.checkpoint_every)
+            folder.write("validation.txt", "".join(f"{name}\n" for name in names))
+        train(training, batches, data, output, settings.checkpoint_every)
 
-    launch(work, settings.workers, settings.output)
-    _export(settings.output)
+    launch(work, settings.workers, output)
+    if leads():
+        _export(output)
 
 
 def initial_teacher(init: str, seed: int) -> AttentionTeacher:
@@ -75,16 +81,17 @@ def randomly_initialised(seed: int) -> AttentionTeacher:
     return teacher
 
 
-def _keep_config(output: Path, config: TrainConfig) -> None:
+def _keep_config(folder: RunFolder, config: TrainConfig) -> None:
     """A run goes on with the settings that it began with. Raises UserError."""
-    path = output / "config.json"
-    if path.exists():
-        check_same_settings(str(output), json.loads(path.read_text()), config.model_dump())
-    path.write_text(config.model_dump_json(indent=1) + "\n")
+    now = config.model_dump(mode="json")
+    if before := folder.read_json("config.json"):
+        check_same_settings(folder.location, before, now)
+    else:
+        folder.write_json("config.json", now)
 
 
 def _export(output: Path) -> None:
     """The best weights as half floats: what --teacher takes."""
     weights = safetensors.torch.load_file(output / BEST)
     halves = {name: tensor.half() for name, tensor in weights.items()}
-    safetensors.torch.save_file(halves, output / "teacher.safetensors")
+    write_whole(output / "teacher.safetensors", safetensors.torch.save(halves))

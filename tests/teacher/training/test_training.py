@@ -146,9 +146,35 @@ def test_a_training_that_diverges_says_so_and_keeps_its_last_checkpoint(folder, 
         return learn(self, batch, steps)
 
     monkeypatch.setattr(Training, "learn", poisoned)
-    with pytest.raises(UserError, match=r"step 3: the training diverged \(.*\); lower --learning-rate"):
+    with pytest.raises(UserError, match=r"step 3: the training diverged \(.*\); begin again .* lower --learning-r"):
         train_teacher(settings(folder, tmp_path / "run"))
     assert load_checkpoint(tmp_path / "run" / LAST)["step"] == 2
+
+
+def test_a_gradient_that_is_no_number_reaches_no_weights(folder, tmp_path, monkeypatch):
+    def spoiled(self, batch, steps):
+        if self.step == 2:
+            next(self.student.parameters()).register_hook(lambda slope: slope * float("nan"))
+        return learn(self, batch, steps)
+
+    learn = Training.learn
+    monkeypatch.setattr(Training, "learn", spoiled)
+    with pytest.raises(UserError, match="step 3: the training diverged"):
+        train_teacher(settings(folder, tmp_path / "run"))
+    assert load_checkpoint(tmp_path / "run" / LAST)["step"] == 2
+
+
+def test_a_place_in_a_store_is_refused_before_anything_is_made(folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"--output s3://bucket/run: expected a local folder"):
+        train_teacher(settings(folder, "s3://bucket/run"))
+    assert not (tmp_path / "s3:").exists()
+
+
+def test_settings_that_were_cut_off_are_named(folder, tmp_path):
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(UserError, match=r"config\.json: cannot be read: .*; remove it"):
+        train_teacher(settings(folder, tmp_path))
 
 
 def test_random_weights_leave_every_gate_alive_and_the_maps_faint():

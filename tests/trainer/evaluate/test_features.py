@@ -1,3 +1,5 @@
+import os
+
 import numpy as np
 import pytest
 import torch
@@ -104,6 +106,26 @@ def test_a_damaged_file_of_features_is_named(model, val, tmp_path):
     kept.write_bytes(b"no arrays")
     with pytest.raises(UserError, match=r"\.npz: not the features that were kept .* remove it"):
         store.get(model, pictures)
+
+
+@pytest.mark.parametrize("readers", [0, 2])
+def test_a_store_that_fails_is_one_sentence_from_readers_too(model, val, readers, monkeypatch):
+    pictures = FolderPictures("", str(val), "val")
+
+    def expired(index):
+        raise UserError("s3://bucket/x: the credentials have expired")
+
+    monkeypatch.setattr(pictures, "read", expired)
+    with pytest.raises(UserError, match=r"^s3://bucket/x: the credentials have expired$"):
+        list(extract_here([model.network], pictures, 32, CPU, 4, readers))
+
+
+def test_a_reading_process_that_dies_is_one_sentence(model, val, monkeypatch):
+    pictures = FolderPictures("", str(val), "val")
+    here, read = os.getpid(), pictures.read
+    monkeypatch.setattr(pictures, "read", lambda index: read(index) if os.getpid() == here else os._exit(9))
+    with pytest.raises(UserError, match=r"a process that reads images died: .* fewer --readers"):
+        list(extract_here([model.network], pictures, 32, CPU, 4, 2))
 
 
 @pytest.mark.slow

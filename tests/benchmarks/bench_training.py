@@ -1,0 +1,63 @@
+"""Two workers of a training run against one, as users start them: shards are read, decoded and learnt from.
+
+Both learn from the same batches; each worker has a thread for PyTorch and one that decodes. What counts is the median
+of the steps' rates in `metrics.jsonl`, without the first steps: start-up is left out.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import tempfile
+from pathlib import Path
+
+from timing import against, table
+
+from tests.jobs import command, run
+from tests.trainer.datasets import make_dataset
+
+BAR = 1.8
+CORES_FOR_TWO = 4  # a thread that learns and one that decodes, twice
+FIRST = 4  # steps that are left out
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--image-size", type=int, default=64)
+    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--steps", type=int, default=24)
+    parser.add_argument("--repetitions", type=int, default=3)
+    arguments = parser.parse_args()
+    rates: dict[int, list[float]] = {1: [], 2: []}
+    with tempfile.TemporaryDirectory(prefix="bench") as scratch:
+        data = make_dataset(Path(scratch) / "data", [arguments.batch_size] * arguments.steps)
+        for repetition in range(arguments.repetitions):
+            for workers, found in rates.items():
+                output = Path(scratch) / f"{workers}-{repetition}"
+                settings = {"image_size": arguments.image_size, "batch_size": arguments.batch_size, "epochs": 1}
+                found.append(rate(output, data=data, workers=workers, warmup_epochs=0, **settings))
+    one, two = (statistics.median(found) for found in rates.values())
+    cores = os.cpu_count() or 1
+    ratio, bar = against(statistics.median(b / a for a, b in zip(*rates.values(), strict=True)), BAR)
+    table(
+        f"training, resnet18, {arguments.image_size} px, batch {arguments.batch_size}",
+        [
+            ("1 worker", f"{one:.1f} images/s", ""),
+            ("2 workers", f"{two:.1f} images/s", ""),
+            ("2 workers / 1 worker", ratio, bar if cores >= CORES_FOR_TWO else f"none: needs {CORES_FOR_TWO} cores"),
+        ],
+    )
+
+
+def rate(output: Path, **settings: object) -> float:
+    """Images a second of a run's median step."""
+    line = command(module="trainer.run", output=output, backbone="resnet18", threads=1, **settings)
+    done = run(line, OMP_NUM_THREADS="1")
+    if done.returncode:
+        raise RuntimeError(f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}")
+    steps = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
+    return statistics.median(step["images_per_second"] for step in steps[FIRST:] if "images_per_second" in step)
+
+
+if __name__ == "__main__":
+    main()
