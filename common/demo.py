@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from common.errors import UserError
+from common.files import cache_folder
 from common.scenes import CLASSES, render_scene
 
 PHOTOS = (  # of those inside the scikit-image wheel, the ones that show something to look at
@@ -38,7 +39,7 @@ def demo_folder(name: str) -> Path:
     """
     if name not in MAKERS:
         raise UserError(f"expected the demo pictures {' or '.join(MAKERS)}, found {name!r}; use one of these names")
-    folder = _cache() / f"{name}-{VERSION}"
+    folder = cache_folder() / "demo" / f"{name}-{VERSION}"
     if not folder.is_dir():
         try:
             _make_once(folder, MAKERS[name])
@@ -48,10 +49,6 @@ def demo_folder(name: str) -> Path:
                 "set XDG_CACHE_HOME to a folder that can be written and has 10 MB free"
             ) from error
     return folder
-
-
-def _cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "imagenet-attn" / "demo"
 
 
 def _make_once(folder: Path, make: Callable[[Path], None]) -> None:

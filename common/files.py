@@ -1,4 +1,4 @@
-"""Writing a file whole or not at all."""
+"""Writing a file whole or not at all, and where files are kept between runs."""
 
 import contextlib
 import os
@@ -25,6 +25,11 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
         with contextlib.suppress(OSError):
             unfinished.unlink()
         raise
+
+
+def cache_folder() -> Path:
+    """Where what was fetched or drawn once lies for later runs: imagenet-attn in XDG_CACHE_HOME or ~/.cache."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "imagenet-attn"
 
 
 def write_whole(path: Path, content: bytes) -> None:

@@ -4,7 +4,7 @@ import base64
 import html
 import io
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +12,7 @@ from PIL import Image
 
 from common.errors import UserError
 from common.files import write_whole
+from common.orientation import upright_image, upright_point
 
 MEDIA_TYPES = {b"\xff\xd8\xff": "image/jpeg", b"\x89PNG\r\n\x1a\n": "image/png"}
 VOID_TAGS = ("img", "input", "meta", "wbr")  # have no closing tag
@@ -24,16 +25,6 @@ HEAT_GAMMA = 0.8  # the lower, the more of the faint attention shows
 POINT_RADIUS = 0.034  # of the longest side, at strength 1
 CHART_WIDTH, CHART_HEIGHT, CHART_MARGIN = 520, 210, 24
 MOST_BAR_LABELS = 12
-Turn = tuple[Image.Transpose, Callable[[float, float], tuple[float, float]]]
-TURNS: dict[int, Turn] = {  # EXIF orientation -> how the stored pixels, and an x and y among them, are turned upright
-    2: (Image.Transpose.FLIP_LEFT_RIGHT, lambda x, y: (1 - x, y)),
-    3: (Image.Transpose.ROTATE_180, lambda x, y: (1 - x, 1 - y)),
-    4: (Image.Transpose.FLIP_TOP_BOTTOM, lambda x, y: (x, 1 - y)),
-    5: (Image.Transpose.TRANSPOSE, lambda x, y: (y, x)),
-    6: (Image.Transpose.ROTATE_270, lambda x, y: (1 - y, x)),
-    7: (Image.Transpose.TRANSVERSE, lambda x, y: (1 - y, 1 - x)),
-    8: (Image.Transpose.ROTATE_90, lambda x, y: (y, 1 - x)),
-}
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"  # the browser itself keeps the page from asking
 
 
@@ -204,12 +195,12 @@ def attention_picture(
     scale = LONGEST_SIDE / max(size)
     width, height = (max(1, round(side * scale)) for side in (size if orientation < 5 else size[::-1]))
     grey = Image.fromarray(attention)
-    layers = [_layer(heat(upright(grey, orientation), opaque=image is None), width, height, "heat")]
+    layers = [_layer(heat(upright_image(grey, orientation), opaque=image is None), width, height, "heat")]
     if image is not None:
-        layers.insert(0, _layer(thumbnail(upright(image, orientation)), width, height, "photograph"))
+        layers.insert(0, _layer(thumbnail(upright_image(image, orientation)), width, height, "photograph"))
     for rank, (x, y, strength) in enumerate(points.tolist(), start=1):
-        turned_x, turned_y = TURNS[orientation][1](x, y) if orientation != 1 else (x, y)
-        layers.append(_point(rank, turned_x * width, turned_y * height, strength))
+        shown_x, shown_y = upright_point(x, y, orientation)
+        layers.append(_point(rank, shown_x * width, shown_y * height, strength))
     names = {"role": "img", "aria_label": f"attention map with {len(points)} gaze points", "class_": "picture"}
     return element("svg", *layers, viewBox=f"0 0 {width} {height}", **names)
 
@@ -224,11 +215,6 @@ def layer_switches(points: bool = True, lowest: str = "none") -> Html:
     boxes = [element("label", element("input", **box, id=name), f" {label}") for name, label in layers.items()]
     scale = element("span", f"attention: {lowest}", element("span", class_="scale"), "the map's maximum")
     return element("div", *boxes, scale, class_="switches")
-
-
-def upright(image: Image.Image, orientation: int) -> Image.Image:
-    """Turn stored pixels the way a viewer shows them; `orientation` is EXIF's, 1 to 8."""
-    return image if orientation == 1 else image.transpose(TURNS[orientation][0])
 
 
 def thumbnail(image: Image.Image) -> bytes:

@@ -1,7 +1,6 @@
 """The Ray cluster that a job runs on: joined or started, and how much room it has."""
 
 import logging
-import os
 import time
 import warnings
 
@@ -10,6 +9,7 @@ from ray.data import DataContext
 
 from common.cluster import join_ray, largest, most_workers
 from common.errors import UserError
+from common.parallel import decoding_threads
 from labeler.config import WorkSettings
 
 
@@ -53,5 +53,5 @@ def _fits(settings: WorkSettings) -> tuple[int, float]:
 
 
 def threads(settings: WorkSettings, gpus: float) -> int:
-    """A GPU is fed by many decoding threads; beside the teacher on a CPU core, two keep it busy."""
-    return settings.threads_per_worker or (max(4, min(16, os.cpu_count() or 4)) if gpus else 2)
+    """Of a worker that has so many GPUs."""
+    return settings.threads_per_worker or decoding_threads(gpus > 0)

@@ -8,7 +8,7 @@ import numpy as np
 
 from common.shards import SampleInfo
 from common.storage import Storage
-from labeler.survey import Ledger, read_each
+from labeler.survey import Committed, read_each
 
 LARGEST = 5  # groups that are described, and sources of each
 
@@ -67,7 +67,7 @@ def describe_groups(storage: Storage, groups: list[Group], rows: np.ndarray, sha
 
 def _infos(storage: Storage, shard: str, keys: set[str]) -> Iterator[tuple[str, SampleInfo]]:
     """What a shard's json files say of these samples; it is read no further than to the last of them."""
-    unnoted = Ledger(shards={shard: 0})  # what is damaged has been told before
+    unnoted = Committed(shards={shard: 0})  # what is damaged has been told before
     found = read_each(storage, shard, unnoted, lambda sample: (sample.key, sample.info), keys)
     return itertools.islice(found, len(keys))
 

@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from common.errors import ImageFailure, Reason
+from common.orientation import map_to_stored, points_to_stored, upright
 from labeler.gaze import gaze_points
-from labeler.orientation import map_to_stored, points_to_stored, upright
 from labeler.teacher.model import INPUT_SIZE, whole_frame
 from labeler.teacher.weights import Predictor
 

@@ -19,7 +19,7 @@ from common.page import Html
 from common.shards import Sample
 from common.storage import Storage, open_storage
 from labeler.generations import is_complete, read_plans
-from labeler.survey import EXAMPLES, Finding, Ledger, map_area, read_each, read_ledger, survey
+from labeler.survey import EXAMPLES, Committed, Finding, map_area, read_committed, read_each, survey
 
 PER_EXTREME = 4
 COLUMNS = ("reason", "images", "key", "image", "message")  # of the table of failures
@@ -64,33 +64,33 @@ def write_preview(dataset: str, to: Path, samples: int = 24, seed: int = 0) -> N
         raise UserError(f"samples and seed: expected 0 or more, found {samples} and {seed}")
     storage, generator = open_storage(dataset), np.random.default_rng(seed)
     plans = read_plans(storage)
-    plan, ledger = plans[-1], read_ledger(storage, plans)
-    findings = survey(storage, ledger, generator)
+    plan, committed = plans[-1], read_committed(storage, plans)
+    findings = survey(storage, committed, generator)
     drawn = [findings[index] for index in sorted(generator.permutation(len(findings))[:samples].tolist())]
     extremes = {title: heapq.nsmallest(PER_EXTREME, findings, order) for title, order in EXTREMES.items()}
-    figures = _figures(storage, plan, ledger, itertools.chain(drawn, *extremes.values()))
+    figures = _figures(storage, plan, committed, itertools.chain(drawn, *extremes.values()))
     content = page.document(
         f"{dataset.rstrip('/').rpartition('/')[2] if '://' in dataset else Path(dataset).resolve().name}: preview",
         f"Photographs from {plan.input}, with the attention map and the gaze points that the teacher gave each.",
-        _tiles(plans, ledger, is_complete(storage, plans)),
-        page.notes([f"{name}: {trouble}" for name, trouble in ledger.notes.items()]),
+        _tiles(plans, committed, is_complete(storage, plans)),
+        page.notes([f"{name}: {trouble}" for name, trouble in committed.notes.items()]),
         page.layer_switches() if findings else Html(""),
         page.section("Samples drawn at random", _pictures(drawn, figures)),
-        _extremes_section(extremes, figures, _basis(findings, ledger)),
-        _distributions_section(findings, _basis(findings, ledger)),
-        _failures_section(ledger),
+        _extremes_section(extremes, figures, _basis(findings, committed)),
+        _distributions_section(findings, _basis(findings, committed)),
+        _failures_section(committed),
     )
     page.write_page(to, content)
 
 
-def _figures(storage: Storage, plan: Plan, ledger: Ledger, wanted: Iterable[Finding]) -> dict[str, Html]:
+def _figures(storage: Storage, plan: Plan, committed: Committed, wanted: Iterable[Finding]) -> dict[str, Html]:
     """Read the wanted samples again and draw them, by key. Only the finished figures are kept."""
     shards = {finding.key: finding.shard for finding in wanted}
     draw = functools.partial(sample_figure, classes=plan.classes)
     return {
         key: figure
         for shard, count in sorted(Counter(shards.values()).items())
-        for key, figure in itertools.islice(read_each(storage, shard, ledger, draw, shards.keys()), count)
+        for key, figure in itertools.islice(read_each(storage, shard, committed, draw, shards.keys()), count)
     }
 
 
@@ -121,15 +121,15 @@ def _details(sample: Sample, classes: list[str] | None) -> str:
     return " · ".join(detail.replace(" ", "\N{NO-BREAK SPACE}") for detail in details if detail)
 
 
-def _tiles(plans: list[Plan], ledger: Ledger, complete: bool) -> Html:
+def _tiles(plans: list[Plan], committed: Committed, complete: bool) -> Html:
     plan = plans[-1]
     return page.tiles(
         {
-            "planned": ledger.planned,
-            "written": ledger.samples,
-            "left out": ledger.failures.total(),
-            "shards": f"{len(ledger.shards):,} of {plan.next_shard:,}",
-            "size": f"{ledger.bytes / 1e6:,.1f} MB",
+            "planned": committed.planned,
+            "written": committed.samples,
+            "left out": committed.failures.total(),
+            "shards": f"{len(committed.shards):,} of {plan.next_shard:,}",
+            "size": f"{committed.bytes / 1e6:,.1f} MB",
             "classes": len(plan.classes) if plan.classes is not None else "none",
             "state": "complete" if complete else "unfinished",
             "teacher": plan.teacher.id,
@@ -142,10 +142,12 @@ def _pictures(findings: list[Finding], figures: dict[str, Html]) -> Html:
     return page.grid(shown) if shown else page.paragraph("No samples to show.")
 
 
-def _basis(findings: list[Finding], ledger: Ledger) -> str:
+def _basis(findings: list[Finding], committed: Committed) -> str:
     """How much of the data set was looked at."""
     shards = len({finding.shard for finding in findings})
-    return f"From {len(findings):,} of {ledger.samples:,} samples, in {shards:,} of {len(ledger.shards):,} shards."
+    return (
+        f"From {len(findings):,} of {committed.samples:,} samples, in {shards:,} of {len(committed.shards):,} shards."
+    )
 
 
 def _extremes_section(extremes: dict[str, list[Finding]], figures: dict[str, Html], basis: str) -> Html:
@@ -166,13 +168,13 @@ def _distributions_section(findings: list[Finding], basis: str) -> Html:
     return page.section("Distributions", page.paragraph(basis), page.grid(charts, wide=True))
 
 
-def _failures_section(ledger: Ledger) -> Html:
-    if not ledger.failures:
+def _failures_section(committed: Committed) -> Html:
+    if not committed.failures:
         return page.section("Left out", page.paragraph("No image was left out."))
     rows: list[tuple[object, ...]] = []
-    for reason, count in ledger.failures.most_common():
+    for reason, count in committed.failures.most_common():
         rows.append((reason.value, count, "", "", ""))
-        rows += [("", "", e.key, page.breakable(e.uri), e.message) for e in ledger.examples.get(reason, [])]
+        rows += [("", "", e.key, page.breakable(e.uri), e.message) for e in committed.examples.get(reason, [])]
     explained = f"By reason, with up to {EXAMPLES} examples of each; failures.jsonl of a complete data set lists all."
     return page.section("Left out", page.paragraph(explained), page.table(COLUMNS, rows))
 

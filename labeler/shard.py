@@ -5,9 +5,9 @@ import itertools
 import socket
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import BinaryIO, NamedTuple, TypeVar
+from typing import BinaryIO, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ from common.errors import ImageFailure
 from common.images import StoredImage, read_photograph
 from common.listing import class_folder
 from common.manifest import Failure, Plan, Record, record_name, sha256, shard_name
+from common.parallel import in_order
 from common.shards import Sample, SampleInfo, ShardWriter
 from common.sources import Source
 from common.storage import Storage
@@ -25,8 +26,6 @@ from labeler.listing import ListingReader, PlannedImage
 
 CPU_BATCH, GPU_BATCH = 1, 32  # fixed by the kind of hardware, never by the number of workers: they touch the last bit
 LABEL_BYTES = 40_000  # the map, points and tar headers beside each image, generously
-T = TypeVar("T")
-R = TypeVar("R")
 Progress = Callable[[int, int], None]
 
 
@@ -200,17 +199,6 @@ class ShardLabeler:
 def shard_bytes(images: int, source_bytes: int, include_images: bool) -> int:
     """The size of a shard of so many images, generously."""
     return images * LABEL_BYTES + (source_bytes if include_images else 0)
-
-
-def in_order(pool: ThreadPoolExecutor, function: Callable[[T], R], items: Iterable[T], ahead: int) -> Iterator[R]:
-    """Map in threads, in the order of the items, with at most `ahead` results waiting to be taken."""
-    waiting: deque[Future[R]] = deque()
-    for item in items:
-        waiting.append(pool.submit(function, item))
-        if len(waiting) >= ahead:
-            yield waiting.popleft().result()
-    while waiting:
-        yield waiting.popleft().result()
 
 
 class _timed:

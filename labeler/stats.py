@@ -9,25 +9,23 @@ read, which is named on standard error, with all the others counted.
 
 import argparse
 import json
-import multiprocessing
-import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from common.errors import UserError, run_program, told
+from common.files import write_whole
 from common.manifest import MANIFEST, Manifest
+from common.parallel import in_processes
 from common.storage import Storage, open_storage
 from labeler.duplicates import count_duplicates, describe_groups
 from labeler.generations import read_plans
 from labeler.stats_tables import tables
 from labeler.summary import summarize_classes, summarize_gaze, summarize_images, summarize_maps
-from labeler.survey import Ledger, read_ledger
+from labeler.survey import Committed, read_committed
 from labeler.tally import ROW, Sums, Tally, tally_shard
 
 
@@ -40,64 +38,55 @@ def statistics(dataset: str, workers: int | None = None) -> tuple[dict[str, Any]
     """
     storage = open_storage(dataset)
     plans = read_plans(storage)
-    ledger = read_ledger(storage, plans)
-    if not ledger.shards and not ledger.notes:
+    committed = read_committed(storage, plans)
+    if not committed.shards and not committed.notes:
         raise UserError(f"{dataset}: expected a data set with finished shards, found none as yet; go on with its run")
-    published = _published_generation(storage, ledger)
-    rows, sums = _put_together(_tallies(dataset, ledger, workers), ledger)
+    published = _published_generation(storage, committed)
+    rows, sums = _put_together(_tallies(dataset, committed, workers), committed)
     duplicates, largest = count_duplicates(rows)
     last = plans[-1]
     report = {
         "complete": published == last.generation,
-        "shards": len(ledger.shards),
+        "shards": len(committed.shards),
         "samples": len(rows),
-        "bytes": ledger.bytes,
+        "bytes": committed.bytes,
         "classes": summarize_classes(rows, last.classes),
         "maps": summarize_maps(rows, sums),
         "gaze": summarize_gaze(rows, sums, last.config["max_gaze_points"]),
         "images": summarize_images(rows, sums),
-        "duplicates": {**duplicates, "largest": describe_groups(storage, largest, rows, list(ledger.shards))},
-        "failures": {reason.value: count for reason, count in sorted(ledger.failures.items())},
-        "unreadable": sorted(ledger.notes),
+        "duplicates": {**duplicates, "largest": describe_groups(storage, largest, rows, list(committed.shards))},
+        "failures": {reason.value: count for reason, count in sorted(committed.failures.items())},
+        "unreadable": sorted(committed.notes),
     }
-    return report, ledger.notes
+    return report, committed.notes
 
 
-def _published_generation(storage: Storage, ledger: Ledger) -> int | None:
+def _published_generation(storage: Storage, committed: Committed) -> int | None:
     """The last generation that the manifest covers; None where there is no manifest. A damaged one is noted."""
     try:
         return Manifest.model_validate_json(storage.read(MANIFEST)).generation
     except FileNotFoundError:
         return None
     except ValueError as error:
-        ledger.notes[MANIFEST] = told(error)
+        committed.notes[MANIFEST] = told(error)
         return None
 
 
-def _tallies(dataset: str, ledger: Ledger, workers: int | None) -> Iterator[Tally]:
-    """The shards' figures, in the shards' order, read in as many processes as there are cores."""
-    shards, samples = list(ledger.shards), list(ledger.shards.values())
-    arguments = [dataset] * len(shards), shards, samples
-    processes = min(workers or os.cpu_count() or 1, len(shards))
-    progress: Callable[[Iterable[Tally]], Iterable[Tally]] = lambda tallies: tqdm(  # noqa: E731
-        tallies, total=len(shards), unit=" shards", disable=not sys.stderr.isatty()
-    )
-    if processes <= 1:
-        yield from progress(map(tally_shard, *arguments))
-        return
-    with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
-        yield from progress(pool.map(tally_shard, *arguments))
+def _tallies(dataset: str, committed: Committed, workers: int | None) -> Iterator[Tally]:
+    """The shards' figures, in the shards' order."""
+    shards, samples = list(committed.shards), list(committed.shards.values())
+    return in_processes(tally_shard, [dataset] * len(shards), shards, samples, processes=workers, unit="shards")
 
 
-def _put_together(tallies: Iterable[Tally], ledger: Ledger) -> tuple[np.ndarray, Sums]:
-    """All samples' rows, and their sums; troubles are noted in the ledger."""
+def _put_together(tallies: Iterable[Tally], committed: Committed) -> tuple[np.ndarray, Sums]:
+    """All samples' rows, and their sums; troubles are noted in the committed."""
     parts, sums = [np.empty(0, ROW)], Sums()
     for index, tally in enumerate(tallies):
         tally.rows["shard"] = index
         parts.append(tally.rows)
         sums.merge(tally.sums)
         if tally.trouble:
-            ledger.notes[tally.shard] = tally.trouble
+            committed.notes[tally.shard] = tally.trouble
     return np.concatenate(parts), sums
 
 
@@ -121,7 +110,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"{name}: {trouble}", file=sys.stderr)
     if arguments.json:
         try:
-            arguments.json.write_text(line + "\n", "utf-8")
+            write_whole(arguments.json, f"{line}\n".encode())
         except OSError as error:
             raise UserError(f"--json {arguments.json}: cannot be written: {error.strerror}") from None
     return 1 if report["unreadable"] else 0

@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 
 @dataclass
-class Ledger:
+class Committed:
     """What the records say was written and left out, and what is wrong with the files."""
 
     shards: dict[str, int] = field(default_factory=dict)  # samples by name
@@ -47,33 +47,33 @@ class Finding(NamedTuple):
     map_max: float
 
 
-def read_ledger(storage: Storage, plans: Sequence[Plan]) -> Ledger:
+def read_committed(storage: Storage, plans: Sequence[Plan]) -> Committed:
     """Add up the records of the committed shards. A record that cannot be read is noted."""
-    ledger = Ledger()
+    committed = Committed()
     shards = {record_name(shard): shard for plan in plans for shard in plan.shard_indices}
     records: Records = {}
     for name, record in scan_records(storage):
         if not isinstance(record, Record):
-            ledger.notes[name] = told(record)
+            committed.notes[name] = told(record)
             continue
-        ledger.shards[record.shard] = record.samples
-        ledger.bytes += record.bytes
+        committed.shards[record.shard] = record.samples
+        committed.bytes += record.bytes
         if name in shards:
             records[shards[name]] = record
     result = outcome(storage, plans, records)
-    ledger.planned, ledger.samples, ledger.failures = result.planned, result.written, result.failures
+    committed.planned, committed.samples, committed.failures = result.planned, result.written, result.failures
     for failure in result.failed:
-        examples = ledger.examples.setdefault(failure.reason, [])
+        examples = committed.examples.setdefault(failure.reason, [])
         examples.extend([failure] if len(examples) < EXAMPLES else [])
-    return ledger
+    return committed
 
 
-def survey(storage: Storage, ledger: Ledger, generator: np.random.Generator) -> list[Finding]:
+def survey(storage: Storage, committed: Committed, generator: np.random.Generator) -> list[Finding]:
     """Measure the first samples of shards drawn at random: which image is in which shard was drawn by the plan."""
-    filled = [name for name, samples in ledger.shards.items() if samples]
+    filled = [name for name, samples in committed.shards.items() if samples]
     names = sorted(generator.permutation(filled)[:MOST_SHARDS].tolist())
     share = math.ceil(MOST_SAMPLES / max(len(names), 1))
-    found = (read_each(storage, name, ledger, functools.partial(measured, name)) for name in names)
+    found = (read_each(storage, name, committed, functools.partial(measured, name)) for name in names)
     return [finding for findings in found for finding in itertools.islice(findings, share)]
 
 
@@ -97,7 +97,7 @@ def map_area(attention: np.ndarray) -> float:
 
 
 def read_each(
-    storage: Storage, shard: str, ledger: Ledger, use: Callable[[Sample], T], keys: Collection[str] | None = None
+    storage: Storage, shard: str, committed: Committed, use: Callable[[Sample], T], keys: Collection[str] | None = None
 ) -> Iterator[T]:
     """What `use` makes of a shard's samples (only of those in `keys`, if given); what cannot be read is noted."""
     count = 0
@@ -110,11 +110,11 @@ def read_each(
                 try:
                     used = use(decode_sample(key, members))
                 except Exception as error:  # Pillow and numpy raise many kinds on damaged bytes
-                    ledger.notes.setdefault(shard, f"sample {key} cannot be read: {told(error)}")
+                    committed.notes.setdefault(shard, f"sample {key} cannot be read: {told(error)}")
                     continue
                 yield used
     except (OSError, tarfile.TarError) as error:
-        ledger.notes.setdefault(shard, f"damaged after {count} samples: {told(error)}")
+        committed.notes.setdefault(shard, f"damaged after {count} samples: {told(error)}")
         return
-    if count != ledger.shards[shard]:
-        ledger.notes.setdefault(shard, f"holds {count} samples, its record counts {ledger.shards[shard]}")
+    if count != committed.shards[shard]:
+        committed.notes.setdefault(shard, f"holds {count} samples, its record counts {committed.shards[shard]}")

@@ -9,7 +9,7 @@ import numpy as np
 
 from common.shards import Sample
 from common.storage import open_storage
-from labeler.survey import Ledger, map_area, read_each
+from labeler.survey import Committed, map_area, read_each
 
 CELLS = 21  # a side, in which maps are summed: sevenths and thirds of the frame are both made of them
 NO_CLASS = -1
@@ -88,9 +88,9 @@ class Tally(NamedTuple):
 
 def tally_shard(dataset: str, shard: str, samples: int) -> Tally:
     """Read a shard whose record counts so many samples. What cannot be read is left out, and told as its trouble."""
-    ledger, sums = Ledger(shards={shard: samples}), Sums()
-    rows = np.fromiter(read_each(open_storage(dataset), shard, ledger, sums.add), ROW)
-    return Tally(shard, rows, sums, ledger.notes.get(shard))
+    committed, sums = Committed(shards={shard: samples}), Sums()
+    rows = np.fromiter(read_each(open_storage(dataset), shard, committed, sums.add), ROW)
+    return Tally(shard, rows, sums, committed.notes.get(shard))
 
 
 def mass_by_cell(attention: np.ndarray) -> np.ndarray:

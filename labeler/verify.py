@@ -6,17 +6,12 @@ The last line is one JSON object: ok, complete, shards, samples, failures, probl
 """
 
 import argparse
+import functools
 import json
-import multiprocessing
-import os
-import sys
-from collections.abc import Callable, Iterable
-from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from tqdm import tqdm
 
 from common.errors import UserError, run_program, told
 from common.manifest import (
@@ -31,13 +26,14 @@ from common.manifest import (
     record_name,
     shard_name,
 )
+from common.parallel import in_processes
 from common.storage import Storage, open_storage
 from labeler.generations import read_plans
 from labeler.ledger import Records, failures_ledger, outcome, scan_records
 from labeler.listing import listing_checksum, read_listing
 from labeler.plan import fingerprint, planned_keys
 from labeler.publish import description, make_manifest, published_generation
-from labeler.verify_shard import ShardChecker, shard_problems, start_checking
+from labeler.verify_shard import shard_problems, start_checking
 
 
 def verify(dataset: str, workers: int | None = None) -> dict[str, Any]:
@@ -56,7 +52,9 @@ def verify(dataset: str, workers: int | None = None) -> dict[str, Any]:
         started = bool(published) or any(shard in records for shard in plan.shard_indices)
         problems += _plan_problems(storage, plan, before, started)
     problems += _file_problems(storage, plans, published, records)
-    problems += _each_shard(dataset, sorted(records), workers)
+    start = functools.partial(start_checking, dataset)
+    for found in in_processes(shard_problems, sorted(records), processes=workers, unit="shards", start=start):
+        problems += found
     if published and not any(shard not in records for plan in published for shard in plan.shard_indices):
         problems += _manifest_problems(storage, published, records)
     report |= {
@@ -162,21 +160,6 @@ def _file_problems(storage: Storage, plans: list[Plan], published: list[Plan], r
     return problems + [f"{shard_name(shard)}: has no record" for shard in expected if shard not in records]
 
 
-def _each_shard(dataset: str, shards: list[int], workers: int | None) -> list[str]:
-    """Check the committed shards, in as many processes as there are cores."""
-    processes = min(workers or os.cpu_count() or 1, len(shards))
-    progress: Callable[[Iterable[list[str]]], Iterable[list[str]]] = lambda results: tqdm(  # noqa: E731
-        results, total=len(shards), unit=" shards", disable=not sys.stderr.isatty()
-    )
-    if processes <= 1:
-        found = list(progress(map(ShardChecker(dataset).problems, shards)))
-    else:
-        spawn = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(processes, spawn, initializer=start_checking, initargs=(dataset,)) as pool:
-            found = list(progress(pool.map(shard_problems, shards)))
-    return [problem for problems in found for problem in problems]
-
-
 def _manifest_problems(storage: Storage, plans: list[Plan], records: Records) -> list[str]:
     """Is what was published what the records say?"""
     expected, result = make_manifest(storage, plans, records), outcome(storage, plans, records)
@@ -216,6 +199,8 @@ def main() -> int:
     parser.add_argument("dataset", help="folder of the data set, local or s3://BUCKET/PREFIX")
     parser.add_argument("--workers", type=int, help="processes; by default one a core")
     arguments = parser.parse_args()
+    if arguments.workers is not None and arguments.workers < 1:
+        raise UserError(f"--workers: expected 1 or more, found {arguments.workers}")
     report = verify(arguments.dataset, arguments.workers)
     for problem in report["problems"]:
         print(problem)

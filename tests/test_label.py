@@ -6,8 +6,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from common.errors import ImageFailure, Reason
+from common.orientation import upright
 from labeler.label import GAZE_GRID, GAZE_SIGMA, Label, label_image, predict_maps, teacher_picture
-from labeler.orientation import upright
 from labeler.teacher.weights import ForeignTeacher
 from tests.pictures import photograph
 

@@ -5,8 +5,8 @@ import pytest
 import torch
 from PIL import Image, ImageOps
 
+from common.orientation import map_to_stored, points_to_stored, upright
 from labeler.gaze import gaze_points
-from labeler.orientation import map_to_stored, points_to_stored, upright
 from tests.pictures import photograph, turned_jpeg
 
 ORIENTATIONS = range(1, 9)

@@ -9,6 +9,7 @@ from PIL import Image, ImageOps
 
 from common import page
 from common.errors import UserError
+from common.orientation import upright_image
 
 HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)>&amp;.jpg"
 
@@ -125,7 +126,7 @@ def test_picture_map_and_points_turn_together(orientation):
     attributes = Reading(markup).attributes
     width, height = (int(side) for side in dict(attributes)["viewbox"].split()[2:])
     x, y = (float(value) for name, value in attributes if name in ("cx", "cy"))
-    turned = np.asarray(page.upright(image, orientation))[..., 0]
+    turned = np.asarray(upright_image(image, orientation))[..., 0]
     assert turned[int(y / height * turned.shape[0]), int(x / width * turned.shape[1])] == 255
     assert (width > height) == (turned.shape[1] > turned.shape[0])
 
@@ -138,7 +139,7 @@ def test_upright_turns_as_pillow_does(orientation):
     photograph().save(buffer, "PNG", exif=exif)
     image = Image.open(buffer)
     expected = np.asarray(ImageOps.exif_transpose(image))
-    assert np.array_equal(np.asarray(page.upright(image, orientation)), expected)
+    assert np.array_equal(np.asarray(upright_image(image, orientation)), expected)
 
 
 def test_a_thumbnail_forgets_the_orientation():

@@ -1,12 +1,12 @@
 """Every setting of a training run."""
 
-import os
 from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 from pydantic_settings import SettingsConfigDict
 
 from common.errors import UserError
+from common.parallel import decoding_threads
 from common.settings import Settings
 from trainer.recipes import recipe_names
 
@@ -130,5 +130,5 @@ class TrainSettings(TrainConfig, Settings):
         return self.output or DEMO_OUTPUT
 
     def threads_per_worker(self, device: str) -> int:
-        """A GPU is fed by many decoding threads; beside a network on the CPU, two are enough."""
-        return self.threads or (max(4, min(16, os.cpu_count() or 4)) if device == "cuda" else 2)
+        """That decode, on a device of this type."""
+        return self.threads or decoding_threads(device == "cuda")

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from common.errors import UserError, told
 from common.fixations import FixatedImage
-from labeler.shard import in_order
+from common.parallel import in_order
 from labeler.teacher.model import whole_frame
 from labeler.teacher.scores import ImageScores, score_image
 from labeler.teacher.weights import Predictor

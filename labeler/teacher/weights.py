@@ -7,7 +7,6 @@ import importlib
 import inspect
 import os
 import sys
-import tempfile
 import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from common.errors import UserError
+from common.files import cache_folder, write_whole
 from common.manifest import Teacher
 from labeler.teacher import BUNDLED, PUBLISHED
 from labeler.teacher.model import INPUT_SIZE, AttentionTeacher
@@ -190,8 +190,7 @@ def _try_out(name: str, teacher: nn.Module) -> Tensor:
 
 def _published_file() -> Path:
     """The authors' weights, fetched once into the cache."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "imagenet-attn"
-    target = cache / "center.tflite"
+    target = cache_folder() / "center.tflite"
     if target.is_file() and _checksum(target) == PUBLISHED_SHA256:
         return target
     try:
@@ -199,10 +198,7 @@ def _published_file() -> Path:
             content = response.read()
         if hashlib.sha256(content).hexdigest() != PUBLISHED_SHA256:
             raise UserError(f"{PUBLISHED_URL} is not the file that this version was made for (its checksum differs)")
-        cache.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=cache, delete=False) as file:
-            file.write(content)
-        os.replace(file.name, target)
+        write_whole(target, content)
     except (OSError, http.client.HTTPException) as error:  # urllib's own errors are OSErrors
         reason = getattr(error, "reason", None) or error
         raise UserError(

@@ -25,7 +25,7 @@ MOST_READERS = 16
 MEMORY = 16 * 2**30  # bytes of features that models of a set may gather together
 
 
-class Features(NamedTuple):
+class Extracted(NamedTuple):
     """Of the images that could be read: `rows` [n, C] float32, `labels` [n], and `indices` [n] into the set's names.
 
     `unreadable`: why each of the others could not, by name.
@@ -94,7 +94,7 @@ class FeatureStore:
                     joined = _joined(model, queue[number], found, place)
                     self._storage.replace(name, _packed(joined, queue[number], key))
 
-    def get(self, model: Measured, pictures: Pictures) -> Features:
+    def get(self, model: Measured, pictures: Pictures) -> Extracted:
         """A set's features. Raises UserError like `prepare`."""
         self.prepare([model], [pictures])
         name, key = self._name(model, pictures)
@@ -121,7 +121,7 @@ def _counted(group: Iterator[tuple[int, Piece]], bar: Any) -> Iterator[tuple[int
         yield number, piece
 
 
-def _joined(model: Measured, pictures: Pictures, pieces: list[Piece], place: int) -> Features:
+def _joined(model: Measured, pictures: Pictures, pieces: list[Piece], place: int) -> Extracted:
     """The features of the model, which is at a place of the pieces' rows."""
     failed = {index: reason for piece in pieces for index, reason in piece.failed.items()}
     unreadable = {pictures.names[index]: failed[index] for index in sorted(failed)}
@@ -132,7 +132,7 @@ def _joined(model: Measured, pictures: Pictures, pieces: list[Piece], place: int
     indices = np.concatenate([piece.indices for piece in pieces])
     found = np.concatenate(rows)
     _check_finite(model, pictures, found)
-    return Features(found, pictures.labels[indices], indices, unreadable)
+    return Extracted(found, pictures.labels[indices], indices, unreadable)
 
 
 def _check_finite(model: Measured, pictures: Pictures, rows: np.ndarray) -> None:
@@ -144,15 +144,15 @@ def _check_finite(model: Measured, pictures: Pictures, rows: np.ndarray) -> None
         )
 
 
-def _unpacked(content: bytes, key: str) -> Features:
+def _unpacked(content: bytes, key: str) -> Extracted:
     with np.load(io.BytesIO(content), allow_pickle=False) as file:
         if str(file["key"]) != key:
             raise ValueError("of another model or data set")
         unreadable = dict(zip(file["unreadable"].tolist(), file["reasons"].tolist(), strict=True))
-        return Features(file["features"], file["labels"], file["indices"], unreadable)
+        return Extracted(file["features"], file["labels"], file["indices"], unreadable)
 
 
-def _packed(found: Features, pictures: Pictures, key: str) -> bytes:
+def _packed(found: Extracted, pictures: Pictures, key: str) -> bytes:
     buffer = io.BytesIO()
     arrays: dict[str, Any] = {
         "features": found.rows,

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from common.errors import UserError
-from trainer.evaluate.features import Features, FeatureStore
+from trainer.evaluate.features import Extracted, FeatureStore
 from trainer.evaluate.models import Measured
 from trainer.evaluate.pictures import Pictures, check_classes
 from trainer.optim import PROBE_RATE
@@ -29,7 +29,7 @@ class Classifier(NamedTuple):
     classes: list[str]
     source: str
 
-    def accuracy(self, found: Features, classes: list[str], device: torch.device) -> dict[str, float]:
+    def accuracy(self, found: Extracted, classes: list[str], device: torch.device) -> dict[str, float]:
         """The shares of images whose class scores highest, and among the five highest; `classes` are the labels'.
 
         Of classes that score alike the first comes first, as argmax has it. Raises UserError for scores that are none.

@@ -17,7 +17,7 @@ from torch import Tensor
 from common.errors import UserError
 from common.storage import open_storage
 from trainer.evaluate.config import CIFAR_QUERIES, IMAGENET_QUERIES
-from trainer.evaluate.features import Features
+from trainer.evaluate.features import Extracted
 from trainer.evaluate.models import Measured, file_name
 from trainer.evaluate.pictures import Pictures
 from trainer.evaluate.suite import Context, Findings, Row
@@ -100,13 +100,13 @@ def _measured(context: Context, model: Measured, collection: Collection, rows: l
 
 def _drawn(
     context: Context, model: Measured, collection: Collection, pictures: Pictures
-) -> tuple[Features, np.ndarray]:
+) -> tuple[Extracted, np.ndarray]:
     """A set's features, and which rows of them are searched for."""
     features = context.store.get(model, pictures)
     return features, drawn_queries(features, len(pictures.names), collection.queries, context.settings.seed)
 
 
-def search(found: Features, queries: np.ndarray, device: torch.device) -> Curve:
+def search(found: Extracted, queries: np.ndarray, device: torch.device) -> Curve:
     """Search for the rows `queries` among all other rows: exact, in chunks. Images of a query's class are relevant."""
     database = np.setdiff1d(np.arange(len(found.rows)), queries)
     rows = F.normalize(torch.from_numpy(found.rows).to(device))
@@ -155,7 +155,7 @@ def _places(relevant: Tensor, irrelevant: Tensor) -> Tensor:
     return above + torch.arange(relevant.shape[1] - 1, -1, -1, device=relevant.device)
 
 
-def drawn_queries(found: Features, images: int, queries: int, seed: int) -> np.ndarray:
+def drawn_queries(found: Extracted, images: int, queries: int, seed: int) -> np.ndarray:
     """Rows of the features that are searched for: so many of a set's images, drawn by the seed, but unreadable ones."""
     chosen = np.random.default_rng([seed, 1]).choice(images, queries, replace=False)
     return np.flatnonzero(np.isin(found.indices, chosen))
@@ -207,7 +207,7 @@ def _check_enough(collection: Collection, pictures: Pictures) -> None:
         )
 
 
-def _keep(context: Context, model: Measured, collection: Collection, found: Features, queries: np.ndarray) -> None:
+def _keep(context: Context, model: Measured, collection: Collection, found: Extracted, queries: np.ndarray) -> None:
     buffer = io.BytesIO()
     np.savez(buffer, features=found.rows, labels=found.labels, queries=queries)
     name = f"retrieval/{file_name(f'{model.name} {collection.name}')}.npz"

@@ -6,7 +6,7 @@ from sklearn.neighbors import NearestNeighbors
 from torchmetrics.functional.retrieval import retrieval_precision, retrieval_recall
 
 from common.errors import UserError
-from trainer.evaluate.features import Features
+from trainer.evaluate.features import Extracted
 from trainer.evaluate.retrieval import drawn_queries, many, mean_curve, precision_recall, search, told_curve
 
 CPU = torch.device("cpu")
@@ -17,7 +17,7 @@ def made_up(images, classes, channels=16, seed=0):
     generator = np.random.default_rng(seed)
     labels = generator.integers(0, classes, images)
     rows = generator.normal(size=(classes, channels))[labels] + 2 * generator.normal(size=(images, channels))
-    return Features(rows.astype(np.float32), labels, np.arange(images), {})
+    return Extracted(rows.astype(np.float32), labels, np.arange(images), {})
 
 
 def parts(found, queries):
@@ -88,7 +88,7 @@ def test_the_seed_draws_the_queries_and_unreadable_ones_are_left_out():
     assert drawn.tolist() == drawn_queries(found, 50, 10, seed=3).tolist()
     assert drawn.tolist() != drawn_queries(found, 50, 10, seed=4).tolist()
     readable = np.delete(np.arange(50), drawn[0])
-    partly = Features(found.rows[readable], found.labels[readable], readable, {"x": "broken"})
+    partly = Extracted(found.rows[readable], found.labels[readable], readable, {"x": "broken"})
     assert partly.indices[drawn_queries(partly, 50, 10, seed=3)].tolist() == drawn[1:].tolist()
 
 

@@ -1,12 +1,15 @@
-"""EXIF orientations: turn a picture upright for the teacher, and its map and points back to the stored pixels.
+"""EXIF orientations: pictures turned upright for people and teachers, maps and points turned back to stored pixels.
 
 Upright = the stored pixels, transposed or not, then flipped along x or y or both.
 """
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from torch import Tensor
+from PIL import Image
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class _Turn(NamedTuple):
@@ -27,13 +30,33 @@ TURNS = {
 }
 
 
-def upright(pixels: Tensor, orientation: int) -> Tensor:
+def upright(pixels: "Tensor", orientation: int) -> "Tensor":
     """Stored pixels [..., H, W] -> the picture as people see it."""
     turn = TURNS[orientation]
     if turn.transpose:
         pixels = pixels.transpose(-1, -2)
     flips = [axis for axis, flip in ((-1, turn.flip_x), (-2, turn.flip_y)) if flip]
     return pixels.flip(flips) if flips else pixels
+
+
+def upright_image(image: Image.Image, orientation: int) -> Image.Image:
+    """The same of an image of Pillow's."""
+    turn = TURNS[orientation]
+    steps = (
+        (turn.transpose, Image.Transpose.TRANSPOSE),
+        (turn.flip_x, Image.Transpose.FLIP_LEFT_RIGHT),
+        (turn.flip_y, Image.Transpose.FLIP_TOP_BOTTOM),
+    )
+    for wanted, step in steps:
+        image = image.transpose(step) if wanted else image
+    return image
+
+
+def upright_point(x: float, y: float, orientation: int) -> tuple[float, float]:
+    """A point in [0, 1] of the stored pixels -> of the upright picture."""
+    turn = TURNS[orientation]
+    x, y = (y, x) if turn.transpose else (x, y)
+    return 1 - x if turn.flip_x else x, 1 - y if turn.flip_y else y
 
 
 def map_to_stored(attention: np.ndarray, orientation: int) -> np.ndarray:
