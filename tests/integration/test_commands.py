@@ -107,8 +107,9 @@ def do(words: list[str], folder: Path, settings: dict[str, str]) -> None:
     print(words[-1], "\n", done.stdout)
 
 
-def test_the_readme(folder: Path) -> None:
-    called = follow("README.md", folder)
+def test_the_readme(folder: Path, s3: S3Server, bucket: str) -> None:
+    upload(folder / "PHOTOS", s3, bucket, "imagenet/train")
+    called = follow("README.md", folder, bucket=bucket, **s3.environment())
     assert {"labeler.run", "labeler.verify", "trainer.run", "trainer.export", "trainer.evaluate"} < set(called)
     assert {"trainer.table", "trainer.search"} < set(called)
     assert "<svg" in (folder / "REPORT/index.html").read_text()
