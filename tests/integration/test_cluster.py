@@ -13,10 +13,11 @@ from common.manifest import Plan, Record
 from labeler.metrics import METRICS
 from labeler.verify import verify
 from tests.clusters import Cluster, Submission
-from tests.jobs import SHARDS, checksums, label, photographs
+from tests.jobs import SHARDS, checksums, command, label, photographs
 from tests.pictures import encoded, jpeg
 from tests.s3server import S3Server
 from tests.teachers import FAULT, SECONDS
+from tests.trainer.datasets import make_dataset
 
 pytestmark = [
     pytest.mark.slow,
@@ -92,6 +93,15 @@ def test_gpus_that_the_cluster_lacks_are_refused(cluster: Cluster, images: Path,
     assert "error: --gpus-per-worker 1: a machine of this cluster has 0 GPUs at most (waited 2 s" in job.log
     assert "Traceback" not in job.log
     assert list(checksums(tmp_path / "out")) == ["listing.parquet", "plan.json"]
+
+
+def test_a_searchs_trial_takes_no_more_than_one_machine(cluster: Cluster, tmp_path: Path) -> None:
+    """Of machines with a CPU each, two between them would never be free on one."""
+    settings = {"backbone": "resnet18", "image_size": 32, "batch_size": 8, "epochs": 1, "warmup_epochs": 0, "trials": 1}
+    data = make_dataset(tmp_path / "data", [8, 8])
+    job = cluster.submit(*command(module="trainer.search", data=data, output=tmp_path / "search", **settings))
+    assert job.wait(PATIENCE) == 0, job.log
+    assert "best of 1 trials: --kld-weight" in job.log
 
 
 def test_metrics_tell_what_became_of_every_image(cluster: Cluster, folder: Path, tmp_path: Path) -> None:

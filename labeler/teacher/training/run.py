@@ -50,7 +50,7 @@ def train_teacher(settings: TrainSettings) -> None:
 
     launch(work, settings.workers, output)
     if leads():
-        _export(output)
+        print(f"the weights are {_export(output)}; score them with python -m labeler.teacher.evaluate")
 
 
 def initial_teacher(init: str, seed: int) -> AttentionTeacher:
@@ -90,8 +90,10 @@ def _keep_config(folder: RunFolder, config: TrainConfig) -> None:
         folder.write_json("config.json", now)
 
 
-def _export(output: Path) -> None:
-    """The best weights as half floats: what --teacher takes."""
+def _export(output: Path) -> Path:
+    """Write the best weights as half floats: what --teacher takes."""
     weights = safetensors.torch.load_file(output / BEST)
     halves = {name: tensor.half() for name, tensor in weights.items()}
-    write_whole(output / "teacher.safetensors", safetensors.torch.save(halves))
+    path = output / "teacher.safetensors"
+    write_whole(path, safetensors.torch.save(halves))
+    return path
