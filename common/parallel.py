@@ -3,14 +3,14 @@
 import functools
 import multiprocessing
 import os
-import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from typing import Any, TypeVar
 
-from tqdm import tqdm
+from common.progress import progress_bar
 
+SILENT = 2.0  # seconds until progress is worth a line
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -44,7 +44,7 @@ def in_processes(
     """
     number = len(arguments[0])
     processes = min(processes or os.cpu_count() or 1, number)
-    shown = functools.partial(tqdm, total=number, unit=f" {unit}", disable=not sys.stderr.isatty())
+    shown = functools.partial(progress_bar, total=number, unit=f" {unit}", delay=SILENT)
     if processes <= 1:
         start()
         yield from shown(map(function, *arguments))

@@ -1,6 +1,5 @@
 """What every training run needs: checkpoints that are whole, a log of figures, a schedule, a line of progress."""
 
-import io
 import json
 import math
 import sys
@@ -12,6 +11,7 @@ from tqdm import tqdm
 
 from common.errors import UserError, told
 from common.files import whole_file, write_whole
+from common.progress import progress_bar
 
 METRICS = "metrics.jsonl"
 
@@ -85,12 +85,9 @@ class ProgressLine:
 
     def __init__(self, steps: int, first: int, images_per_step: int) -> None:
         self._images = images_per_step
-        terminal = sys.stderr.isatty()
-        self._bar: tqdm[Any] = tqdm(
+        self._bar = progress_bar(
             total=steps,
             initial=first,
-            file=sys.stderr if terminal else _Lines(),
-            mininterval=0.2 if terminal else 30,
             bar_format="step {n_fmt}/{total_fmt}{postfix}, {remaining} left",
             smoothing=0.05,
         )
@@ -109,15 +106,6 @@ class ProgressLine:
     def close(self) -> None:
         """Leave the line as it is."""
         self._bar.close()
-
-
-class _Lines(io.TextIOBase):
-    """For logs: each state of the line is a line of its own, which Ray hands on from its workers too."""
-
-    def write(self, text: str) -> int:
-        if text.strip():
-            print(text.strip(), file=sys.stderr, flush=True)
-        return len(text)
 
 
 def _lines(path: Path) -> list[str]:

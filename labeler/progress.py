@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from common.errors import UserError
 from common.manifest import PROGRESS, Plan
+from common.progress import progress_bar
 from common.storage import Storage
 from labeler.ledger import Records
 
@@ -86,11 +87,10 @@ class Progress:
             self._write(self.bar, state, report)
 
     def _bar(self) -> "tqdm[Any]":
-        return tqdm(
+        return progress_bar(
             desc=f"{self.shards}/{self.total_shards} shards",
             total=self.images,
             initial=self.images_before,
-            mininterval=0.2 if sys.stderr.isatty() else 15,
             bar_format="{desc}, {n_fmt}/{total_fmt} images, {rate_fmt}{postfix}, {remaining} left",
             unit=" images",
             smoothing=0.05,

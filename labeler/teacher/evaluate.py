@@ -9,13 +9,13 @@ results.json.
 
 import argparse
 import json
-import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from common.errors import UserError, run_program
 from common.fixations import FORMATS
+from common.progress import progress_bar
 from common.storage import Storage, open_storage
 from labeler.teacher import DEFAULT_TEACHER, TEACHERS
 from labeler.teacher.evaluation_data import open_data, select
@@ -45,7 +45,8 @@ def main(argv: list[str] | None = None) -> int:
     for location, chosen in images.items():
         everyone, left_out, _ = data[location]
         scores = score_images(teacher, chosen, everyone, device, arguments.seed)
-        evaluation = Evaluation(location, chosen, list(_progress(scores, location, len(chosen))), left_out)
+        shown = progress_bar(scores, desc=location, total=len(chosen), unit=" images")
+        evaluation = Evaluation(location, chosen, list(shown), left_out)
         evaluations.append(evaluation)
         summaries[location] = summarize(evaluation, arguments.seed)
         print(table(location, summaries[location]), end="\n\n", flush=True)
@@ -117,12 +118,6 @@ def _device(name: str | None) -> "torch.device":
     if name == "cuda" and not torch.cuda.is_available():
         raise UserError("--device cuda: PyTorch finds no usable GPU here; leave the flag out to use the CPU")
     return torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
-
-
-def _progress(scores: Iterable[Any], location: str, images: int) -> Iterable[Any]:
-    from tqdm import tqdm
-
-    return tqdm(scores, desc=location, total=images, unit=" images", mininterval=0.2 if sys.stderr.isatty() else 15)
 
 
 def _write(storage: Storage, files: dict[str, str]) -> None:

@@ -14,10 +14,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from common.errors import UserError, told
 from common.fixations import FixatedImage
+from common.progress import progress_bar
 from common.saliency import auc_judd, cc, kld, nss, resized
 from trainer.evaluate.alignment_scores import METRICS, Scores, comparison, summary
 from trainer.evaluate.models import Measured
@@ -95,7 +95,7 @@ def score_models(context: Context, images: Images) -> tuple[dict[str, Scores], d
     unreadable: dict[str, dict[str, str]] = {}
     with (
         ThreadPoolExecutor(os.cpu_count() or 1) as pool,
-        tqdm(desc="human attention", unit=" images", total=len(images)) as bar,
+        progress_bar(desc="human attention", unit=" images", total=len(images)) as bar,
     ):
         for found, failed in pool.map(partial(_scored, context, images), groups(images)):
             bar.update(len(next(iter(found.values()), ())) + len(failed))

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
-from tqdm import tqdm
 
 from common.errors import ImageFailure, UserError, told
+from common.progress import progress_bar
 from common.storage import open_storage
 from trainer.evaluate.models import Measured, file_name
 from trainer.evaluate.pictures import Pictures, digest, listed, shown
@@ -84,7 +84,7 @@ class FeatureStore:
     def _fill(self, models: Sequence[Measured], queue: Sequence[Pictures], size: int) -> None:
         """Extract all sets of a queue with all models."""
         who = models[0].name if len(models) == 1 else f"{len(models)} models"
-        with tqdm(total=sum(len(each.names) for each in queue), desc=who, unit=" images") as bar:
+        with progress_bar(total=sum(len(each.names) for each in queue), desc=who, unit=" images") as bar:
             pieces = self._extract(models, queue, size)
             for number, group in itertools.groupby(pieces, key=lambda found: found[0]):
                 bar.set_postfix_str(queue[number].name)

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from common.errors import UserError
+from common.progress import progress_bar
 from trainer.evaluate.features import Extracted, FeatureStore
 from trainer.evaluate.models import Measured
 from trainer.evaluate.pictures import Pictures, check_classes
@@ -159,7 +159,7 @@ def learned(
         optimizer, lambda step: 0.5 * (1 + math.cos(math.pi * step / (epochs * steps)))
     )
     rows, labels = rows.to(device), labels.to(device)
-    for _ in tqdm(range(epochs), desc=f"{name}, offline probe", unit=" epochs"):
+    for _ in progress_bar(range(epochs), desc=f"{name}, offline probe", unit=" epochs"):
         order = torch.randperm(len(rows), generator=generator).to(device)
         for step in range(steps):
             chosen = order[step * batch : (step + 1) * batch]
