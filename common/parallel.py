@@ -36,17 +36,18 @@ def in_processes(
     *arguments: Sequence[Any],
     processes: int | None,
     unit: str,
-    start: Callable[[], None] = lambda: None,
+    start: Callable[[], object] | None = None,
 ) -> Iterator[R]:
     """Map over arguments in their order, by default in a process a core; where one is enough it is this one.
 
-    Each process calls `start` first. `unit` names the items on the line of progress.
+    Each process calls `start` first, if there is one. `unit` names the items on the line of progress.
     """
     number = len(arguments[0])
     processes = min(processes or os.cpu_count() or 1, number)
     shown = functools.partial(progress_bar, total=number, unit=f" {unit}", delay=SILENT)
     if processes <= 1:
-        start()
+        if start:
+            start()
         yield from shown(map(function, *arguments))
         return
     with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), start) as pool:

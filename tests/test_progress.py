@@ -1,7 +1,10 @@
+import fcntl
 import os
 import pty
+import struct
 import subprocess
 import sys
+import termios
 
 from tests.jobs import ROOT
 
@@ -16,6 +19,7 @@ def test_in_a_log_each_state_is_a_line():
 
 def test_on_a_terminal_the_line_is_redrawn():
     ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
     subprocess.run([sys.executable, "-c", PROGRAM], cwd=ROOT, stderr=theirs, check=True)
     os.close(theirs)
     assert b"\r100%|" in os.read(ours, 10_000)

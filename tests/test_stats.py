@@ -407,8 +407,9 @@ def test_without_finished_shards_one_sentence_says_so(tmp_path: Path) -> None:
 
 
 def test_a_file_that_cannot_be_written_is_a_users_mistake(dataset: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
     with pytest.raises(UserError, match=r"--json .*: cannot be written: "):
-        main([str(dataset), "--workers", "1", "--json", str(tmp_path / "no/such/folder.json")])
+        main([str(dataset), "--workers", "1", "--json", str(tmp_path / "file/report.json")])
 
 
 def test_the_program_needs_neither_torch_nor_ray() -> None:
