@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import tarfile
@@ -104,7 +105,7 @@ def environment(**more: str) -> dict[str, str]:
 
 
 def start(line: list[str], **more: str) -> subprocess.Popen[str]:
-    """Start a program in a process group of its own."""
+    """Start a program in a process group of its own; Ctrl-C reaches it even where the tests run in the background."""
     return subprocess.Popen(
         line,
         cwd=ROOT,
@@ -113,6 +114,7 @@ def start(line: list[str], **more: str) -> subprocess.Popen[str]:
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 

@@ -1,11 +1,10 @@
 import signal
-import subprocess
 import sys
 
 import pytest
 
 from common.errors import UserError, run_program
-from tests.jobs import ROOT
+from tests.jobs import start
 
 
 @pytest.mark.parametrize(
@@ -32,9 +31,7 @@ def test_what_stops_a_program_is_one_sentence(trouble, code, told, capsys):
 
 def test_a_reader_that_has_seen_enough_is_no_trouble():
     program = "from common.errors import run_program; run_program(lambda: print('line\\n' * 100_000) or 0)"
-    process = subprocess.Popen(
-        [sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    process = start([sys.executable, "-c", program])
     assert process.stdout.readline() == "line\n"
     process.stdout.close()
     errors = process.stderr.read()
@@ -45,9 +42,7 @@ def test_a_reader_that_has_seen_enough_is_no_trouble():
 def test_a_signal_that_python_turns_into_an_interrupt_is_told_likewise():
     program = "import time\nfrom common.errors import run_program\n"
     program += "run_program(lambda: print('here', flush=True) or time.sleep(60) or 0)"
-    process = subprocess.Popen(
-        [sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    process = start([sys.executable, "-c", program])
     assert process.stdout.readline() == "here\n"
     process.send_signal(signal.SIGINT)
     assert process.wait(60) == 130
