@@ -117,7 +117,8 @@ def test_killed_runs_are_taken_up_and_end_as_a_clean_one(images: Path, clean: Pa
     there = count_records(output)
     done = run(label(images, output, workers=1 + KILLS % 2))
     assert done.returncode == 0, done.stderr
-    assert there == SHARDS or f"going on: {there} shards are there" in done.stdout
+    going_on = re.search(r"going on: (\d+) shards are there", done.stdout)  # workers outlive their driver by a moment
+    assert there == SHARDS or (going_on and int(going_on[1]) >= there)
     assert_sound(output)
     assert_same(output, clean)
 
