@@ -3,10 +3,12 @@
 import functools
 import multiprocessing
 import os
+import signal
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
-from typing import Any, TypeVar
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from typing import Any, NamedTuple, TypeVar
 
 from common.progress import progress_bar
 
@@ -15,9 +17,51 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-def decoding_threads(gpu: bool) -> int:
-    """How many threads of a worker decode: many feed a GPU; beside a network on the CPU, two are enough."""
-    return max(4, min(16, os.cpu_count() or 4)) if gpu else 2
+def decoders_of_a_worker(gpus: int) -> int:
+    """How many threads or processes decode for one, on a machine that has so many GPUs for as many workers.
+
+    Many feed a GPU; beside a network on the CPU, two are enough.
+    """
+    return max(4, min(16, (os.cpu_count() or 4) // gpus)) if gpus else 2
+
+
+class Decoders(NamedTuple):
+    """Who decodes: so many threads, or processes.
+
+    Threads share Python's lock, which each operation takes and gives: more than a few keep each other waiting, and the
+    thread that feeds a GPU.
+    """
+
+    number: int
+    processes: bool
+
+    def pool(self) -> Executor:
+        """A new pool of them; what it is given must be such that it can be sent to a process."""
+        if not self.processes:
+            return ThreadPoolExecutor(self.number, initializer=_with_one_thread)
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(["torchvision"])  # once for all of them
+        return ProcessPoolExecutor(self.number, context, initializer=_as_a_process)
+
+
+def _with_one_thread() -> None:
+    import torch
+
+    torch.set_num_threads(1)
+
+
+def _as_a_process() -> None:
+    """Neither Ctrl-C, which every process of a terminal gets, nor the end of the program leaves anything behind."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_the_program, daemon=True).start()
+    _with_one_thread()
+
+
+def _end_with_the_program() -> None:
+    program = multiprocessing.parent_process()
+    assert program is not None
+    program.join()
+    os._exit(1)
 
 
 def in_order(pool: ThreadPoolExecutor, function: Callable[[T], R], items: Iterable[T], ahead: int) -> Iterator[R]:

@@ -9,8 +9,12 @@ from ray.data import DataContext
 
 from common.cluster import join_ray, largest, most_workers
 from common.errors import UserError
-from common.parallel import decoding_threads
+from common.parallel import decoders_of_a_worker
 from labeler.config import WorkSettings
+
+# Of a GPU, by default. The threads of a worker share Python's lock: on 16 cores and an H100 one worker with 16 threads
+# labelled 258 images a second, four with 4 threads each 370, eight with 2 threads each 437
+SHARE = 0.25
 
 
 def start_ray() -> None:
@@ -48,10 +52,11 @@ def room(settings: WorkSettings, pending: int) -> tuple[int, float]:
 
 def _fits(settings: WorkSettings) -> tuple[int, float]:
     """How many workers the machines of this moment can hold, with how many GPUs each."""
-    each = settings.gpus_per_worker if settings.gpus_per_worker is not None else min(1.0, largest("GPU"))
+    each = settings.gpus_per_worker if settings.gpus_per_worker is not None else min(SHARE, largest("GPU"))
     return most_workers(each), each
 
 
 def threads(settings: WorkSettings, gpus: float) -> int:
     """Of a worker that has so many GPUs."""
-    return settings.threads_per_worker or decoding_threads(gpus > 0)
+    most = decoders_of_a_worker(gpus=1 if gpus else 0)
+    return settings.threads_per_worker or (max(2, round(min(gpus, 1) * most)) if gpus else most)

@@ -32,17 +32,20 @@ class LabelConfig(BaseModel):
 class WorkSettings(BaseModel):
     """How the work is done, and when its result is good enough: none of it changes the bytes of a shard."""
 
-    workers: int | None = Field(None, ge=1, description="labelling processes; by default one a GPU, or one a CPU core")
+    workers: int | None = Field(
+        None, ge=1, description="labelling processes; by default as many as fit, on CPUs one a core"
+    )
     gpus_per_worker: float | None = Field(
         None,
         ge=0,
         allow_inf_nan=False,
-        description="GPUs of each worker, a fraction to share one; by default 1 where there are GPUs",
+        description="GPUs of each worker, a fraction to share one; by default 0.25 where there are GPUs",
     )
     threads_per_worker: int | None = Field(
         None,
         ge=1,
-        description="threads that fetch, decode and encode; by default 2, beside a GPU 4 to 16, as there are cores",
+        description="threads that fetch, decode and encode; by default 2, of a worker with a GPU 4 to 16, as there are "
+        "cores, of one with a part of a GPU that part of them",
     )
     wait_for_machines: float = Field(
         30, ge=0, allow_inf_nan=False, description="seconds to wait for a cluster that is still starting machines"

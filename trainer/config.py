@@ -6,7 +6,7 @@ from pydantic import BaseModel, Field
 from pydantic_settings import SettingsConfigDict
 
 from common.errors import UserError
-from common.parallel import decoding_threads
+from common.parallel import decoders_of_a_worker
 from common.settings import Settings
 from trainer.recipes import recipe_names
 
@@ -102,8 +102,8 @@ class TrainSettings(TrainConfig, Settings):
     threads: int | None = Field(
         None,
         ge=1,
-        description="threads of each worker that decode and crop; by default 2, beside a GPU 4 to 16, as there are "
-        "cores",
+        description="threads of each worker that decode and crop, beside a GPU processes; by default 2, beside a GPU 4 "
+        "to 16, as there are cores for each GPU",
     )
     checkpoint_every: int = Field(500, ge=1, description="steps between two checkpoints; one is made after each epoch")
     compile: bool = Field(False, description="compile the network with torch.compile")
@@ -130,5 +130,7 @@ class TrainSettings(TrainConfig, Settings):
         return self.output or DEMO_OUTPUT
 
     def threads_per_worker(self, device: str) -> int:
-        """That decode, on a device of this type."""
-        return self.threads or decoding_threads(device == "cuda")
+        """That decode, on a device of this type, of which every other one here may have a worker too."""
+        import torch
+
+        return self.threads or decoders_of_a_worker(torch.cuda.device_count() if device == "cuda" else 0)

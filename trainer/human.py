@@ -3,7 +3,7 @@
 import hashlib
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from functools import cache, lru_cache
 from typing import NamedTuple
 
@@ -14,8 +14,10 @@ from torch import Tensor
 
 from common.fixations import FixatedImage, left_out_notes, open_fixations
 from common.fixations.data import SALICON_SIGMA
+from common.parallel import Decoders, in_order
+from trainer.decoding import Batch
 from trainer.sampler import slots_of
-from trainer.stream import Batch, ahead
+from trainer.stream import BATCHES_AHEAD
 from trainer.views import whole
 
 Tell = Callable[[str], None]
@@ -80,16 +82,20 @@ class HumanStream:
         image_size: int,
         rank: int,
         world: int,
-        threads: int,
+        decoders: Decoders,
     ) -> None:
         self._images, self._batch_size, self._seed, self._size = images, batch_size, seed, image_size
         self._slots = slots_of(batch_size, world, rank, "--human-batch-size")
-        self._threads = threads
+        self._decoders = decoders
 
     def batches(self, first: int, end: int) -> Iterator[list[HumanSample]]:
         """Those of steps first ... end - 1."""
-        with ThreadPoolExecutor(self._threads, initializer=torch.set_num_threads, initargs=(1,)) as decoders:
-            yield from ahead(self._submitted(decoders, step) for step in range(first, end))
+        with (
+            self._decoders.pool() as decoders,
+            ThreadPoolExecutor(1) as waiter,
+        ):
+            steps = (self._submitted(decoders, step) for step in range(first, end))
+            yield from in_order(waiter, lambda samples: [sample.result() for sample in samples], steps, BATCHES_AHEAD)
 
     def beside(self, batches: Iterator[Batch], first: int, end: int) -> Iterator[Batch]:
         """The shards' batches from the same steps, with human-labelled images for their clean ones."""
@@ -97,7 +103,7 @@ class HumanStream:
             images, maps, fixations = zip(*samples, strict=True)
             yield batch._replace(clean=torch.stack(images), attention=torch.stack(maps), gaze=list(fixations))
 
-    def _submitted(self, decoders: ThreadPoolExecutor, step: int) -> "list[Future[HumanSample]]":
+    def _submitted(self, decoders: Executor, step: int) -> "list[Future[HumanSample]]":
         positions = (step * self._batch_size + slot for slot in self._slots)
         places = (divmod(position, len(self._images)) for position in positions)
         chosen = [self._images[self._order(epoch)[at]] for epoch, at in places]

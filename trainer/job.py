@@ -9,17 +9,19 @@ import torch
 from common.errors import UserError
 from common.fixations import FixatedImage
 from common.launch import Place, launch, leads, processes
+from common.parallel import Decoders
 from common.run_folder import RunFolder
 from common.training import check_same_settings
 from trainer.card import card
 from trainer.config import DEMO_DATA, TrainConfig, TrainSettings
 from trainer.dataset import DataSet, open_dataset
+from trainer.decoding import Batch
 from trainer.human import HumanStream, Tell, checksum, open_human_data, silent, tell_once
 from trainer.journal import BEST, RESULT, AfterEpoch, Journal, nothing_more
 from trainer.loop import Training, schedule, timed
 from trainer.recipes import build, description, recipe
 from trainer.sampler import Sampler, slots_of
-from trainer.stream import Batch, Stream
+from trainer.stream import Stream
 
 CONFIG, CARD = "config.json", "README.md"
 
@@ -84,14 +86,14 @@ def train(
     training = Training(config, build(config.recipe, config, classes), plan, place, settings.compile)
     if place.rank == 0 and config.precision == "bfloat16" and place.device.type == "cpu":
         warn_of_slow_bfloat16(torch.backends.cpu.get_cpu_capability())
-    threads = settings.threads_per_worker(place.device.type)
+    decoders = Decoders(settings.threads_per_worker(place.device.type), place.device.type == "cuda")
     views = recipe(config.recipe).views
-    stream = Stream(data, sampler, config.image_size, place.rank, place.world, threads, views, config.skip_damaged)
+    stream = Stream(data, sampler, config.image_size, place.rank, place.world, decoders, views, config.skip_damaged)
     names = data.class_names() if classes else None
     journal = Journal(folder, training, sampler.steps_per_epoch, settings.checkpoint_every, names, after_epoch)
     journal.resume()
     with journal:
-        for batch, waited in timed(_batches(config, stream, place, threads, training.step, plan.steps)):
+        for batch, waited in timed(_batches(config, stream, place, decoders, training.step, plan.steps)):
             skipped = place.total(batch.skipped) if config.skip_damaged else 0
             journal.note(training.learn(batch), waited, skipped)
         journal.finish(_summary(config, data, place))
@@ -153,12 +155,14 @@ def _human_data(config: TrainConfig, tell: Tell = silent) -> list[FixatedImage]:
     return open_human_data(config.human_data, tell)
 
 
-def _batches(config: TrainConfig, stream: Stream, place: Place, threads: int, first: int, end: int) -> Iterator[Batch]:
+def _batches(
+    config: TrainConfig, stream: Stream, place: Place, decoders: Decoders, first: int, end: int
+) -> Iterator[Batch]:
     """The batches of a rank, with human-labelled images where the recipe looks at them."""
     batches = stream.batches(first, end)
     if people := _human_data(config):
         number = config.human_batch_size or config.batch_size
-        human = HumanStream(people, number, config.seed, config.image_size, place.rank, place.world, threads)
+        human = HumanStream(people, number, config.seed, config.image_size, place.rank, place.world, decoders)
         batches = human.beside(batches, first, end)
     return batches
 

@@ -16,10 +16,10 @@ from common.launch import Place
 from common.training import warmup_cosine
 from trainer.augment import augmented
 from trainer.config import TrainConfig
+from trainer.decoding import Batch
 from trainer.model.parts import Inputs, Model, Outputs, Terms
 from trainer.optim import PROBE_RATE, parameter_groups
 from trainer.recipes import recipe
-from trainer.stream import Batch
 
 Piece = tuple[Sequence[Tensor], Tensor]  # views and clean images of some rows
 

@@ -42,22 +42,27 @@ class LARS(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
-            for weights in group["params"]:
-                if weights.grad is not None:
-                    self._update(weights, weights.grad, group)
+            if learnt := [weights for weights in group["params"] if weights.grad is not None]:
+                self._update(learnt, group)
         return loss
 
-    def _update(self, weights: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
-        rate: float | Tensor = group["lr"]
+    def _update(self, learnt: list[Tensor], group: dict[str, Any]) -> None:
+        """All tensors of a group together: a GPU waits for each operation to be launched."""
+        moves = [weights.grad for weights in learnt if weights.grad is not None]
         if group["adapt"]:
-            gradient = gradient.add(weights, alpha=group["weight_decay"])
-            norm, slope = torch.linalg.vector_norm(weights), torch.linalg.vector_norm(gradient)
-            rate = rate * torch.where((norm > 0) & (slope > 0), TRUST * norm / slope, 1.0)
-        state = self.state[weights]
-        if "momentum" not in state:
-            state["momentum"] = torch.zeros_like(weights)
-        state["momentum"].mul_(group["momentum"]).add_(gradient * rate)
-        weights.sub_(state["momentum"])
+            moves = list(torch._foreach_add(moves, learnt, alpha=group["weight_decay"]))
+            norms, slopes = (torch.stack(torch._foreach_norm(tensors)) for tensors in (learnt, moves))
+            trust = torch.where((norms > 0) & (slopes > 0), TRUST * norms / slopes, 1.0)
+            moves = list(torch._foreach_mul(moves, list((group["lr"] * trust).unbind())))
+        else:
+            moves = list(torch._foreach_mul(moves, group["lr"]))
+        for weights in learnt:
+            if "momentum" not in self.state[weights]:
+                self.state[weights]["momentum"] = torch.zeros_like(weights)
+        momenta = [self.state[weights]["momentum"] for weights in learnt]
+        torch._foreach_mul_(momenta, group["momentum"])
+        torch._foreach_add_(momenta, moves)
+        torch._foreach_sub_(learnt, momenta)
 
 
 def parameter_groups(model: nn.Module, weight_decay: float, probe_scale: float = 1.0) -> list[dict[str, Any]]:

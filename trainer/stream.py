@@ -1,61 +1,51 @@
-"""The batches of a rank: shards fetched ahead, samples decoded once and cropped three times, in threads."""
+"""The batches of a rank: shards fetched ahead, samples decoded by others, put together."""
 
 import io
 import itertools
 import sys
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from functools import lru_cache
-from typing import NamedTuple, TypeVar
+from collections.abc import Iterator, Sequence
+from concurrent.futures import BrokenExecutor, Executor, Future, ThreadPoolExecutor
+from functools import lru_cache, partial
+from typing import NamedTuple
 
-import numpy as np
 import torch
-from torch import Tensor
 from webdataset.tariterators import group_by_keys, tar_file_expander
 
 from common.errors import UserError, told
-from common.images import decoded_jpeg
-from common.shards import decode_map, decode_points
+from common.parallel import Decoders, in_order
 from common.storage import Storage, open_storage
-from trainer.augment import Draw, packed
+from trainer.augment import Draw
 from trainer.dataset import DataSet
+from trainer.decoding import Batch, Look, Members, Unreadable, Wanted, decode_piece, joined, pinned
 from trainer.sampler import Sampler, slots_of
-from trainer.views import cropped, draw_crop, stacked, whole
 
-BATCHES_AHEAD = 2  # decoded before they are needed
+BATCHES_AHEAD = 3  # decoded and put together before they are needed
 SHARDS_AHEAD = 8  # steps before a shard is needed, its fetching begins
 FETCHERS = 4  # threads that fetch shards
-NO_CLASS = -1
+PIECE = 16  # samples that are decoded at once
 
-Members = dict[str, bytes]
-T = TypeVar("T")
-
-
-class Sample(NamedTuple):
-    """One image as a step needs it: uint8 views [V, 3, S, S] and whole frame [3, S, S], the views' parameters [V, 11],
-    the attention map uint8 [M, M], gaze points [n, 3], class index (-1: none) and key."""
-
-    views: Tensor
-    clean: Tensor
-    augmentation: Tensor
-    attention: Tensor
-    gaze: np.ndarray
-    label: int
-    key: str
+Shards = dict[int, "Future[list[Members]]"]  # by number, on their way
 
 
-class Batch(NamedTuple):
-    """Samples side by side; `skipped` of them stand for samples that could not be read."""
+class Chosen(NamedTuple):
+    """A sample of a batch: at an index of a shard, or the `further`-th after it that stands in for it.
 
-    views: Tensor
-    clean: Tensor
-    augmentation: Tensor
-    attention: Tensor
-    gaze: list[np.ndarray]
-    labels: Tensor
-    keys: list[str]
-    skipped: int
+    `among` are the members of all of that shard's samples, or of another's, where it has none.
+    """
+
+    shard: str
+    among: list[Members]
+    at: int
+    further: int
+    stands_in: bool
+    seed: tuple[int, ...]
+
+    def wanted(self) -> Wanted:
+        return Wanted(self.among[(self.at + self.further) % len(self.among)], self.seed)
+
+    def next(self) -> "Chosen":
+        return self._replace(further=self.further + 1, stands_in=True)
 
 
 class Stream:
@@ -72,13 +62,13 @@ class Stream:
         image_size: int,
         rank: int,
         world: int,
-        threads: int,
+        decoders: Decoders,
         views: Sequence[Draw],
         skip_damaged: bool = False,
     ) -> None:
-        self._data, self._sampler, self._size, self._threads = data, sampler, image_size, threads
+        self._data, self._sampler, self._decoders, self._skip = data, sampler, decoders, skip_damaged
         self._slots = slots_of(sampler.batch_size, world, rank)
-        self._views, self._skip = views, skip_damaged
+        self._look = Look(image_size, views, data.classes)
         self._storage: Storage = open_storage(data.location)
         self._again = lru_cache(maxsize=2)(self._fetched)  # for shards that stand in for others
 
@@ -86,21 +76,65 @@ class Stream:
         """The batches of steps first ... end - 1."""
         with (
             ThreadPoolExecutor(FETCHERS) as fetchers,
-            ThreadPoolExecutor(self._threads, initializer=torch.set_num_threads, initargs=(1,)) as decoders,
+            self._decoders.pool() as decoders,
+            ThreadPoolExecutor(BATCHES_AHEAD) as makers,
         ):
-            yield from map(joined, ahead(self._submitted(fetchers, decoders, first, end)))
+            make = partial(self._batch, decoders)
+            yield from in_order(makers, make, self._steps(fetchers, first, end), BATCHES_AHEAD)
 
-    def _submitted(
-        self, fetchers: ThreadPoolExecutor, decoders: ThreadPoolExecutor, first: int, end: int
-    ) -> "Iterator[list[Future[tuple[Sample, bool]]]]":
-        """The samples of each step, on their way."""
-        shards: dict[int, Future[list[Members]]] = {}
+    def _steps(self, fetchers: ThreadPoolExecutor, first: int, end: int) -> Iterator[tuple[int, Shards]]:
+        """Each step with its shards, on their way."""
+        shards: Shards = {}
         for step, needed in self._with_shards_ahead(first, end):
             shards = {n: shards.get(n) or fetchers.submit(self._fetched, n) for n in needed}
-            places = self._sampler.places(step, self._slots)
-            epoch = self._sampler.epoch(step)
-            pairs = zip(places.shards.tolist(), places.indices.tolist(), strict=True)
-            yield [decoders.submit(self._sample, shards[s], s, i, epoch) for s, i in pairs]
+            yield step, shards
+
+    def _batch(self, decoders: Executor, step_and_shards: tuple[int, Shards]) -> Batch:
+        step, shards = step_and_shards
+        places = self._sampler.places(step, self._slots)
+        epoch = self._sampler.epoch(step)
+        pairs = zip(places.shards.tolist(), places.indices.tolist(), strict=True)
+        chosen = [self._chosen(shards[shard].result(), shard, index, epoch) for shard, index in pairs]
+        pieces = [chosen[start : start + PIECE] for start in range(0, len(chosen), PIECE)]
+        on_their_way = [self._submit(decoders, piece) for piece in pieces]
+        batch = joined([self._mended(decoders, *pair) for pair in zip(pieces, on_their_way, strict=True)])
+        return pinned(batch) if torch.cuda.is_available() else batch
+
+    def _submit(self, decoders: Executor, piece: list[Chosen]) -> "Future[Batch]":
+        return decoders.submit(decode_piece, [one.wanted() for one in piece], self._look)
+
+    def _mended(self, decoders: Executor, piece: list[Chosen], found: "Future[Batch]") -> Batch:
+        """A piece when it is decoded, others in place of samples that cannot be."""
+        while True:
+            try:
+                batch = found.result()
+                return batch._replace(skipped=sum(one.stands_in for one in piece))
+            except Unreadable as error:
+                position, reason = error.args
+            except BrokenExecutor:
+                raise UserError(
+                    "a process that decodes samples died (out of memory, or of shared memory, of which a container has "
+                    "little unless it is given more: docker run --shm-size); ask for fewer --threads"
+                ) from None
+            damaged = piece[position]
+            if not self._skip:
+                raise UserError(
+                    f"{self._data.location}/{damaged.shard}: sample {damaged.wanted().members['__key__']!s} cannot be "
+                    f"read: {reason}; check it with python -m labeler.verify, or go on without with --skip-damaged"
+                )
+            if damaged.further + 1 == len(damaged.among):
+                raise UserError(
+                    f"{self._data.location}/{damaged.shard}: none of its samples can be read; label the shard again"
+                )
+            piece[position] = damaged.next()
+            found = self._submit(decoders, piece)
+
+    def _chosen(self, members: list[Members], number: int, index: int, epoch: int) -> Chosen:
+        """The sample at an index of a shard, or what stands in for one that the shard has lost."""
+        name, seed = self._data.shards[number], (self._sampler.seed, 2, epoch, number, index)
+        if not members:  # of a whole shard others stand in, each for its own part of it
+            return Chosen(name, self._neighbour(number), index, 0, True, seed)
+        return Chosen(name, members, index, 0, index >= len(members), seed)
 
     def _with_shards_ahead(self, first: int, end: int) -> Iterator[tuple[int, list[int]]]:
         """Each step with the shards that it and the next few need."""
@@ -136,14 +170,6 @@ class Stream:
             print(f"{name}: {len(samples)} of {expected} samples can be read ({trouble})", file=sys.stderr)
         return samples
 
-    def _sample(self, shard: "Future[list[Members]]", number: int, index: int, epoch: int) -> tuple[Sample, bool]:
-        """A sample, and whether it stands for one that cannot be read."""
-        members, name = shard.result(), self._data.shards[number]
-        generator = np.random.default_rng([self._sampler.seed, 2, epoch, number, index])
-        if not members:  # of a whole shard others stand in, each for its own part of it
-            return self._decoded(self._neighbour(number), name, index, generator)[0], True
-        return self._decoded(members, name, index, generator)
-
     def _neighbour(self, number: int) -> list[Members]:
         """The samples of the next shard that has any. Raises UserError where none has."""
         others = range(number + 1, number + len(self._data.shards))
@@ -151,65 +177,3 @@ class Stream:
             if members := self._again(other % len(self._data.shards)):
                 return members
         raise UserError(f"{self._data.location}: none of its shards can be read; label them again")
-
-    def _decoded(
-        self, members: list[Members], name: str, index: int, generator: np.random.Generator
-    ) -> tuple[Sample, bool]:
-        """The sample at an index of a shard, or the next one that can be read."""
-        behind = index >= len(members)  # what the shard has lost
-        for further in range(len(members)):
-            found = members[(index + further) % len(members)]
-            try:
-                sample = decoded(found, self._size, self._views, generator)
-                if self._data.classes is not None and not 0 <= sample.label < self._data.classes:
-                    raise ValueError(f"class {sample.label} of {self._data.classes}")
-                return sample, behind or further > 0
-            except Exception as error:  # decoders raise many kinds on damaged bytes
-                if not self._skip:
-                    raise UserError(
-                        f"{self._data.location}/{name}: sample {found['__key__']!s} cannot be read: {told(error)}; "
-                        "check it with python -m labeler.verify, or go on without with --skip-damaged"
-                    ) from None
-        raise UserError(f"{self._data.location}/{name}: none of its samples can be read; label the shard again")
-
-
-def decoded(members: Members, size: int, views: Sequence[Draw], generator: np.random.Generator) -> Sample:
-    """Decode a sample once, crop each view and the whole frame. Raises what decoders raise on damaged members."""
-    pixels = decoded_jpeg(members["jpg"])
-    crops = [draw_crop(generator, *pixels.shape[1:]) for _ in views]
-    parameters = [packed(draw(generator)) for draw in views]
-    return Sample(
-        views=stacked([cropped(pixels, crop, size) for crop in crops]),
-        clean=whole(pixels, size),
-        augmentation=torch.tensor(parameters),
-        attention=torch.from_numpy(decode_map(members["attn.png"]).copy()),
-        gaze=decode_points(members["gaze.npy"]),
-        label=int(members["cls"]) if "cls" in members else NO_CLASS,
-        key=str(members["__key__"]),
-    )
-
-
-def ahead(steps: "Iterable[list[Future[T]]]") -> Iterator[list[T]]:
-    """The results of each step, while those of the next few are made."""
-    waiting: deque[list[Future[T]]] = deque()
-    for futures in steps:
-        waiting.append(futures)
-        if len(waiting) > BATCHES_AHEAD:
-            yield [future.result() for future in waiting.popleft()]
-    while waiting:
-        yield [future.result() for future in waiting.popleft()]
-
-
-def joined(found: list[tuple[Sample, bool]]) -> Batch:
-    """Samples, and whether they stand for others, -> a batch, in their order."""
-    views, clean, augmentation, attention, gaze, labels, keys = zip(*(sample for sample, _ in found), strict=True)
-    return Batch(
-        stacked(views),
-        stacked(clean),
-        torch.stack(augmentation),
-        torch.stack(attention),
-        list(gaze),
-        torch.tensor(labels),
-        list(keys),
-        sum(skipped for _, skipped in found),
-    )

@@ -52,6 +52,11 @@ def stacked(images: Sequence[Tensor]) -> Tensor:
     return torch.stack([image.movedim(-3, -1) for image in images]).movedim(-1, -3)
 
 
+def end_to_end(batches: Sequence[Tensor]) -> Tensor:
+    """Batches of such images [n, ..., 3, H, W], one after the other, channels last in memory too."""
+    return torch.cat([batch.movedim(-3, -1) for batch in batches]).movedim(-1, -3)
+
+
 def whole(pixels: Tensor, size: int) -> Tensor:
     """The whole frame, stretched: uint8 [3, H, W] -> uint8 [3, size, size]."""
     return cropped(pixels, Crop(0, 0, *pixels.shape[1:]), size)

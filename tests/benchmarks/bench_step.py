@@ -19,11 +19,11 @@ from torch import Tensor, nn
 from common.launch import Place
 from trainer.augment import draw_augmentation, packed
 from trainer.config import TrainConfig
+from trainer.decoding import Batch
 from trainer.loop import Training, on_device, schedule
 from trainer.model.backbone import Backbone
 from trainer.model.parts import ContrastPart, Features, Model, Outputs, Seen
 from trainer.recipes import build
-from trainer.stream import Batch
 
 BAR = 1.0
 CPU = torch.device("cpu")

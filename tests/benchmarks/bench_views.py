@@ -12,19 +12,18 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+from photographs import labelled_photographs
 from PIL import Image
-from timing import SHARED_DATA, against, medians, needed, table
+from timing import against, medians, table
 from torchvision.transforms import v2
 
 from common.images import decoded_jpeg
-from tests.trainer.datasets import disc_sample
 from trainer.augment import augmented, draw_augmentation, kernel_size
-from trainer.stream import Members, Sample, decoded, joined
+from trainer.decoding import Batch, Look, Wanted, decode_piece
 from trainer.views import cropped, draw_crop, whole
 
 BAR = 8
 PHOTOGRAPHS = 32
-MAP_SIDE = 224
 
 
 def main() -> None:
@@ -33,9 +32,9 @@ def main() -> None:
     parser.add_argument("--repetitions", type=int, default=7)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    folder = needed(SHARED_DATA / "imagenet-sample")
-    jpegs = [path.read_bytes() for path in sorted(folder.rglob("*.JPEG"))[:PHOTOGRAPHS]]
-    samples = [labelled(index, jpeg) for index, jpeg in enumerate(jpegs)]
+    photographs = labelled_photographs(PHOTOGRAPHS)
+    jpegs = [sample.jpeg for sample in photographs if sample.jpeg]
+    samples = [Wanted({"__key__": each.key, **each.members()}, (0,)) for each in photographs]  # type: ignore[dict-item]
     cases = {
         "crops": lambda: [three_crops(jpeg, arguments.image_size) for jpeg in jpegs],
         "ours": lambda: ours(samples, arguments.image_size),
@@ -55,13 +54,6 @@ def main() -> None:
     )
 
 
-def labelled(index: int, jpeg: bytes) -> Members:
-    """A sample of a shard: the photograph, and a map of the usual size with a point that belong to another picture."""
-    sample = disc_sample(index, None)
-    attention = np.asarray(Image.fromarray(sample.attention).resize((MAP_SIDE, MAP_SIDE)))
-    return {"__key__": sample.key, **sample._replace(jpeg=jpeg, attention=attention).members()}  # type: ignore[dict-item]
-
-
 def three_crops(jpeg: bytes, side: int) -> list[torch.Tensor]:
     """Two random crops and the whole frame, of one decoding."""
     generator = np.random.default_rng(0)
@@ -70,15 +62,13 @@ def three_crops(jpeg: bytes, side: int) -> list[torch.Tensor]:
     return [*(cropped(pixels, crop, side) for crop in crops), whole(pixels, side)]
 
 
-def ours(samples: list[Members], side: int) -> list[Sample]:
-    """What the trainer's threads do with samples."""
-    generator = np.random.default_rng(0)
-    return [decoded(sample, side, (draw_augmentation, draw_augmentation), generator) for sample in samples]
+def ours(samples: list[Wanted], side: int) -> Batch:
+    """What the trainer's threads or processes do with samples."""
+    return decode_piece(samples, Look(side, (draw_augmentation, draw_augmentation), None))
 
 
-def finished(samples: list[Sample]) -> list[torch.Tensor]:
+def finished(batch: Batch) -> list[torch.Tensor]:
     """What the device does with a batch, here on the same core."""
-    batch = joined([(sample, False) for sample in samples])
     return [augmented(batch.views[:, view], batch.augmentation[:, view]) for view in range(2)]
 
 

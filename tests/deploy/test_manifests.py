@@ -97,11 +97,12 @@ class TestRayJobs:
         assert int(resources["limits"]["nvidia.com/gpu"]) >= 1
         assert resources["limits"]["nvidia.com/gpu"] == resources["requests"]["nvidia.com/gpu"]
 
-    def test_the_number_of_workers_is_that_of_the_gpus(self, job: dict[str, Any]) -> None:
+    def test_the_workers_have_all_gpus(self, job: dict[str, Any]) -> None:
         group = workers(job)
         gpus = int(group["template"]["spec"]["containers"][0]["resources"]["limits"]["nvidia.com/gpu"])
         assert group["minReplicas"] == group["replicas"] == group["maxReplicas"]
-        assert int(flags(job["spec"]["entrypoint"])["workers"]) == group["replicas"] * gpus
+        given = flags(job["spec"]["entrypoint"])
+        assert int(given["workers"]) * float(given.get("gpus_per_worker", 1)) == group["replicas"] * gpus
 
     def test_quantities_are_quantities(self, job: dict[str, Any]) -> None:
         found = [

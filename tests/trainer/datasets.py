@@ -1,6 +1,7 @@
 """Labelled data sets for the trainer's tests: discs whose colour is the class, and people look at the disc."""
 
 import io
+import itertools
 import json
 from pathlib import Path
 
@@ -59,23 +60,30 @@ def shard_bytes(samples: list[Sample]) -> bytes:
 
 def make_dataset(folder: Path, sizes: list[int], classes: int | None = 4, radius: float = 0.2, first: int = 0) -> Path:
     """A finished data set with so many samples in its shards, the discs from `first` on."""
+    numbers = itertools.count(first)
+    shards = [[disc_sample(next(numbers), classes, radius=radius) for _ in range(size)] for size in sizes]
+    return keep_dataset(folder, shards, classes)
+
+
+def keep_dataset(folder: Path, shards: list[list[Sample]], classes: int | None) -> Path:
+    """A finished data set with these samples in its shards."""
     folder.mkdir(parents=True, exist_ok=True)
-    entries, key = [], 0
-    for index, size in enumerate(sizes):
-        content = shard_bytes([disc_sample(first + key + number, classes, radius=radius) for number in range(size)])
-        key += size
-        (folder / shard_name(index)).write_bytes(content)
-        entries.append(ShardEntry(name=shard_name(index), sha256=sha256(content), bytes=len(content), samples=size))
+    entries = []
+    for index, samples in enumerate(shards):
+        content, name = shard_bytes(samples), shard_name(index)
+        (folder / name).write_bytes(content)
+        entries.append(ShardEntry(name=name, sha256=sha256(content), bytes=len(content), samples=len(samples)))
+    number = sum(entry.samples for entry in entries)
     manifest = Manifest(
         generation=0,
         parent=None,
         fingerprint="0" * 64,
         teacher=TEACHER,
-        map_size=MAP_SIZE,
+        map_size=len(shards[0][0].attention),
         include_images=True,
         classes=classes,
-        planned=key,
-        written=key,
+        planned=number,
+        written=number,
         failed=0,
         failures={},
         bytes=sum(entry.bytes for entry in entries),

@@ -4,6 +4,7 @@ import torch
 from scipy import ndimage
 
 from common.errors import UserError
+from common.parallel import Decoders
 from common.settings import load_settings
 from tests.trainer.datasets import make_dataset
 from tests.trainer.people import make_people
@@ -18,7 +19,7 @@ def people(tmp_path_factory):
 
 
 def stream(people, batch=4, rank=0, world=1, seed=0):
-    return HumanStream(people, batch, seed, 32, rank, world, threads=2)
+    return HumanStream(people, batch, seed, 32, rank, world, Decoders(2, False))
 
 
 def same(a, b):

@@ -10,6 +10,7 @@ import torch
 
 from common.errors import UserError
 from common.launch import Place
+from common.parallel import Decoders
 from tests.trainer.datasets import make_dataset
 from trainer.config import TrainConfig
 from trainer.dataset import open_dataset
@@ -36,7 +37,7 @@ def training(discs, rank=0, world=1, **changes):
     torch.manual_seed(config.seed)
     model = build(config.recipe, config, data.classes)
     place = Place(rank, world, CPU)
-    stream = Stream(data, sampler, config.image_size, rank, world, 2, recipe(config.recipe).views)
+    stream = Stream(data, sampler, config.image_size, rank, world, Decoders(2, False), recipe(config.recipe).views)
     return Training(config, model, schedule(config, sampler.steps_per_epoch), place), stream
 
 

@@ -1,3 +1,4 @@
+import os
 import re
 
 import numpy as np
@@ -5,6 +6,7 @@ import pytest
 import torch
 
 from common.errors import UserError
+from common.parallel import Decoders
 from tests.trainer.datasets import disc_sample, make_dataset, spoil
 from trainer.augment import draw_augmentation
 from trainer.dataset import open_dataset
@@ -12,6 +14,7 @@ from trainer.sampler import Sampler
 from trainer.stream import Stream
 
 SIZES = [7, 5, 9, 6]
+THREADS, PROCESSES = Decoders(2, False), Decoders(2, True)
 VIEWS = (draw_augmentation, draw_augmentation)
 
 
@@ -20,9 +23,9 @@ def folder(tmp_path_factory):
     return make_dataset(tmp_path_factory.mktemp("discs"), SIZES)
 
 
-def stream(folder, batch=6, rank=0, world=1, seed=0, **options):
+def stream(folder, batch=6, rank=0, world=1, seed=0, decoders=THREADS, **options):
     data = open_dataset(str(folder))
-    return Stream(data, Sampler(data.sizes, batch, seed), 32, rank, world, 2, VIEWS, **options)
+    return Stream(data, Sampler(data.sizes, batch, seed), 32, rank, world, decoders, VIEWS, **options)
 
 
 def batches(folder, first=0, end=8, **options):
@@ -49,6 +52,29 @@ def test_a_batch_holds_views_frame_map_points_and_labels(folder):
         assert batch.labels[row] == sample.class_index
         np.testing.assert_array_equal(batch.gaze[row], sample.gaze)
         np.testing.assert_array_equal(batch.attention[row].numpy(), sample.attention)
+
+
+def test_threads_and_processes_make_the_same_batches(folder):
+    assert all(map(same, batches(folder), batches(folder, decoders=PROCESSES)))
+
+
+def test_processes_name_a_damaged_sample_and_others_stand_in_if_told_to(tmp_path):
+    spoil(make_dataset(tmp_path, SIZES), "train-000001.tar", "000000008", "jpg")
+    with pytest.raises(UserError, match=r"train-000001\.tar: sample 000000008 cannot be read: .*--skip-damaged"):
+        batches(tmp_path, 0, 8, decoders=PROCESSES)
+    alike = (batches(tmp_path, 0, 4, skip_damaged=True, decoders=decoders) for decoders in (THREADS, PROCESSES))
+    assert all(map(same, *alike))
+
+
+def die(generator):
+    os._exit(1)
+
+
+def test_a_process_that_dies_ends_the_stream_with_a_sentence(folder):
+    data = open_dataset(str(folder))
+    deadly = Stream(data, Sampler(data.sizes, 6, 0), 32, 0, 1, PROCESSES, (die, die))
+    with pytest.raises(UserError, match=r"a process that decodes samples died .*shm-size"):
+        list(deadly.batches(0, 8))
 
 
 def test_every_epoch_shows_almost_every_sample_once(folder):
