@@ -10,6 +10,8 @@ import pytest
 from tests.s3server import WEED, S3Server
 
 os.environ.setdefault("RAY_ADDRESS", "local")
+if os.environ.get("TEST_GPU") != "1":
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""  # many expect the same bits twice, which a GPU does not give
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # small tensors: threads mostly wait for each other
 
 # the same examples in every run, however slow the machine

@@ -14,6 +14,7 @@ from common.parallel import Decoders, decoders_of_a_worker, in_order, in_process
 WITH_DECODERS = """
 import os, signal, time
 from common.parallel import Decoders
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which programs in the background ignore
 with Decoders(2, processes=True).pool() as pool:
     print(*pool.map(os.getpgid, [0] * 2), os.getpgrp(), flush=True)
     {then}

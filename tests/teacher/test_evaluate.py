@@ -146,7 +146,7 @@ def test_a_gpu_that_is_not_there_is_a_user_error(tmp_path: Path) -> None:
         main(["--data", location, "--teacher", TEACHER, "--device", "cuda", "--output", str(tmp_path / "out")])
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU, and TEST_GPU=1")
 def test_a_gpu_scores_as_a_cpu_does(tmp_path: Path) -> None:
     location = data_set(tmp_path / "data", looks(images=3, subjects=4))
     for device in ("cpu", "cuda"):

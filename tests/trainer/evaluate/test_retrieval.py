@@ -58,7 +58,7 @@ def test_queries_are_searched_in_chunks_of_any_size(monkeypatch):
     assert pieces.recall == pytest.approx(whole.recall)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU, and TEST_GPU=1")
 def test_a_gpu_finds_what_a_cpu_finds():
     found, queries = made_up(3000, 40), np.arange(700)
     mine, theirs = search(found, queries, torch.device("cuda")), search(found, queries, CPU)
