@@ -91,6 +91,8 @@ class LabelWorker:
                 self._metrics.committed(record)
         except Exception as problem:  # whatever it is, the other shards must go on
             error = told(problem) if isinstance(problem, UserError) else f"{type(problem).__name__}: {told(problem)}"
+            if isinstance(problem, torch.OutOfMemoryError):
+                error += "; let fewer workers share a GPU: --gpus-per-worker 1"
             time.sleep(PAUSE_AFTER_FAILURE)
         self.counter.end.remote()
         return {"shard": shard, "error": error, "hopeless": False}

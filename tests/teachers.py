@@ -39,14 +39,16 @@ class NullTeacher(nn.Module):
 class FaultyTeacher(GradientTeacher):
     """A sound one but where the environment tells a fault, so that it keeps its identity.
 
-    A black picture makes it `raise`, or `die` with its process.
+    A black picture makes it `raise`, or `die` with its process, or fills the `gpu`.
     """
 
     def forward(self, images: Tensor) -> Tensor:
         fault = os.environ.get(FAULT)
-        if fault in ("raise", "die") and images.amax() < 0.01:
+        if fault in ("raise", "die", "gpu") and images.amax() < 0.01:
             if fault == "die":
                 os._exit(1)
+            if fault == "gpu":
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
             raise RuntimeError("this picture is too dark for me")
         return super().forward(images)
 

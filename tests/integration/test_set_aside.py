@@ -80,6 +80,11 @@ def test_shard_that_fails_again_and_again_is_set_aside(
     assert_set_aside(first_run, unfinished, "RuntimeError: this picture is too dark for me")
 
 
+def test_gpu_that_is_full_is_told_with_what_helps(images: Path, tmp_path: Path) -> None:
+    done = label(images, tmp_path / "out", "gpu")
+    assert_set_aside(done, tmp_path / "out", "let fewer workers share a GPU: --gpus-per-worker 1")
+
+
 def test_same_command_completes_what_was_set_aside(images: Path, unfinished: Path, clean: Path) -> None:
     done = label(images, unfinished)
     assert done.returncode == 0, done.stderr
