@@ -7,9 +7,10 @@ import signal
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from typing import Any, NamedTuple, TypeVar
 
+from common.errors import UserError
 from common.progress import progress_bar
 
 SILENT = 2.0  # seconds until progress is worth a line
@@ -42,6 +43,17 @@ class Decoders(NamedTuple):
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["torchvision"])  # once for all of them
         return ProcessPoolExecutor(self.number, context, initializer=_as_a_process)
+
+
+def decoded_by(future: "Future[R]") -> R:
+    """What one of them has made, or raised. Raises UserError where it died."""
+    try:
+        return future.result()
+    except BrokenExecutor:
+        raise UserError(
+            "a process that decodes samples died (out of memory, or of shared memory, of which a container has little "
+            "unless it is given more: docker run --shm-size); ask for fewer --threads"
+        ) from None
 
 
 def _with_one_thread() -> None:

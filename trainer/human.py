@@ -14,7 +14,7 @@ from torch import Tensor
 
 from common.fixations import FixatedImage, left_out_notes, open_fixations
 from common.fixations.data import SALICON_SIGMA
-from common.parallel import Decoders, in_order
+from common.parallel import Decoders, decoded_by, in_order
 from trainer.decoding import Batch
 from trainer.sampler import slots_of
 from trainer.stream import BATCHES_AHEAD
@@ -90,12 +90,9 @@ class HumanStream:
 
     def batches(self, first: int, end: int) -> Iterator[list[HumanSample]]:
         """Those of steps first ... end - 1."""
-        with (
-            self._decoders.pool() as decoders,
-            ThreadPoolExecutor(1) as waiter,
-        ):
+        with self._decoders.pool() as decoders, ThreadPoolExecutor(1) as waiter:
             steps = (self._submitted(decoders, step) for step in range(first, end))
-            yield from in_order(waiter, lambda samples: [sample.result() for sample in samples], steps, BATCHES_AHEAD)
+            yield from in_order(waiter, lambda samples: list(map(decoded_by, samples)), steps, BATCHES_AHEAD)
 
     def beside(self, batches: Iterator[Batch], first: int, end: int) -> Iterator[Batch]:
         """The shards' batches from the same steps, with human-labelled images for their clean ones."""

@@ -5,7 +5,7 @@ import itertools
 import sys
 from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import BrokenExecutor, Executor, Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from functools import lru_cache, partial
 from typing import NamedTuple
 
@@ -13,7 +13,7 @@ import torch
 from webdataset.tariterators import group_by_keys, tar_file_expander
 
 from common.errors import UserError, told
-from common.parallel import Decoders, in_order
+from common.parallel import Decoders, decoded_by, in_order
 from common.storage import Storage, open_storage
 from trainer.augment import Draw
 from trainer.dataset import DataSet
@@ -107,15 +107,10 @@ class Stream:
         """A piece when it is decoded, others in place of samples that cannot be."""
         while True:
             try:
-                batch = found.result()
+                batch = decoded_by(found)
                 return batch._replace(skipped=sum(one.stands_in for one in piece))
             except Unreadable as error:
                 position, reason = error.args
-            except BrokenExecutor:
-                raise UserError(
-                    "a process that decodes samples died (out of memory, or of shared memory, of which a container has "
-                    "little unless it is given more: docker run --shm-size); ask for fewer --threads"
-                ) from None
             damaged = piece[position]
             if not self._skip:
                 raise UserError(

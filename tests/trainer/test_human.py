@@ -1,9 +1,12 @@
+import os
+
 import numpy as np
 import pytest
 import torch
 from scipy import ndimage
 
 from common.errors import UserError
+from common.fixations import FixatedImage
 from common.parallel import Decoders
 from common.settings import load_settings
 from tests.trainer.datasets import make_dataset
@@ -18,8 +21,18 @@ def people(tmp_path_factory):
     return open_human_data([make_people(tmp_path_factory.mktemp("people") / "csv", 10)])
 
 
-def stream(people, batch=4, rank=0, world=1, seed=0):
-    return HumanStream(people, batch, seed, 32, rank, world, Decoders(2, False))
+THREADS, PROCESSES = Decoders(2, False), Decoders(2, True)
+
+
+def stream(people, batch=4, rank=0, world=1, seed=0, decoders=THREADS):
+    return HumanStream(people, batch, seed, 32, rank, world, decoders)
+
+
+class Deadly(FixatedImage):
+    """Whoever reads it dies."""
+
+    def pixels(self):
+        os._exit(1)
 
 
 def same(a, b):
@@ -29,6 +42,17 @@ def same(a, b):
         and np.array_equal(x.fixations, y.fixations)
         for x, y in zip(a, b, strict=True)
     )
+
+
+def test_threads_and_processes_make_the_same_batches(people):
+    by_threads, by_processes = (list(stream(people, decoders=each).batches(0, 5)) for each in (THREADS, PROCESSES))
+    assert all(map(same, by_threads, by_processes))
+
+
+def test_a_process_that_dies_ends_the_stream_with_a_sentence(people):
+    deadly = [Deadly(**vars(people[0]))] * 4
+    with pytest.raises(UserError, match="a process that decodes samples died"):
+        list(stream(deadly, decoders=PROCESSES).batches(0, 2))
 
 
 def test_a_sample_is_the_whole_frame_with_its_map_and_fixations(people):
