@@ -8,8 +8,8 @@ import sys
 import ray
 from ray.exceptions import RayError
 
-from common.errors import UserError, told
-from common.s3_storage import SSE, SSE_KMS_KEY
+from common.errors import UserError, describe_error
+from common.storage.s3 import SSE, SSE_KMS_KEY
 
 # glibc gives the network's feature maps back to the system after every layer and faults their pages in again: kept, the
 # teacher's share of a shard fell from 3.0 to 2.5 s. A process reads them when it starts
@@ -52,7 +52,7 @@ def join_ray(show_workers_output: bool) -> None:
             ignore_reinit_error=True,
         )
     except (OSError, RuntimeError, RayError) as error:  # no cluster, one of another version, a wrong token
-        reason = told(error)[:300]
+        reason = describe_error(error)[:300]
         raise UserError(f"RAY_ADDRESS={address}: the Ray cluster cannot be joined: {reason}. {WAYS_OUT}") from None
 
 
@@ -92,4 +92,6 @@ def _check_that_somebody_answers(address: str) -> None:
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWERS_WITHIN).close()
     except OSError as error:
-        raise UserError(f"RAY_ADDRESS={address}: no Ray cluster answers there ({told(error)}). {WAYS_OUT}") from None
+        raise UserError(
+            f"RAY_ADDRESS={address}: no Ray cluster answers there ({describe_error(error)}). {WAYS_OUT}"
+        ) from None

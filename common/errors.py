@@ -41,7 +41,7 @@ class ImageFailure(ValueError):
         return ImageFailure, (self.reason, self.message)
 
 
-def told(error: Exception) -> str:
+def describe_error(error: Exception) -> str:
     """An error as one line, without pydantic's addresses."""
     if isinstance(error, ValidationError):
         first = error.errors()[0]
@@ -62,7 +62,7 @@ def run_program(main: Callable[[], int]) -> NoReturn:
         code = 1
     except OSError as error:  # a disk that is full, a folder that may not be read
         where = f"{error.filename}: " if error.filename and error.strerror else ""
-        print(f"error: {where}{error.strerror or told(error)}", file=sys.stderr)
+        print(f"error: {where}{error.strerror or describe_error(error)}", file=sys.stderr)
         code = 2
     except KeyboardInterrupt:
         print("stopped; run the same command again to go on", file=sys.stderr)

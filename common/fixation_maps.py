@@ -10,7 +10,7 @@ from torch import Tensor
 from common.saliency import Points, points_to_pixels
 
 REACH = 4.0  # the Gaussian is cut off at so many sigmas, as scipy.ndimage does
-CENTRE_SHARE = 0.25  # where the prior does best on OSIE's eye fixations (CC 0.30, NSS 0.85); 0.2 to 0.33 do as well
+CENTER_SHARE = 0.25  # where the prior does best on OSIE's eye fixations (CC 0.30, NSS 0.85); 0.2 to 0.33 do as well
 
 
 def blur_fixations(
@@ -40,7 +40,7 @@ def blur_fixations(
     return (_blurring(height, sigma).to(device) @ impulses @ _blurring(width, sigma).to(device)).float()
 
 
-def centre_prior(height: int, width: int, share: float = CENTRE_SHARE) -> Tensor:
+def center_prior(height: int, width: int, share: float = CENTER_SHARE) -> Tensor:
     """The baseline that looks at no image: a Gaussian in the middle whose sigma is `share` of either side.
 
     Returns float32 [H, W], 1 at the middle of the frame. Raises ValueError where `share` is not above 0.

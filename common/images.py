@@ -8,11 +8,12 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+import torchvision.io
 from PIL import Image, ImageOps
 from torch import Tensor
-from torchvision.io import ImageReadMode, decode_jpeg
+from torchvision.io import ImageReadMode
 
-from common.errors import ImageFailure, Reason, told
+from common.errors import ImageFailure, Reason, describe_error
 
 JPEG_QUALITY = 95  # of the sources that must be encoded anew
 JPEG_LONGEST_SIDE = 65_500  # libjpeg's own limit
@@ -54,20 +55,20 @@ def read_photograph(data: bytes, max_pixels: int, min_side: int) -> tuple[Tensor
     """
     if not data:
         raise ImageFailure(Reason.EMPTY, "the file holds 0 bytes")
-    header = jpeg_header(data) if data.startswith(b"\xff\xd8") else None
+    header = read_jpeg_header(data) if data.startswith(b"\xff\xd8") else None
     if header is None or header.components not in (1, 3) or header.frame not in BASELINE_OR_PROGRESSIVE:
         return _reencoded(data, max_pixels, min_side)
     _check_size(header.width, header.height, max_pixels, min_side)
     if not header.complete:
         raise ImageFailure(Reason.TRUNCATED, f"the JPEG has no end marker in its {len(data)} bytes")
     try:
-        pixels = decoded_jpeg(data)
+        pixels = decode_jpeg(data)
     except RuntimeError as error:
         raise ImageFailure(Reason.CORRUPT, str(error).splitlines()[0]) from None
     return pixels, StoredImage(data, header.width, header.height, _orientation(data), "")
 
 
-def jpeg_header(data: bytes) -> JpegHeader | None:
+def read_jpeg_header(data: bytes) -> JpegHeader | None:
     """Walk a JPEG's markers, without decoding; None where there is no frame header in it."""
     position, frame = 2, None
     while position + 4 <= len(data):
@@ -107,16 +108,16 @@ def _reencoded(data: bytes, max_pixels: int, min_side: int) -> tuple[Tensor, Sto
         rgb = _flattened(ImageOps.exif_transpose(image))
         rgb.save(encoded, "JPEG", quality=JPEG_QUALITY)
     except Exception as error:
-        message = f"{source}: {told(error)}"
+        message = f"{source}: {describe_error(error)}"
         reason = Reason.TRUNCATED if "truncated" in message.lower() else Reason.CORRUPT
         raise ImageFailure(reason, message) from None
     jpeg = encoded.getvalue()
-    return decoded_jpeg(jpeg), StoredImage(jpeg, rgb.width, rgb.height, 1, source)
+    return decode_jpeg(jpeg), StoredImage(jpeg, rgb.width, rgb.height, 1, source)
 
 
-def decoded_jpeg(jpeg: bytes) -> Tensor:
+def decode_jpeg(jpeg: bytes) -> Tensor:
     """The pixels as they are stored, uint8 [3, H, W]; EXIF is ignored. Raises RuntimeError on damaged bytes."""
-    return decode_jpeg(torch.frombuffer(bytearray(jpeg), dtype=torch.uint8), mode=ImageReadMode.RGB)
+    return torchvision.io.decode_jpeg(torch.frombuffer(bytearray(jpeg), dtype=torch.uint8), mode=ImageReadMode.RGB)
 
 
 def _flattened(image: Image.Image) -> Image.Image:

@@ -44,6 +44,25 @@ class Teacher(Document):
         return f"{self.name}@{self.sha256[:12]}"
 
 
+class LabelConfig(BaseModel):
+    """The settings that, with the images and the teacher, decide the bytes of the shards: `config` of a plan."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    samples_per_shard: int = Field(1000, ge=1, le=1_000_000, description="images planned for a shard, at most")
+    map_size: int = Field(224, ge=8, le=4096, description="side of the stored square attention maps, in pixels")
+    seed: int = Field(0, ge=0, lt=2**32, description="of the shuffle that deals the images to the shards")
+    limit: int | None = Field(None, ge=1, description="label only so many images, drawn by the seed")
+    include_images: bool = Field(True, description="store the images too; without them a label-only data set is made")
+    gaze_threshold: float = Field(0.2, gt=0, le=1, description="gaze points end below this share of the map's maximum")
+    max_gaze_points: int = Field(200, ge=1, description="gaze points of an image, at most")
+    max_pixels: int = Field(100_000_000, ge=1, description="larger images are left out (too_large)")
+    min_side: int = Field(8, ge=1, description="images with a shorter side are left out (too_small)")
+    batch_size: int | None = Field(
+        None, ge=1, description="images in one pass of the teacher; by default 1 on a CPU (caches), 32 on a GPU"
+    )
+
+
 class Plan(Document):
     """What a labelling job will do, fixed before it starts; the images themselves are in the listing beside it.
 
@@ -57,7 +76,7 @@ class Plan(Document):
     first_shard: int = 0
     first_image: int = 0
     input: str = Field(description="where the images were listed, as the user named it")
-    config: dict[str, Any] = Field(description="every setting that decides the bytes of the shards")
+    config: LabelConfig
     teacher: Teacher
     images: int
     bytes: int
@@ -93,7 +112,7 @@ class Plan(Document):
 
     def shard_sizes(self) -> list[int]:
         """Planned samples of each shard: even, to within one."""
-        return even_sizes(self.images, self.shards)
+        return split_evenly(self.images, self.shards)
 
 
 class Failure(Document):
@@ -105,7 +124,7 @@ class Failure(Document):
     message: str
 
 
-class Record(Document):
+class ShardRecord(Document):
     """A committed shard: what it holds, what was left out, and how its making went."""
 
     shard: str
@@ -173,7 +192,7 @@ def record_name(index: int) -> str:
     return f"{RECORDS}/train-{index:06d}.json"
 
 
-def even_sizes(items: int, parts: int) -> list[int]:
+def split_evenly(items: int, parts: int) -> list[int]:
     """Deal items to parts evenly, to within one; the larger parts first."""
     size, larger = divmod(items, max(parts, 1))
     return [size + (part < larger) for part in range(parts)]

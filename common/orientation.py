@@ -30,7 +30,7 @@ TURNS = {
 }
 
 
-def upright(pixels: "Tensor", orientation: int) -> "Tensor":
+def to_upright(pixels: "Tensor", orientation: int) -> "Tensor":
     """Stored pixels [..., H, W] -> the picture as people see it."""
     turn = TURNS[orientation]
     if turn.transpose:
@@ -39,7 +39,7 @@ def upright(pixels: "Tensor", orientation: int) -> "Tensor":
     return pixels.flip(flips) if flips else pixels
 
 
-def upright_image(image: Image.Image, orientation: int) -> Image.Image:
+def to_upright_image(image: Image.Image, orientation: int) -> Image.Image:
     """The same of an image of Pillow's."""
     turn = TURNS[orientation]
     steps = (
@@ -52,7 +52,7 @@ def upright_image(image: Image.Image, orientation: int) -> Image.Image:
     return image
 
 
-def upright_point(x: float, y: float, orientation: int) -> tuple[float, float]:
+def to_upright_point(x: float, y: float, orientation: int) -> tuple[float, float]:
     """A point in [0, 1] of the stored pixels -> of the upright picture."""
     turn = TURNS[orientation]
     x, y = (y, x) if turn.transpose else (x, y)

@@ -18,7 +18,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-def decoders_of_a_worker(gpus: int) -> int:
+def default_decoders(gpus: int) -> int:
     """How many threads or processes decode for one, on a machine that has so many GPUs for as many workers.
 
     Many feed a GPU; beside a network on the CPU, two are enough.
@@ -45,7 +45,7 @@ class Decoders(NamedTuple):
         return ProcessPoolExecutor(self.number, context, initializer=_as_a_process)
 
 
-def decoded_by(future: "Future[R]") -> R:
+def decoder_result(future: "Future[R]") -> R:
     """What one of them has made, or raised. Raises UserError where it died."""
     try:
         return future.result()

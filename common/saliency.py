@@ -18,6 +18,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from common.text import join_names
+
 Points = np.ndarray | Tensor
 
 # MATLAB's eps, which the benchmark adds. It does in float32 too: the gradient of Q/(P + eps) needs 1/eps^2, and that
@@ -113,13 +115,41 @@ def shuffled_auc(prediction: Tensor, points: Sequence[Points], other_points: Seq
     return scores
 
 
+@torch.no_grad()
+def score_map(
+    prediction: Tensor, target: Tensor, fixations: Points, other_fixations: Points | None = None
+) -> dict[str, float]:
+    """Score one predicted map by all metrics.
+
+    Args:
+        prediction: non-negative map [h, w]; resized to the target's size.
+        target: human attention map [H, W].
+        fixations: fixations on this image, [n, 2 or more] of x, y in [0, 1].
+        other_fixations: fixations on other images, the negatives of shuffled AUC, which is omitted without them.
+
+    Returns the score by metric: `cc`, `kld`, `nss`, `sim`, `auc_judd` and `shuffled_auc`. A constant prediction scores
+    0 by CC and NSS and 0.5 by the AUCs, as their definitions imply.
+    """
+    maps, targets = resize_map(prediction, target.shape)[None], target[None]
+    scores = {
+        "cc": cc(maps, targets),
+        "kld": kld(maps, targets),
+        "nss": nss(maps, [fixations]),
+        "sim": sim(maps, targets),
+        "auc_judd": auc_judd(maps, [fixations]),
+    }
+    if other_fixations is not None:
+        scores["shuffled_auc"] = shuffled_auc(maps, [fixations], [other_fixations])
+    return {metric: score.item() for metric, score in scores.items()}
+
+
 def mean_over_images(scores: Tensor) -> Tensor:
     """The mean of the scores [B] that are not NaN -> scalar, NaN where none is left. Those left out get no gradient."""
     valid = ~scores.isnan()
     return torch.where(valid, scores, 0).sum() / valid.sum()
 
 
-def resized(attention: Tensor, size: Sequence[int]) -> Tensor:
+def resize_map(attention: Tensor, size: Sequence[int]) -> Tensor:
     """One map [h, w] in the size (height, width): bilinear, antialiased. A constant map stays exactly constant."""
     height, width = size
     if attention.shape == (height, width):
@@ -243,5 +273,4 @@ def _where(mask: Tensor) -> str:
 
 def _listed(images: Tensor, most: int = 10) -> str:
     """Indices as text, cut short."""
-    rest = f" and {len(images) - most} more" if len(images) > most else ""
-    return ", ".join(map(str, images[:most].tolist())) + rest
+    return join_names([str(index) for index in images.tolist()], most)

@@ -13,7 +13,7 @@ from PIL import Image
 from pydantic import Field
 
 from common.manifest import SCHEMA_VERSION, Document, canonical_json
-from common.tars import tar_headers
+from common.sources.tars import tar_headers
 
 PNG_LEVEL = 1  # 16 KB a map; level 9 saves a tenth for ten times the time
 # numpy parses a header as Python source, which two threads of Python 3.11 cannot do at once: "AST constructor recursion

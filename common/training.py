@@ -1,19 +1,25 @@
 """What every training run needs: checkpoints that are whole, a log of figures, a schedule, a line of progress."""
 
+import io
 import json
 import math
+import re
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
-from common.errors import UserError, told
-from common.files import whole_file, write_whole
+from common.errors import UserError, describe_error
 from common.progress import progress_bar
+from common.storage.files import open_atomically, write_atomically
+from common.storage.run_folder import RunFolder
 
 METRICS = "metrics.jsonl"
+FOREIGN_OBJECT = re.compile(r"Unsupported global: GLOBAL (\S+)")  # how torch names what it does not unpickle
 
 
 def warmup_cosine(step: int, steps: int, warmup: int) -> float:
@@ -26,21 +32,61 @@ def warmup_cosine(step: int, steps: int, warmup: int) -> float:
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     """Write a checkpoint, whole or not at all. Raises UserError."""
     try:
-        with whole_file(path) as file:
+        with open_atomically(path) as file:
             torch.save(state, file)
     except (OSError, RuntimeError) as error:  # RuntimeError: how torch tells of a full disk
-        raise UserError(f"{path}: the checkpoint cannot be written, the last one stays: {told(error)[:200]}") from None
+        raise UserError(
+            f"{path}: the checkpoint cannot be written, the last one stays: {describe_error(error)[:200]}"
+        ) from None
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """A checkpoint's state, its tensors on the CPU. Raises UserError where the file cannot be read as one."""
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds on damaged files
-        raise UserError(f"{path}: cannot be read as a checkpoint: {told(error)[:200]}") from None
+    """Load a checkpoint's state, its tensors on the CPU. Raises UserError if the file is not a checkpoint."""
+    state = load_torch_file(str(path), path)
     if not isinstance(state, dict):
         raise UserError(f"{path}: expected a checkpoint, found a {type(state).__name__}")
     return state
+
+
+def load_torch_file(location: str, file: Path | bytes) -> Any:
+    """Load what `torch.save` wrote, tensors on the CPU, without running any code that the file may hold.
+
+    Args:
+        location: name of the file for error messages.
+        file: its path or its content.
+
+    Raises UserError if it is damaged, or holds pickled objects other than tensors and plain values.
+    """
+    try:
+        return torch.load(io.BytesIO(file) if isinstance(file, bytes) else file, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many types on damaged files
+        if foreign := FOREIGN_OBJECT.search(str(error)):
+            raise UserError(
+                f"{location}: expected tensors alone, found a pickled {foreign[1]}, which could run any program; "
+                "save the model's state_dict() instead"
+            ) from None
+        # torch's first sentences on pickles explain how to load them anyway
+        reason = (
+            describe_error(error).rpartition("WeightsUnpickler error: ")[2].partition(" Check the documentation")[0]
+        )
+        raise UserError(f"{location}: cannot be read as a checkpoint: {reason[:200]}") from None
+
+
+def save_or_check_settings(folder: RunFolder, name: str, settings: dict[str, Any]) -> None:
+    """Save the settings of a new run, or check that a resumed run has the same. Raises UserError on a difference."""
+    if before := folder.read_json(name):
+        check_same_settings(folder.location, before, settings)
+    else:
+        folder.write_json(name, settings)
+
+
+def split_by_weight_decay(parameters: Iterable[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+    """Split parameters into those that decay (weights of convolutions and linear layers) and the rest.
+
+    Biases and normalization parameters, which have one dimension, do not decay.
+    """
+    parameters = list(parameters)
+    return [one for one in parameters if one.ndim > 1], [one for one in parameters if one.ndim <= 1]
 
 
 def check_same_settings(location: str, before: dict[str, Any], now: dict[str, Any]) -> None:
@@ -62,7 +108,7 @@ class MetricLog:
 
         self._path = folder / METRICS
         kept = [line for line in _lines(self._path) if json.loads(line)["step"] <= step]
-        write_whole(self._path, "".join(f"{line}\n" for line in kept).encode())
+        write_atomically(self._path, "".join(f"{line}\n" for line in kept).encode())
         self._file = open(self._path, "a", buffering=1)  # noqa: SIM115 - closed by close()
         self._events = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
 
@@ -99,7 +145,7 @@ class ProgressLine:
         self._bar.set_postfix_str(", ".join(f"{name} {value:.4g}" for name, value in figures.items()) + speed, False)
         self._bar.update()
 
-    def tell(self, text: str) -> None:
+    def log(self, text: str) -> None:
         """A line above the progress line."""
         tqdm.write(text, file=sys.stderr)
 

@@ -1,32 +1,14 @@
 """Every setting of a labelling job: what decides the bytes of the shards, and how the work is done."""
 
-from typing import Any
-
 from pydantic import BaseModel, Field
 from pydantic_settings import CliPositionalArg, SettingsConfigDict
 
 from common.errors import UserError
+from common.manifest import LabelConfig
 from common.settings import Settings
 from labeler.teacher import DEFAULT_TEACHER, TEACHERS
 
 DEMO_OUTPUTS = {"demo:photos": "runs/demo/photos", "demo:scenes": "runs/demo/scenes"}
-
-
-class LabelConfig(BaseModel):
-    """What, beside the images and the teacher, decides the bytes of the shards. It becomes part of the plan."""
-
-    samples_per_shard: int = Field(1000, ge=1, le=1_000_000, description="images planned for a shard, at most")
-    map_size: int = Field(224, ge=8, le=4096, description="side of the stored square attention maps, in pixels")
-    seed: int = Field(0, ge=0, lt=2**32, description="of the shuffle that deals the images to the shards")
-    limit: int | None = Field(None, ge=1, description="label only so many images, drawn by the seed")
-    include_images: bool = Field(True, description="store the images too; without them a label-only data set is made")
-    gaze_threshold: float = Field(0.2, gt=0, le=1, description="gaze points end below this share of the map's maximum")
-    max_gaze_points: int = Field(200, ge=1, description="gaze points of an image, at most")
-    max_pixels: int = Field(100_000_000, ge=1, description="larger images are left out (too_large)")
-    min_side: int = Field(8, ge=1, description="images with a shorter side are left out (too_small)")
-    batch_size: int | None = Field(
-        None, ge=1, description="images in one pass of the teacher; by default 1 on a CPU (caches), 32 on a GPU"
-    )
 
 
 class WorkSettings(BaseModel):
@@ -89,9 +71,9 @@ class LabelSettings(LabelConfig, WorkSettings, Settings):
     )
     plan_only: bool = Field(False, description="write the plan, print shards, images and bytes, and stop")
 
-    def deciding(self) -> dict[str, Any]:
-        """The part of the settings that decides the bytes."""
-        return {name: getattr(self, name) for name in LabelConfig.model_fields}
+    def label_config(self) -> LabelConfig:
+        """The settings that decide the bytes of the shards."""
+        return LabelConfig(**{name: getattr(self, name) for name in LabelConfig.model_fields})
 
     def output_folder(self) -> str:
         """Where the data set goes. Raises UserError where nothing says so."""

@@ -6,16 +6,16 @@ from collections.abc import Sequence
 from typing import Any
 
 from common.errors import UserError
-from common.listing import Listing
 from common.manifest import Plan, shard_name
 from common.sources import Source
+from common.sources.listing import Listing
 from common.storage import Storage
 from labeler.config import WorkSettings
-from labeler.ledger import Outcome, Records, read_records
-from labeler.progress import Progress
-from labeler.publish import publish
-from labeler.report import make_report, report_lines
-from labeler.shard import shard_bytes
+from labeler.distributed.progress import ProgressMonitor
+from labeler.distributed.throughput import format_throughput, measure_throughput
+from labeler.labeling.shard import shard_bytes
+from labeler.publishing.outcome import Outcome, Records, read_records
+from labeler.publishing.publish import publish
 from labeler.teacher.weights import TeacherSource
 
 SHOWN = 20  # shards that were set aside
@@ -33,7 +33,7 @@ def check_object_size(storage: Storage, plan: Plan) -> None:
     shard = _mean_shard_bytes(plan)
     if shard > storage.largest_object:
         raise UserError(
-            f"--samples-per-shard {plan.config['samples_per_shard']}: shards of about {shard:,} bytes, an object of "
+            f"--samples-per-shard {plan.config.samples_per_shard}: shards of about {shard:,} bytes, an object of "
             f"this store holds {storage.largest_object:,}; choose fewer samples"
         )
 
@@ -47,14 +47,14 @@ def label_and_publish(
     set_aside: dict[int, str] = {}
     report: dict[str, Any] = {}
     state = "stopped"
-    progress = Progress(storage, plans, before)
+    progress = ProgressMonitor(storage, plans, before)
     try:
         if len(before) < sum(plan.shards for plan in plans):
             started = time.monotonic()
             set_aside = _label(settings, storage, plans, before, teacher, progress)
             made = [record for shard, record in read_records(storage, plans).items() if shard not in before]
             seconds = time.monotonic() - started
-            report = make_report(made, seconds, progress.workers, images_of_input, settings.price_per_hour)
+            report = measure_throughput(made, seconds, progress.workers, images_of_input, settings.price_per_hour)
         result, published = publish(storage, plans, settings.max_bad_fraction)
         state = "complete" if published else "incomplete"
     finally:
@@ -71,7 +71,7 @@ def _label(
     plans: Sequence[Plan],
     before: Records,
     teacher: TeacherSource,
-    progress: Progress,
+    progress: ProgressMonitor,
 ) -> dict[int, str]:
     """Make the shards that are not there yet. Returns those that were set aside, with the reason."""
     if before:
@@ -79,7 +79,7 @@ def _label(
     pending = [[shard for shard in plan.shard_indices if shard not in before] for plan in plans]
     for plan, shards in zip(plans, pending, strict=True):
         _check_space(storage, plan, len(shards))
-    from labeler.pipeline import label_shards  # Ray takes a second to import
+    from labeler.distributed.pipeline import label_shards  # Ray takes a second to import
 
     set_aside: dict[int, str] = {}
     for plan, shards in zip(plans, pending, strict=True):
@@ -90,7 +90,7 @@ def _label(
 
 def _tell(set_aside: dict[int, str], report: dict[str, Any], result: Outcome) -> None:
     """What was made, how fast, and what was not."""
-    for line in report_lines(report) if report else []:
+    for line in format_throughput(report) if report else []:
         print(line)
     for shard, problem in sorted(set_aside.items())[:SHOWN]:
         print(f"{shard_name(shard)} was set aside: {problem}")
@@ -116,7 +116,7 @@ def _check_space(storage: Storage, plan: Plan, pending: int) -> None:
 
 
 def _mean_shard_bytes(plan: Plan) -> int:
-    return shard_bytes(plan.images, plan.bytes, plan.config["include_images"]) // plan.shards
+    return shard_bytes(plan.images, plan.bytes, plan.config.include_images) // plan.shards
 
 
 def _why_not(settings: WorkSettings, storage: Storage, result: Outcome) -> str:

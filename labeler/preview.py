@@ -18,15 +18,23 @@ from common.manifest import Plan
 from common.page import Html
 from common.shards import Sample
 from common.storage import Storage, open_storage
-from labeler.generations import is_complete, read_plans
-from labeler.survey import EXAMPLES, Committed, Finding, map_area, read_committed, read_each, survey
+from labeler.inspection.survey import (
+    EXAMPLES,
+    CommittedShards,
+    SampleMeasure,
+    map_area,
+    measure_samples,
+    read_committed,
+    read_each,
+)
+from labeler.planning.generations import is_complete, read_plans
 
 PER_EXTREME = 4
 COLUMNS = ("reason", "images", "key", "image", "message")  # of the table of failures
 COUNT_BINS = 24
 
 
-EXTREMES: dict[str, Callable[[Finding], float]] = {  # the smallest first
+EXTREMES: dict[str, Callable[[SampleMeasure], float]] = {  # the smallest first
     "Most gaze points": lambda finding: -finding.points,
     "Fewest gaze points": lambda finding: finding.points,
     "Most concentrated map": lambda finding: finding.area,
@@ -65,7 +73,7 @@ def write_preview(dataset: str, to: Path, samples: int = 24, seed: int = 0) -> N
     storage, generator = open_storage(dataset), np.random.default_rng(seed)
     plans = read_plans(storage)
     plan, committed = plans[-1], read_committed(storage, plans)
-    findings = survey(storage, committed, generator)
+    findings = measure_samples(storage, committed, generator)
     drawn = [findings[index] for index in sorted(generator.permutation(len(findings))[:samples].tolist())]
     extremes = {title: heapq.nsmallest(PER_EXTREME, findings, order) for title, order in EXTREMES.items()}
     figures = _figures(storage, plan, committed, itertools.chain(drawn, *extremes.values()))
@@ -83,7 +91,9 @@ def write_preview(dataset: str, to: Path, samples: int = 24, seed: int = 0) -> N
     page.write_page(to, content)
 
 
-def _figures(storage: Storage, plan: Plan, committed: Committed, wanted: Iterable[Finding]) -> dict[str, Html]:
+def _figures(
+    storage: Storage, plan: Plan, committed: CommittedShards, wanted: Iterable[SampleMeasure]
+) -> dict[str, Html]:
     """Read the wanted samples again and draw them, by key. Only the finished figures are kept."""
     shards = {finding.key: finding.shard for finding in wanted}
     draw = functools.partial(sample_figure, classes=plan.classes)
@@ -121,7 +131,7 @@ def _details(sample: Sample, classes: list[str] | None) -> str:
     return " · ".join(detail.replace(" ", "\N{NO-BREAK SPACE}") for detail in details if detail)
 
 
-def _tiles(plans: list[Plan], committed: Committed, complete: bool) -> Html:
+def _tiles(plans: list[Plan], committed: CommittedShards, complete: bool) -> Html:
     plan = plans[-1]
     return page.tiles(
         {
@@ -137,12 +147,12 @@ def _tiles(plans: list[Plan], committed: Committed, complete: bool) -> Html:
     )
 
 
-def _pictures(findings: list[Finding], figures: dict[str, Html]) -> Html:
+def _pictures(findings: list[SampleMeasure], figures: dict[str, Html]) -> Html:
     shown = [figures[finding.key] for finding in findings if finding.key in figures]
     return page.grid(shown) if shown else page.paragraph("No samples to show.")
 
 
-def _basis(findings: list[Finding], committed: Committed) -> str:
+def _basis(findings: list[SampleMeasure], committed: CommittedShards) -> str:
     """How much of the data set was looked at."""
     shards = len({finding.shard for finding in findings})
     return (
@@ -150,7 +160,7 @@ def _basis(findings: list[Finding], committed: Committed) -> str:
     )
 
 
-def _extremes_section(extremes: dict[str, list[Finding]], figures: dict[str, Html], basis: str) -> Html:
+def _extremes_section(extremes: dict[str, list[SampleMeasure]], figures: dict[str, Html], basis: str) -> Html:
     parts = []
     for title, findings in extremes.items():
         parts += [page.element("h3", title), _pictures(findings, figures)] if findings else []
@@ -158,7 +168,7 @@ def _extremes_section(extremes: dict[str, list[Finding]], figures: dict[str, Htm
     return page.section("Extremes", page.paragraph(f"{basis} {explained}"), *parts)
 
 
-def _distributions_section(findings: list[Finding], basis: str) -> Html:
+def _distributions_section(findings: list[SampleMeasure], basis: str) -> Html:
     points = [finding.points for finding in findings]
     step = max(points, default=0) // COUNT_BINS + 1
     charts = [
@@ -168,7 +178,7 @@ def _distributions_section(findings: list[Finding], basis: str) -> Html:
     return page.section("Distributions", page.paragraph(basis), page.grid(charts, wide=True))
 
 
-def _failures_section(committed: Committed) -> Html:
+def _failures_section(committed: CommittedShards) -> Html:
     if not committed.failures:
         return page.section("Left out", page.paragraph("No image was left out."))
     rows: list[tuple[object, ...]] = []

@@ -14,8 +14,8 @@ from common.storage import Storage, open_storage
 from labeler.config import DEMO_OUTPUTS, LabelSettings
 
 if TYPE_CHECKING:  # torch and Ray are imported where they are needed, so that --help and bad settings answer at once
-    from common.listing import Listing
     from common.sources import Source
+    from common.sources.listing import Listing
     from labeler.teacher.weights import TeacherSource
 
 
@@ -45,26 +45,32 @@ def main(argv: list[str] | None = None) -> int:
 
 def _plan(settings: LabelSettings, storage: Storage, listing: "Listing", teacher: "TeacherSource") -> list[Plan]:
     """The plans of the data set, the new one kept. Raises UserError where the output was planned differently."""
-    from labeler.generations import check_same_kind, keep_first_plan, keep_later_plan, read_plans, without_planned
     from labeler.job import check_object_size
-    from labeler.plan import make_plan
+    from labeler.planning.generations import (
+        check_compatible,
+        exclude_planned,
+        read_plans,
+        save_first_plan,
+        save_later_plan,
+    )
+    from labeler.planning.plan import make_plan
 
     if not (settings.append and storage.exists(PLAN)):
-        first, table = make_plan(listing, settings.deciding(), teacher.identity, settings.input)
+        first, table = make_plan(listing, settings.label_config(), teacher.identity, settings.input)
         check_object_size(storage, first)
         storage.check_writable()
-        keep_first_plan(storage, first, table)
+        save_first_plan(storage, first, table)
         return [first, *read_plans(storage)[1:]]
     plans = read_plans(storage)
-    check_same_kind(plans, settings.deciding(), teacher.identity)
+    check_compatible(plans, settings.label_config(), teacher.identity)
     storage.check_writable()
-    new = without_planned(storage, plans, listing)
+    new = exclude_planned(storage, plans, listing)
     if not new.table.num_rows:
         print("nothing to append: every image of the input is planned already")
         return plans
-    later, table = make_plan(new, settings.deciding(), teacher.identity, settings.input, before=plans[-1])
+    later, table = make_plan(new, settings.label_config(), teacher.identity, settings.input, before=plans[-1])
     check_object_size(storage, later)
-    keep_later_plan(storage, later, table)
+    save_later_plan(storage, later, table)
     return [*plans, later]
 
 

@@ -16,20 +16,20 @@ from typing import Any
 
 import numpy as np
 
-from common.errors import UserError, run_program, told
-from common.files import write_whole
+from common.errors import UserError, describe_error, run_program
 from common.manifest import MANIFEST, Manifest
 from common.parallel import in_processes
 from common.storage import Storage, open_storage
-from labeler.duplicates import count_duplicates, describe_groups
-from labeler.generations import read_plans
-from labeler.stats_tables import tables
-from labeler.summary import summarize_classes, summarize_gaze, summarize_images, summarize_maps
-from labeler.survey import Committed, read_committed
-from labeler.tally import ROW, Sums, Tally, tally_shard
+from common.storage.files import write_atomically
+from labeler.inspection.duplicates import count_duplicates, describe_groups
+from labeler.inspection.stats_tables import format_tables
+from labeler.inspection.summary import summarize_classes, summarize_gaze, summarize_images, summarize_maps
+from labeler.inspection.survey import CommittedShards, read_committed
+from labeler.inspection.tally import ROW, Sums, Tally, tally_shard
+from labeler.planning.generations import read_plans
 
 
-def statistics(dataset: str, workers: int | None = None) -> tuple[dict[str, Any], dict[str, str]]:
+def compute_statistics(dataset: str, workers: int | None = None) -> tuple[dict[str, Any], dict[str, str]]:
     """Read all committed shards. Returns the object that the program prints last, and the troubles met, by file.
 
     What cannot be read is left out and noted. Raises UserError where there is no data set, or nothing is committed.
@@ -52,7 +52,7 @@ def statistics(dataset: str, workers: int | None = None) -> tuple[dict[str, Any]
         "bytes": committed.bytes,
         "classes": summarize_classes(rows, last.classes),
         "maps": summarize_maps(rows, sums),
-        "gaze": summarize_gaze(rows, sums, last.config["max_gaze_points"]),
+        "gaze": summarize_gaze(rows, sums, last.config.max_gaze_points),
         "images": summarize_images(rows, sums),
         "duplicates": {**duplicates, "largest": describe_groups(storage, largest, rows, list(committed.shards))},
         "failures": {reason.value: count for reason, count in sorted(committed.failures.items())},
@@ -61,24 +61,24 @@ def statistics(dataset: str, workers: int | None = None) -> tuple[dict[str, Any]
     return report, committed.notes
 
 
-def _published_generation(storage: Storage, committed: Committed) -> int | None:
+def _published_generation(storage: Storage, committed: CommittedShards) -> int | None:
     """The last generation that the manifest covers; None where there is no manifest. A damaged one is noted."""
     try:
         return Manifest.model_validate_json(storage.read(MANIFEST)).generation
     except FileNotFoundError:
         return None
     except ValueError as error:
-        committed.notes[MANIFEST] = told(error)
+        committed.notes[MANIFEST] = describe_error(error)
         return None
 
 
-def _tallies(dataset: str, committed: Committed, workers: int | None) -> Iterator[Tally]:
+def _tallies(dataset: str, committed: CommittedShards, workers: int | None) -> Iterator[Tally]:
     """The shards' figures, in the shards' order."""
     shards, samples = list(committed.shards), list(committed.shards.values())
     return in_processes(tally_shard, [dataset] * len(shards), shards, samples, processes=workers, unit="shards")
 
 
-def _put_together(tallies: Iterable[Tally], committed: Committed) -> tuple[np.ndarray, Sums]:
+def _put_together(tallies: Iterable[Tally], committed: CommittedShards) -> tuple[np.ndarray, Sums]:
     """All samples' rows, and their sums; troubles are noted in the committed."""
     parts, sums = [np.empty(0, ROW)], Sums()
     for index, tally in enumerate(tallies):
@@ -103,14 +103,14 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     if arguments.workers is not None and arguments.workers < 1:
         raise UserError(f"--workers: expected 1 or more, found {arguments.workers}")
-    report, troubles = statistics(arguments.dataset, arguments.workers)
+    report, troubles = compute_statistics(arguments.dataset, arguments.workers)
     line = json.dumps(report, ensure_ascii=False, allow_nan=False)
-    print(tables(arguments.dataset, report), line, sep="\n\n")
+    print(format_tables(arguments.dataset, report), line, sep="\n\n")
     for name, trouble in troubles.items():
         print(f"{name}: {trouble}", file=sys.stderr)
     if arguments.json:
         try:
-            write_whole(arguments.json, f"{line}\n".encode())
+            write_atomically(arguments.json, f"{line}\n".encode())
         except OSError as error:
             raise UserError(f"--json {arguments.json}: cannot be written: {error.strerror}") from None
     return 1 if report["unreadable"] else 0

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from common.errors import UserError, run_program, told
+from common.errors import UserError, describe_error, run_program
 from common.manifest import (
     CARD,
     CROISSANT,
@@ -21,22 +21,22 @@ from common.manifest import (
     MANIFEST,
     Manifest,
     Plan,
-    Record,
+    ShardRecord,
     plan_name,
     record_name,
     shard_name,
 )
 from common.parallel import in_processes
 from common.storage import Storage, open_storage
-from labeler.generations import read_plans
-from labeler.ledger import Records, failures_ledger, outcome, scan_records
-from labeler.listing import listing_checksum, read_listing
-from labeler.plan import fingerprint, planned_keys
-from labeler.publish import description, make_manifest, published_generation
-from labeler.verify_shard import shard_problems, start_checking
+from labeler.inspection.verify_shard import shard_problems, start_checking
+from labeler.planning.generations import read_plans
+from labeler.planning.listing import listing_checksum, read_listing
+from labeler.planning.plan import fingerprint, planned_keys
+from labeler.publishing.outcome import Records, compute_outcome, encode_failures, scan_records
+from labeler.publishing.publish import describe_dataset, make_manifest, published_generation
 
 
-def verify(dataset: str, workers: int | None = None) -> dict[str, Any]:
+def verify_dataset(dataset: str, workers: int | None = None) -> dict[str, Any]:
     """Check a data set. Returns the object that the program prints last."""
     storage = open_storage(dataset)
     report: dict[str, Any] = {"ok": False, "complete": False, "shards": 0, "samples": 0, "failures": 0, "problems": []}
@@ -84,7 +84,7 @@ def _published(storage: Storage, plans: list[Plan], problems: list[str]) -> list
 def _failures(storage: Storage, plans: list[Plan], records: Records) -> int:
     """Images that are still left out."""
     try:
-        return len(outcome(storage, plans, records).failed)
+        return len(compute_outcome(storage, plans, records).failed)
     except UserError:  # of a damaged listing, which is among the problems
         return sum(len(record.failed) for record in records.values())
 
@@ -98,8 +98,8 @@ def _records(storage: Storage, plans: list[Plan], problems: list[str]) -> Record
         if name not in names:
             problems.append(f"{name}: no such shard is planned")
             continue
-        if not isinstance(record, Record):
-            problems.append(f"{name}: damaged: {told(record)}")
+        if not isinstance(record, ShardRecord):
+            problems.append(f"{name}: damaged: {describe_error(record)}")
             continue
         if record.shard != shard_name(names[name]):
             problems.append(f"{name}: speaks of {record.shard}")
@@ -162,7 +162,7 @@ def _file_problems(storage: Storage, plans: list[Plan], published: list[Plan], r
 
 def _manifest_problems(storage: Storage, plans: list[Plan], records: Records) -> list[str]:
     """Is what was published what the records say?"""
-    expected, result = make_manifest(storage, plans, records), outcome(storage, plans, records)
+    expected, result = make_manifest(storage, plans, records), compute_outcome(storage, plans, records)
     problems = []
     try:
         manifest = Manifest.model_validate_json(storage.read(MANIFEST))
@@ -175,7 +175,7 @@ def _manifest_problems(storage: Storage, plans: list[Plan], records: Records) ->
         problems.append(
             f"{expected.written} samples and {expected.failed} failures are not the {expected.planned} planned images"
         )
-    for name, content in {**description(plans[-1], expected), FAILURES: failures_ledger(result.failed)}.items():
+    for name, content in {**describe_dataset(plans[-1], expected), FAILURES: encode_failures(result.failed)}.items():
         if not storage.exists(name):
             problems.append(f"{name} is missing")
         elif name not in (CARD, CROISSANT) and not _same_json(storage.read(name), content):
@@ -201,7 +201,7 @@ def main() -> int:
     arguments = parser.parse_args()
     if arguments.workers is not None and arguments.workers < 1:
         raise UserError(f"--workers: expected 1 or more, found {arguments.workers}")
-    report = verify(arguments.dataset, arguments.workers)
+    report = verify_dataset(arguments.dataset, arguments.workers)
     for problem in report["problems"]:
         print(problem)
     print(json.dumps(report, ensure_ascii=False))

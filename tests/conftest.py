@@ -7,7 +7,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 
-from tests.s3server import WEED, S3Server
+from tests.support.s3_server import WEED, S3Server
 
 os.environ.setdefault("RAY_ADDRESS", "local")
 if os.environ.get("TEST_GPU") != "1":

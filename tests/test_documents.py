@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.documents import DOCUMENTS, FENCE, blocks, shell_lines
-from tests.jobs import ROOT
+from tests.support.documents import DOCUMENTS, FENCE, blocks, shell_lines
+from tests.support.jobs import ROOT
 
 LINK = re.compile(r"\]\((?!https?://)([^)#\s]+)?(?:#([^)\s]+))?\)")
 PROGRAM = re.compile(r"python -m ((?:labeler|trainer)[\w.]*)")
@@ -81,7 +81,7 @@ def test_links_lead_somewhere(document: Path) -> None:
 
 
 def test_the_guides_recipe_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from tests.trainer.datasets import make_dataset
+    from tests.support.datasets import make_dataset
     from trainer import recipes, run
 
     [example] = [block for _, block in blocks(ROOT / "CONTRIBUTING.md") if "RECIPE" in block]

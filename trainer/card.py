@@ -67,7 +67,7 @@ FIGURES = {
 }
 
 
-def card(config: TrainConfig, description: str, result: dict[str, Any]) -> str:
+def model_card(config: TrainConfig, description: str, result: dict[str, Any]) -> str:
     """The card as Markdown, from a run's settings, its recipe's first sentence and its result."""
     figures = [f"| {title} | {result[name]:.4g} |" for name, title in FIGURES.items() if name in result]
     return TEMPLATE.format(

@@ -1,16 +1,14 @@
 """A trained model from the checkpoint of a run: what export and evaluation begin with."""
 
 import hashlib
-import io
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
-from common.errors import UserError, told
+from common.errors import UserError, describe_error
 from common.storage import open_storage
+from common.training import load_torch_file
 from trainer.config import TrainConfig
-from trainer.model.parts import Model
+from trainer.objectives.base import Model
 from trainer.recipes import build
 
 
@@ -50,15 +48,14 @@ def trained_from(location: str, content: bytes) -> Trained:
         model = build(config.recipe, config, None if classes is None else len(classes))
         model.load_state_dict(state["model"])
     except (RuntimeError, TypeError, ValueError) as error:
-        raise UserError(f"{location}: its weights are not those of its settings: {told(error)[:200]}") from None
+        raise UserError(
+            f"{location}: its weights are not those of its settings: {describe_error(error)[:200]}"
+        ) from None
     return Trained(model.eval(), config, classes, state["step"], hashlib.sha256(content).hexdigest())
 
 
 def _state(location: str, content: bytes) -> dict[str, Any]:
-    try:
-        state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds on damaged files
-        raise UserError(f"{location}: cannot be read as a checkpoint: {told(error)[:200]}") from None
+    state = load_torch_file(location, content)
     if not isinstance(state, dict) or not state.keys() >= {"config", "classes", "model", "step"}:
         raise UserError(f"{location}: expected a checkpoint of trainer.run, found another file of PyTorch's")
     return state

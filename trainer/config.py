@@ -6,7 +6,7 @@ from pydantic import BaseModel, Field
 from pydantic_settings import SettingsConfigDict
 
 from common.errors import UserError
-from common.parallel import decoders_of_a_worker
+from common.parallel import default_decoders
 from common.settings import Settings
 from trainer.recipes import recipe_names
 
@@ -108,15 +108,15 @@ class TrainSettings(TrainConfig, Settings):
     checkpoint_every: int = Field(500, ge=1, description="steps between two checkpoints; one is made after each epoch")
     compile: bool = Field(False, description="compile the network with torch.compile")
 
-    def deciding(self) -> TrainConfig:
+    def train_config(self) -> TrainConfig:
         """The part of the settings that decides the weights. Raises UserError.
 
         What was not given is as the recipe has it; for the demo it makes a small model.
         """
         from trainer.optim import SIMCLR  # both import torch
-        from trainer.recipes import recipe
+        from trainer.recipes import get_recipe
 
-        chosen = recipe(self.recipe)
+        chosen = get_recipe(self.recipe)
         usual = {**chosen.defaults, **(DEMO if self.data == DEMO_DATA else {})}
         if self.data == DEMO_DATA and chosen.optimisation is SIMCLR:
             usual["learning_rate"] = DEMO_CONTRASTIVE_RATE
@@ -133,4 +133,4 @@ class TrainSettings(TrainConfig, Settings):
         """That decode, on a device of this type, of which every other one here may have a worker too."""
         import torch
 
-        return self.threads or decoders_of_a_worker(torch.cuda.device_count() if device == "cuda" else 0)
+        return self.threads or default_decoders(torch.cuda.device_count() if device == "cuda" else 0)

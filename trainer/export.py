@@ -21,7 +21,7 @@ import argparse
 from pathlib import Path
 
 from common.errors import UserError, run_program
-from common.files import write_whole
+from common.storage.files import write_atomically
 
 ENDINGS = (".safetensors", ".onnx", ".pt2")
 
@@ -43,10 +43,10 @@ def main(argv: list[str] | None = None) -> int:
             f"--to {arguments.to}: expected a folder that is there, found no {arguments.to.parent}; make it"
         )
     from trainer.checkpoint import load_trained
-    from trainer.formats import how_to_load, written_as
+    from trainer.formats import encode_model, how_to_load
 
     trained = load_trained(arguments.checkpoint)
-    keep(arguments.to, written_as(arguments.to.suffix, trained))
+    keep(arguments.to, encode_model(arguments.to.suffix, trained))
     print(f"wrote {arguments.to}; load it with\n{how_to_load(arguments.to, trained)}")
     return 0
 
@@ -54,7 +54,7 @@ def main(argv: list[str] | None = None) -> int:
 def keep(path: Path, content: bytes) -> None:
     """Write a file, whole or not at all. Raises UserError."""
     try:
-        write_whole(path, content)
+        write_atomically(path, content)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}") from None
 

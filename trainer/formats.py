@@ -9,20 +9,20 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from common.extras import need
+from common.extras import require_extra
 from trainer.checkpoint import Trained
 from trainer.model.backbone import GROUPS, MEAN, STD
 from trainer.model.contracam import ContraCAM
-from trainer.model.parts import AttentionPart, Model
+from trainer.objectives.base import AttentionObjective, Model
 
 IMAGENET_CLASSES = 1000  # of torchvision's classifier, unless it is told otherwise
 EXAMPLE_SIDES = (64, 96)
 LEAST_SIDE = 33  # pixels: below, the last stage is a single one, which would have to be traced apart
 
 
-def written_as(ending: str, trained: Trained) -> bytes:
+def encode_model(ending: str, trained: Trained) -> bytes:
     """The content of a file with this ending: .safetensors, .onnx or .pt2. Raises UserError."""
-    return {".safetensors": torchvision_weights, ".onnx": onnx_graph, ".pt2": program}[ending](trained)
+    return {".safetensors": torchvision_weights, ".onnx": onnx_graph, ".pt2": exported_program}[ending](trained)
 
 
 def how_to_load(path: Path, trained: Trained) -> str:
@@ -91,7 +91,7 @@ class Deployed(nn.Module):
     def __init__(self, model: Model) -> None:
         super().__init__()
         self.model = model
-        part = model.part(AttentionPart)
+        part = model.part(AttentionObjective)
         self._attends = part is None or not isinstance(part.readout, ContraCAM)
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
@@ -102,7 +102,7 @@ class Deployed(nn.Module):
         return {name: tensor for name, tensor in found.items() if tensor is not None}
 
 
-def program(trained: Trained) -> bytes:
+def exported_program(trained: Trained) -> bytes:
     """The model as a program of torch.export."""
     file = io.BytesIO()
     with torch.no_grad(), warnings.catch_warnings(action="ignore"):
@@ -114,7 +114,7 @@ def program(trained: Trained) -> bytes:
 
 def onnx_graph(trained: Trained) -> bytes:
     """The model as an ONNX graph in one file. Raises UserError where the packages for it are missing."""
-    need("export", "an ONNX graph")
+    require_extra("export", "an ONNX graph")
     import onnx.helper
 
     deployed = Deployed(trained.model).eval()

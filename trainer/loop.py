@@ -11,15 +11,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from common.errors import UserError, told
-from common.launch import Place
+from common.errors import UserError, describe_error
+from common.launch import Rank
 from common.training import warmup_cosine
-from trainer.augment import augmented
 from trainer.config import TrainConfig
-from trainer.decoding import Batch
-from trainer.model.parts import Inputs, Model, Outputs, Terms
+from trainer.data.augment import augment
+from trainer.data.decoding import Batch
+from trainer.objectives.base import LossTerms, Model, ModelInputs, Outputs
 from trainer.optim import PROBE_RATE, parameter_groups
-from trainer.recipes import recipe
+from trainer.recipes import get_recipe
 
 Piece = tuple[Sequence[Tensor], Tensor]  # views and clean images of some rows
 
@@ -40,25 +40,25 @@ class Schedule(NamedTuple):
         return self.peak * warmup_cosine(step, self.steps, self.warmup)
 
 
-def schedule(config: TrainConfig, steps_per_epoch: int) -> Schedule:
+def make_schedule(config: TrainConfig, steps_per_epoch: int) -> Schedule:
     """Linear warm-up, then a cosine to 0, per step; the peak is the recipe's usual one unless given."""
-    peak = config.learning_rate or recipe(config.recipe).optimisation.peak(config.batch_size)
+    peak = config.learning_rate or get_recipe(config.recipe).optimisation.peak(config.batch_size)
     steps = config.epochs * steps_per_epoch
     return Schedule(peak, steps, min(round(config.warmup_epochs * steps_per_epoch), steps))
 
 
-class Training:
+class Trainer:
     """A model in training on one rank, and all that a checkpoint holds."""
 
-    def __init__(self, config: TrainConfig, model: Model, plan: Schedule, place: Place, compiled: bool = False) -> None:
-        self.config, self.place, self.plan = config, place, plan
-        if place.device.type == "cuda" and place.world > 1:
+    def __init__(self, config: TrainConfig, model: Model, plan: Schedule, rank: Rank, compiled: bool = False) -> None:
+        self.config, self.rank, self.plan = config, rank, plan
+        if rank.device.type == "cuda" and rank.world_size > 1:
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
-        self.model = model.to(place.device).to(memory_format=torch.channels_last).train()
+        self.model = model.to(rank.device).to(memory_format=torch.channels_last).train()
         probe_peak = PROBE_RATE * config.batch_size / 256
         groups = parameter_groups(self.model, config.weight_decay, probe_peak / plan.peak)
-        self.optimizer = recipe(config.recipe).optimisation.make(groups, plan.peak)
-        self.ranks: nn.Module = DistributedDataParallel(self.model) if place.world > 1 else self.model
+        self.optimizer = get_recipe(config.recipe).optimisation.make(groups, plan.peak)
+        self.ranks: nn.Module = DistributedDataParallel(self.model) if rank.world_size > 1 else self.model
         self.network: Callable[..., Outputs] = torch.compile(self.ranks) if compiled else self.ranks
         self.step = 0
 
@@ -67,15 +67,15 @@ class Training:
         rate = self.plan.rate(self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["scale"]
-        inputs = on_device(batch, self.place.device)
+        inputs = prepare_inputs(batch, self.rank.device)
         self.optimizer.zero_grad()
         try:
             terms = self._backward(inputs)
         except NotFinite as error:
-            raise self._diverged(batch, "loss", told(error)) from None
+            raise self._diverged(batch, "loss", describe_error(error)) from None
         gradients = [weights.grad for weights in self.model.parameters() if weights.grad is not None]
         figures = {"loss": terms.loss, **terms.figures, "gradient_norm": nn.utils.get_total_norm(gradients)}
-        values = self.place.mean(torch.stack(list(figures.values())).detach().float())
+        values = self.rank.mean(torch.stack(list(figures.values())).detach().float())
         found = dict(zip(figures, values.tolist(), strict=True))
         if wrong := next((name for name, value in found.items() if not math.isfinite(value)), None):
             raise self._diverged(batch, wrong.replace("_", " "), f"it is {found[wrong]}")
@@ -90,15 +90,15 @@ class Training:
             "checkpoint is kept; begin again in another --output, with a lower --learning-rate or more --warmup-epochs"
         )
 
-    def _backward(self, inputs: Inputs) -> Terms:
-        pieces = pieces_of(inputs, self.config.micro_batch)
+    def _backward(self, inputs: ModelInputs) -> LossTerms:
+        pieces = split_pieces(inputs, self.config.micro_batch)
         if len(pieces) > 1:
             return self._backward_in_pieces(inputs, pieces)
         terms = self._terms(self._outputs(*pieces[0]), inputs)
         terms.loss.backward()
         return terms
 
-    def _backward_in_pieces(self, inputs: Inputs, pieces: list[Piece]) -> Terms:
+    def _backward_in_pieces(self, inputs: ModelInputs, pieces: list[Piece]) -> LossTerms:
         """GradCache (Gao et al. 2021): outputs piece by piece, the loss over all of them, then each piece once more."""
         with torch.no_grad(), frozen_statistics(self.model):
             found = [self._outputs(*piece) for piece in pieces]
@@ -115,18 +115,18 @@ class Training:
                 torch.autograd.backward([output for output, _ in learnt], [gradient for _, gradient in learnt])
         return terms
 
-    def _terms(self, outputs: Outputs, inputs: Inputs) -> Terms:
+    def _terms(self, outputs: Outputs, inputs: ModelInputs) -> LossTerms:
         try:
             return self.model.terms(outputs, inputs)
         except ValueError as error:  # of the metrics, which refuse NaN
-            raise NotFinite(told(error)) from None
+            raise NotFinite(describe_error(error)) from None
 
     def _unsynchronised(self) -> contextlib.AbstractContextManager[None]:
         """Ranks average their gradients after the last piece only."""
         return self.ranks.no_sync() if isinstance(self.ranks, DistributedDataParallel) else contextlib.nullcontext()
 
     def _outputs(self, views: Sequence[Tensor], clean: Tensor) -> Outputs:
-        device, precision = self.place.device.type, self.config.precision
+        device, precision = self.rank.device.type, self.config.precision
         low = device == "cuda" if precision == "auto" else precision == "bfloat16"
         with torch.autocast(device, torch.bfloat16, enabled=low):
             outputs: Outputs = self.network(views, clean)
@@ -143,7 +143,7 @@ class Training:
         self.step = state["step"]
 
 
-def on_device(batch: Batch, device: torch.device) -> Inputs:
+def prepare_inputs(batch: Batch, device: torch.device) -> ModelInputs:
     """Move a batch and augment its views; the map is resized to the clean image's size."""
     views = batch.views.to(device, non_blocking=True)
     parameters = batch.augmentation.to(device, non_blocking=True)
@@ -152,11 +152,11 @@ def on_device(batch: Batch, device: torch.device) -> Inputs:
     if attention.shape[1:] != clean.shape[2:]:
         size = (clean.shape[2], clean.shape[3])
         attention = F.interpolate(attention[:, None], size, mode="bilinear", antialias=True)[:, 0]
-    shown = tuple(augmented(views[:, view], parameters[:, view]) for view in range(views.shape[1]))
-    return Inputs(shown, clean, attention, batch.gaze, batch.labels.to(device, non_blocking=True))
+    shown = tuple(augment(views[:, view], parameters[:, view]) for view in range(views.shape[1]))
+    return ModelInputs(shown, clean, attention, batch.gaze, batch.labels.to(device, non_blocking=True))
 
 
-def pieces_of(inputs: Inputs, size: int | None) -> list[Piece]:
+def split_pieces(inputs: ModelInputs, size: int | None) -> list[Piece]:
     """Views and clean images cut into pieces of at most `size` images, as many of one as of the other.
 
     Raises UserError where there are too few of either.
@@ -186,7 +186,7 @@ def frozen_statistics(model: nn.Module) -> Iterator[None]:
             norm.momentum = momentum
 
 
-def timed(batches: Iterator[Batch]) -> Iterator[tuple[Batch, float]]:
+def time_batches(batches: Iterator[Batch]) -> Iterator[tuple[Batch, float]]:
     """Each batch with the seconds that it was waited for."""
     began = time.monotonic()
     for batch in batches:

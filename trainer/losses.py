@@ -28,7 +28,7 @@ def nt_xent(z1: Tensor, z2: Tensor, temperature: float = 0.1, reduction: Reducti
         raise ValueError(f"reduction: expected sum_of_views or mean, found {reduction!r}")
     with torch.autocast(z1.device.type, enabled=False):
         first, second = F.normalize(z1.float()), F.normalize(z2.float())
-        (all_first, own), (all_second, _) = gathered(first), gathered(second)
+        (all_first, own), (all_second, _) = gather_embeddings(first), gather_embeddings(second)
         candidates = torch.cat([all_first, all_second])
         total = len(all_first)
         losses = [
@@ -45,7 +45,7 @@ def _cross_entropy(anchors: Tensor, candidates: Tensor, itself: Tensor, positive
     return F.cross_entropy(logits, positive)
 
 
-def gathered(embeddings: Tensor) -> tuple[Tensor, Tensor]:
+def gather_embeddings(embeddings: Tensor) -> tuple[Tensor, Tensor]:
     """The embeddings [n, D] of all ranks, rank after rank, and at which rows this rank's are, [n].
 
     Gradients flow back to the rank that they came from.

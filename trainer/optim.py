@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from common.training import split_by_weight_decay
 from trainer.model.heads import LinearProbe
 
 TRUST = 0.001  # eta
@@ -72,24 +73,25 @@ def parameter_groups(model: nn.Module, weight_decay: float, probe_scale: float =
     """
     probes = [one for module in model.modules() if isinstance(module, LinearProbe) for one in module.parameters()]
     others = [one for one in model.parameters() if one.requires_grad and not any(one is probe for probe in probes)]
+    decayed, undecayed = split_by_weight_decay(others)
     left_alone = {"weight_decay": 0.0, "adapt": False}
     groups: list[dict[str, Any]] = [
-        {"params": [one for one in others if one.ndim > 1], "weight_decay": weight_decay, "adapt": True, "scale": 1.0},
-        {"params": [one for one in others if one.ndim <= 1], **left_alone, "scale": 1.0},
+        {"params": decayed, "weight_decay": weight_decay, "adapt": True, "scale": 1.0},
+        {"params": undecayed, **left_alone, "scale": 1.0},
         {"params": probes, **left_alone, "scale": probe_scale},
     ]
     return [group for group in groups if group["params"]]
 
 
-class Optimisation(NamedTuple):
+class OptimizerSpec(NamedTuple):
     """An optimiser and its usual learning rate: `peak` of a batch size; `make` from `parameter_groups` and a peak."""
 
     peak: Callable[[int], float]
     make: Callable[[list[dict[str, Any]], float], torch.optim.Optimizer]
 
 
-SIMCLR = Optimisation(peak=lambda batch_size: 0.075 * math.sqrt(batch_size), make=LARS)
-CLASSIFIER = Optimisation(
+SIMCLR = OptimizerSpec(peak=lambda batch_size: 0.075 * math.sqrt(batch_size), make=LARS)
+CLASSIFIER = OptimizerSpec(
     peak=lambda batch_size: 0.1 * batch_size / 256,
     make=lambda groups, peak: torch.optim.SGD(groups, peak, momentum=MOMENTUM, nesterov=True),
 )

@@ -5,12 +5,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from common.errors import UserError
-from trainer.augment import Draw, draw_augmentation
 from trainer.config import ModelConfig, TrainConfig
-from trainer.optim import SIMCLR, Optimisation
+from trainer.data.augment import Draw, draw_augmentation
+from trainer.optim import SIMCLR, OptimizerSpec
 
 if TYPE_CHECKING:
-    from trainer.model.parts import Model
+    from trainer.objectives.base import Model
 
 STRIDE = 32  # pixels of an image to a place of a ResNet's last stage
 
@@ -19,7 +19,7 @@ def _anything_goes(config: TrainConfig, classes: int | None, workers: int, compi
     pass
 
 
-def maps_have_places(config: TrainConfig, classes: int | None, workers: int, compiled: bool) -> None:
+def check_map_size(config: TrainConfig, classes: int | None, workers: int, compiled: bool) -> None:
     """A `check` of recipes whose prediction is a map of the last stage. Raises UserError where that has one place."""
     if config.image_size <= STRIDE:
         raise UserError(
@@ -40,7 +40,7 @@ class Recipe:
 
     build: "Callable[[ModelConfig, int | None], Model]"
     views: tuple[Draw, ...] = (draw_augmentation, draw_augmentation)
-    optimisation: Optimisation = SIMCLR
+    optimisation: OptimizerSpec = SIMCLR
     defaults: Mapping[str, Any] = field(default_factory=dict)
     human_data: bool = False
     check: Callable[[TrainConfig, int | None, int, bool], None] = _anything_goes

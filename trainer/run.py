@@ -13,15 +13,15 @@ from trainer.config import TrainSettings
 def main(argv: list[str] | None = None) -> int:
     """Run a training job. Raises UserError."""
     settings = load_settings(TrainSettings, argv)
-    from trainer.job import train_and_keep
+    from trainer.job import run_training
 
-    result = train_and_keep(settings)
+    result = run_training(settings)
     if result is not None:
-        print(f"{report(result)}\nthe run lies in {settings.output_folder()}")
+        print(f"{format_result(result)}\nthe run lies in {settings.output_folder()}")
     return 0
 
 
-def report(result: dict[str, Any]) -> str:
+def format_result(result: dict[str, Any]) -> str:
     """What a run has learnt, as a small table: means over its last epoch."""
     rows = [
         (name.replace("_", " ").removesuffix(" cc"), f"{result[name]:.4g}", beside)

@@ -4,7 +4,7 @@ python -m trainer.search --data DATASET --output FOLDER --trials 20
 """
 
 from common.errors import run_program
-from common.extras import need
+from common.extras import require_extra
 from common.settings import load_settings
 from trainer.studies.config import SearchSettings
 
@@ -12,11 +12,11 @@ from trainer.studies.config import SearchSettings
 def main(argv: list[str] | None = None) -> int:
     """Run the trials. Raises UserError."""
     settings = load_settings(SearchSettings, argv)
-    need("eval", "a search")
-    from trainer.studies.searching import search
-    from trainer.studies.surface import keep_trials
+    require_extra("eval", "a search")
+    from trainer.studies.run_search import search
+    from trainer.studies.surface import save_trials
 
-    print(keep_trials(search(settings), settings.folder()))
+    print(save_trials(search(settings), settings.folder()))
     return 0
 
 

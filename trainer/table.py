@@ -4,7 +4,7 @@ python -m trainer.table --data DATASET --recipes contrastive,contrastive-attn-te
 """
 
 from common.errors import run_program
-from common.extras import need
+from common.extras import require_extra
 from common.settings import load_settings
 from trainer.studies.config import TableSettings
 
@@ -12,11 +12,11 @@ from trainer.studies.config import TableSettings
 def main(argv: list[str] | None = None) -> int:
     """Make the table. Raises UserError."""
     settings = load_settings(TableSettings, argv)
-    need("eval", "a table")
+    require_extra("eval", "a table")
+    from trainer.studies.format_table import save_table
     from trainer.studies.rows import make_rows
-    from trainer.studies.tabulate import keep_table
 
-    print(keep_table(make_rows(settings), settings))
+    print(save_table(make_rows(settings), settings))
     return 0
 
 

@@ -3,10 +3,10 @@
 from pathlib import Path
 
 from common.errors import UserError
-from common.fixations.data import FixatedImage, FixationData, left_out_notes
-from common.fixations.split import split
+from common.fixations.data import FixatedImage, FixationData, exclusion_notes
+from common.fixations.split import split_images
 
-__all__ = ["FORMATS", "FixatedImage", "FixationData", "left_out_notes", "open_fixations", "split"]
+__all__ = ["FORMATS", "FixatedImage", "FixationData", "exclusion_notes", "open_fixations", "split_images"]
 
 FORMATS = {
     "salicon": "SALICON's release of 2015 (annotations/*.json) or 2017 (fixations/**/*.mat)",

@@ -8,9 +8,9 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from common.errors import UserError, told
+from common.errors import UserError, describe_error
 from common.fixations.data import FixatedImage, FixationData
-from common.local_source import LocalSource
+from common.sources.local import LocalSource
 
 ASPECT_TOLERANCE = 0.02  # between an image and the frame that its fixations were recorded in
 
@@ -23,7 +23,7 @@ UNREADABLE = "images whose file cannot be read"
 NAMED = 3  # images by reason
 
 
-class Looks(NamedTuple):
+class RawFixations(NamedTuple):
     """What was recorded for one image.
 
     `positions` is [n, 2]: x, y in pixels of the recorded frame, (0, 0) its upper left corner, so that the first
@@ -54,7 +54,7 @@ class Collector:
     def add(
         self,
         name: str,
-        looks: Looks,
+        looks: RawFixations,
         frame: tuple[float, float] | None = None,
         trajectory: bool = False,
         split: str = "",
@@ -124,7 +124,7 @@ class Collector:
             self._left_out[reason] += number
             self._first[reason] += names[: NAMED - len(self._first[reason])]
 
-    def _placed(self, name: str, looks: Looks, bounds: np.ndarray) -> Looks:
+    def _placed(self, name: str, looks: RawFixations, bounds: np.ndarray) -> RawFixations:
         """Without the fixations that have no position, or one outside of the frame."""
         unplaced = np.any(np.isnan(looks.positions), axis=1)
         inside = np.asarray(np.all((looks.positions >= 0) & (looks.positions <= bounds), axis=1))
@@ -133,7 +133,7 @@ class Collector:
         self._leave_out(OUTSIDE, [name], int((~inside & ~unplaced).sum()))
         return _chosen(looks, inside)
 
-    def _unrepeated(self, looks: Looks) -> Looks:
+    def _unrepeated(self, looks: RawFixations) -> RawFixations:
         """Each subject's first sample at every pixel."""
         columns, rows = np.floor(looks.positions).astype(np.int64).T
         _, subjects = np.unique(looks.subjects, return_inverse=True)
@@ -157,12 +157,12 @@ def image_size(path: Path) -> tuple[int, int]:
         with Image.open(path) as image:
             return image.size
     except Exception as error:  # Pillow raises many kinds on hostile bytes
-        raise UserError(f"{path}: the image cannot be read: {told(error)}") from None
+        raise UserError(f"{path}: the image cannot be read: {describe_error(error)}") from None
 
 
-def _chosen(looks: Looks, which: np.ndarray) -> Looks:
+def _chosen(looks: RawFixations, which: np.ndarray) -> RawFixations:
     durations = None if looks.durations is None else looks.durations[which]
-    return Looks(looks.positions[which], looks.subjects[which], durations)
+    return RawFixations(looks.positions[which], looks.subjects[which], durations)
 
 
 def _told_size(size: tuple[float, float]) -> str:

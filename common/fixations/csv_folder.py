@@ -13,8 +13,8 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from common.errors import UserError, told
-from common.fixations.collector import Collector, Looks, image_files
+from common.errors import UserError, describe_error
+from common.fixations.collector import Collector, RawFixations, image_files
 from common.fixations.data import FixationData
 
 REQUIRED = ("image", "subject", "x", "y")
@@ -53,7 +53,7 @@ def read_csv(folder: Path) -> FixationData:
         positions = np.array([(line.x, line.y) for line in looks])
         subjects = np.array([numbers[line.subject] for line in looks])
         durations = np.array([line.duration for line in looks]) if DURATION in columns else None
-        collector.add(name, Looks(positions, subjects, durations))
+        collector.add(name, RawFixations(positions, subjects, durations))
     return collector.finish()
 
 
@@ -70,7 +70,7 @@ def _read(path: Path) -> tuple[list[str], list[_Line]]:
                 )
             return columns, list(_lines(path, rows, columns))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path}: cannot be read as a table: {told(error)}") from None
+        raise UserError(f"{path}: cannot be read as a table: {describe_error(error)}") from None
 
 
 def _lines(path: Path, rows: Rows, columns: list[str]) -> Iterator[_Line]:

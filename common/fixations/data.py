@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from common.errors import ImageFailure, UserError, told
+from common.errors import ImageFailure, UserError, describe_error
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -43,7 +43,7 @@ class FixatedImage:
         try:
             pixels, _ = read_photograph(self.path.read_bytes(), self.width * self.height, 1)
         except (OSError, ImageFailure) as error:
-            raise UserError(f"{self.path}: the image cannot be read: {told(error)}") from None
+            raise UserError(f"{self.path}: the image cannot be read: {describe_error(error)}") from None
         if tuple(pixels.shape[1:]) != (self.height, self.width):
             found = f"{pixels.shape[2]} x {pixels.shape[1]}"
             raise UserError(
@@ -69,7 +69,7 @@ class FixationData(NamedTuple):
     first: Mapping[str, Sequence[str]]
 
 
-def left_out_notes(place: str, left_out: Mapping[str, int], first: Mapping[str, Sequence[str]]) -> list[str]:
+def exclusion_notes(place: str, left_out: Mapping[str, int], first: Mapping[str, Sequence[str]]) -> list[str]:
     """What a reader should know of images and fixations that were left out, a sentence a reason."""
     names = {reason: f" (the first: {', '.join(images)})" for reason, images in first.items()}
     return [

@@ -6,12 +6,12 @@ from typing import Any
 import numpy as np
 import scipy.io
 
-from common.errors import UserError, told
+from common.errors import UserError, describe_error
 
-Record = dict[str, Any]
+MatlabRecord = dict[str, Any]
 
 
-def read_mat(path: Path) -> Record:
+def read_mat(path: Path) -> MatlabRecord:
     """The variables of a .mat file: structs as dicts, cell and struct arrays as lists, all squeezed. Raises UserError.
 
     Squeezing is what makes files alike that nest the same records as 1 x 1 cells, n x 1 or 1 x n arrays.
@@ -21,10 +21,10 @@ def read_mat(path: Path) -> Record:
     except NotImplementedError:  # scipy reads all but HDF5
         raise UserError(f"{path}: a MATLAB 7.3 file; save it again with -v7") from None
     except Exception as error:  # scipy raises many kinds on damaged files
-        raise UserError(f"{path}: cannot be read as a MATLAB file: {told(error)}") from None
+        raise UserError(f"{path}: cannot be read as a MATLAB file: {describe_error(error)}") from None
 
 
-def field(record: Record, name: str, where: str) -> Any:
+def field(record: MatlabRecord, name: str, where: str) -> Any:
     """A field or variable. Raises UserError where it is missing."""
     if name not in record:
         there = ", ".join(sorted(key for key in record if not key.startswith("__"))) or "nothing"
@@ -32,7 +32,7 @@ def field(record: Record, name: str, where: str) -> Any:
     return record[name]
 
 
-def records(value: Any, where: str) -> list[Record]:
+def records(value: Any, where: str) -> list[MatlabRecord]:
     """A struct, or an array of them, as a list; elements that are empty become empty dicts. Raises UserError."""
     found = [value] if isinstance(value, dict) else list(value) if isinstance(value, list | np.ndarray) else [value]
     found = [{} if isinstance(each, np.ndarray) and not each.size else each for each in found]
@@ -41,7 +41,7 @@ def records(value: Any, where: str) -> list[Record]:
     return found
 
 
-def numbers(record: Record, name: str, where: str, columns: int = 1) -> np.ndarray:
+def numbers(record: MatlabRecord, name: str, where: str, columns: int = 1) -> np.ndarray:
     """A field's numbers as float64: [n], or [n, columns] where there are several. Raises UserError."""
     value = np.asarray(field(record, name, where))
     if value.size == 0:

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from common.errors import UserError
-from common.fixations.collector import Collector, Looks, image_files
+from common.fixations.collector import Collector, RawFixations, image_files
 from common.fixations.data import FixationData
-from common.fixations.matlab import Record, field, numbers, read_mat, records, same_length
+from common.fixations.matlab import MatlabRecord, field, numbers, read_mat, records, same_length
 
 
 def read_osie_eye(folder: Path) -> FixationData:
@@ -51,7 +51,7 @@ def _data(folder: Path, needed: str) -> Path:
     return data
 
 
-def _eye_looks(record: Record, where: str) -> Looks:
+def _eye_looks(record: MatlabRecord, where: str) -> RawFixations:
     positions, subjects, durations = [np.zeros((0, 2))], [np.zeros(0)], [np.zeros(0)]
     for number, subject in enumerate(records(field(record, "subjects", where), f"{where}: subjects")):
         if not subject:  # did not see this image
@@ -62,12 +62,12 @@ def _eye_looks(record: Record, where: str) -> Looks:
         positions.append(np.column_stack([columns["fix_x"], columns["fix_y"]]) - 0.5)
         subjects.append(np.full(len(positions[-1]), number))
         durations.append(columns["fix_duration"])
-    return Looks(np.concatenate(positions), np.concatenate(subjects), np.concatenate(durations))
+    return RawFixations(np.concatenate(positions), np.concatenate(subjects), np.concatenate(durations))
 
 
-def _mouse_looks(record: Record, where: str) -> Looks:
+def _mouse_looks(record: MatlabRecord, where: str) -> RawFixations:
     rows_and_columns, subjects = numbers(record, "coord", where, columns=2), numbers(record, "subj", where)
     same_length({"coord": rows_and_columns, "subj": subjects}, where)
     if not np.isfinite(subjects).all():
         raise UserError(f"{where}: subj: expected numbers, found NaN")
-    return Looks(rows_and_columns[:, ::-1] - 0.5, subjects)
+    return RawFixations(rows_and_columns[:, ::-1] - 0.5, subjects)

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from common.errors import UserError
-from common.fixations.collector import Collector, Looks, image_files
+from common.fixations.collector import Collector, RawFixations, image_files
 from common.fixations.data import FixationData
 from common.fixations.matlab import field, numbers, read_mat, records
 from common.fixations.salicon_json import Recording, read_annotations
@@ -71,13 +71,13 @@ def _images(folder: Path, recorded: list[Path]) -> dict[str, Path]:
     return {name: path for name, path in image_files(folder / "images").items() if _split(path) in splits}
 
 
-def _trajectories(recording: Recording) -> Looks:
+def _trajectories(recording: Recording) -> RawFixations:
     rows_and_columns = np.concatenate([np.zeros((0, 2)), *recording.samples])
     workers = np.repeat(np.array(recording.workers, np.int64), [len(samples) for samples in recording.samples])
-    return Looks(rows_and_columns[:, ::-1] - 0.5, workers)
+    return RawFixations(rows_and_columns[:, ::-1] - 0.5, workers)
 
 
-def _gaze(path: Path) -> tuple[Looks, tuple[float, float]]:
+def _gaze(path: Path) -> tuple[RawFixations, tuple[float, float]]:
     """The fixations of a .mat file, and the width and height that they were recorded in."""
     content = read_mat(path)
     resolution = numbers(content, "resolution", str(path))
@@ -90,7 +90,7 @@ def _gaze(path: Path) -> tuple[Looks, tuple[float, float]]:
     ]
     subjects = np.repeat(np.arange(len(seen)), [len(fixations) for fixations in seen])
     height, width = resolution
-    return Looks(np.concatenate([np.zeros((0, 2)), *seen]) - 0.5, subjects), (float(width), float(height))
+    return RawFixations(np.concatenate([np.zeros((0, 2)), *seen]) - 0.5, subjects), (float(width), float(height))
 
 
 def _split(path: Path) -> str:

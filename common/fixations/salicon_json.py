@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from common.errors import UserError, told
+from common.errors import UserError, describe_error
 
 
 @dataclass
@@ -51,7 +51,7 @@ def _parsed(path: Path) -> Any:
         with path.open(encoding="utf-8") as file:
             return json.load(file, object_hook=_compact)
     except (OSError, ValueError) as error:  # ValueError: not JSON, or not UTF-8
-        raise UserError(f"{path}: cannot be read as JSON: {told(error)}") from None
+        raise UserError(f"{path}: cannot be read as JSON: {describe_error(error)}") from None
 
 
 def _compact(record: dict[str, Any]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from PIL import Image
 
-from common.errors import UserError, told
+from common.errors import UserError, describe_error
 from common.fixations.data import FixatedImage
 
 SIDE = 16  # of the thumbnails that tell whether two files show the same picture
@@ -16,7 +16,7 @@ TOLERANCE = 20  # grey levels: encoding and scaling a picture anew make up to 15
 CHUNK = 10_000  # pairs of thumbnails compared at once
 
 
-def split(
+def split_images(
     images: Sequence[FixatedImage], validation: int | float, seed: int
 ) -> tuple[list[FixatedImage], list[FixatedImage]]:
     """Divide by image into (train, validation), each sorted by name; whatever the order of `images`.
@@ -67,7 +67,7 @@ def thumbnail(image: FixatedImage) -> np.ndarray:
             picture.draft("RGB", (4 * SIDE, 4 * SIDE))  # a JPEG is decoded at an eighth of its size at best
             small = picture.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BILINEAR)
     except Exception as error:  # Pillow raises many kinds on hostile bytes
-        raise UserError(f"{image.path}: the image cannot be read: {told(error)}") from None
+        raise UserError(f"{image.path}: the image cannot be read: {describe_error(error)}") from None
     return np.asarray(small, np.int16)
 
 

@@ -18,7 +18,7 @@ from common.fixations import FORMATS
 from common.progress import progress_bar
 from common.storage import Storage, open_storage
 from labeler.teacher import DEFAULT_TEACHER, TEACHERS
-from labeler.teacher.evaluation_data import open_data, select
+from labeler.teacher.evaluation.data import open_data, select_images
 
 if TYPE_CHECKING:
     import torch
@@ -30,13 +30,19 @@ def main(argv: list[str] | None = None) -> int:
     """Entry point. Raises UserError."""
     arguments = _arguments(argv)
     data = open_data(arguments.data)
-    images = select(data, arguments.names)
+    images = select_images(data, arguments.names)
     storage = open_storage(arguments.output)
     storage.check_writable()
     # imported here: torch takes seconds, and --help needs none
-    from labeler.teacher.evaluation_page import evaluation_page
-    from labeler.teacher.score_summary import Evaluation, per_image_objects, per_image_table, summarize, table
-    from labeler.teacher.scoring import score_images
+    from labeler.teacher.evaluation.page import evaluation_page
+    from labeler.teacher.evaluation.predict import score_images
+    from labeler.teacher.evaluation.summary import (
+        Evaluation,
+        format_table,
+        per_image_objects,
+        per_image_table,
+        summarize,
+    )
     from labeler.teacher.weights import find_teacher
 
     device, source = _device(arguments.device), find_teacher(arguments.teacher)
@@ -49,7 +55,7 @@ def main(argv: list[str] | None = None) -> int:
         evaluation = Evaluation(location, chosen, list(shown), left_out)
         evaluations.append(evaluation)
         summaries[location] = summarize(evaluation, arguments.seed)
-        print(table(location, summaries[location]), end="\n\n", flush=True)
+        print(format_table(location, summaries[location]), end="\n\n", flush=True)
     results = {"teacher": {"name": source.identity.name, "sha256": source.identity.sha256}, "data": summaries}
     everything = {
         **results,
@@ -117,7 +123,9 @@ def _device(name: str | None) -> "torch.device":
 
     if name == "cuda" and not torch.cuda.is_available():
         raise UserError("--device cuda: PyTorch finds no usable GPU here; leave the flag out to use the CPU")
-    return torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+    from common.launch import default_device
+
+    return torch.device(name) if name else default_device()
 
 
 def _write(storage: Storage, files: dict[str, str]) -> None:

@@ -17,7 +17,7 @@ GROUPS = 8
 EPSILON = 1e-6
 
 
-def whole_frame(picture: Tensor) -> Tensor:
+def resize_to_input(picture: Tensor) -> Tensor:
     """The whole picture as the teacher sees it, stretched to its size: uint8 [3, H, W] -> uint8 [3, 480, 640]."""
     return F.interpolate(picture[None], INPUT_SIZE, mode="bicubic", antialias=True)[0]
 

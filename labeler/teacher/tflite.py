@@ -13,8 +13,8 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from common.errors import UserError, run_program, told
-from common.extras import need
+from common.errors import UserError, describe_error, run_program
+from common.extras import require_extra
 from labeler.teacher.model import AttentionTeacher, SqueezeExcite
 
 IDENTIFIER = b"TFL3"  # at byte 4 of every TensorFlow Lite file
@@ -54,7 +54,7 @@ class _Graph:
     """The operators and constants of a TensorFlow Lite file."""
 
     def __init__(self, content: bytes) -> None:
-        need("teacher", "reading .tflite weights")
+        require_extra("teacher", "reading .tflite weights")
         import tflite
 
         if content[4:8] != IDENTIFIER:
@@ -125,7 +125,7 @@ def main() -> int:
         state = read_tflite(arguments.source.read_bytes())
         save_file({name: tensor.contiguous() for name, tensor in state.items()}, arguments.target)
     except (OSError, SafetensorError) as error:
-        raise UserError(f"cannot convert {arguments.source} to {arguments.target}: {told(error)}") from None
+        raise UserError(f"cannot convert {arguments.source} to {arguments.target}: {describe_error(error)}") from None
     print(f"wrote {sum(tensor.numel() for tensor in state.values()):,} parameters to {arguments.target}")
     return 0
 

@@ -5,12 +5,12 @@ python -m labeler.teacher.train --data salicon:PATH --output RUN
 
 from common.errors import run_program
 from common.settings import load_settings
-from labeler.teacher.training.config import TrainSettings
+from labeler.teacher.training.config import TeacherTrainSettings
 
 
 def main(argv: list[str] | None = None) -> int:
     """Entry point. Raises UserError."""
-    settings = load_settings(TrainSettings, argv)
+    settings = load_settings(TeacherTrainSettings, argv)
     from labeler.teacher.training.run import train_teacher
 
     train_teacher(settings)

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from common.errors import UserError
-from common.files import cache_folder, write_whole
 from common.manifest import Teacher
+from common.storage.files import cache_folder, write_atomically
 from labeler.teacher import BUNDLED, PUBLISHED
 from labeler.teacher.model import INPUT_SIZE, AttentionTeacher
 from labeler.teacher.tflite import read_tflite
@@ -198,7 +198,7 @@ def _published_file() -> Path:
             content = response.read()
         if hashlib.sha256(content).hexdigest() != PUBLISHED_SHA256:
             raise UserError(f"{PUBLISHED_URL} is not the file that this version was made for (its checksum differs)")
-        write_whole(target, content)
+        write_atomically(target, content)
     except (OSError, http.client.HTTPException) as error:  # urllib's own errors are OSErrors
         reason = getattr(error, "reason", None) or error
         raise UserError(

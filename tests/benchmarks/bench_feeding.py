@@ -15,16 +15,16 @@ import torch
 from photographs import labelled_photographs
 from timing import against, skip, table
 
-from common.launch import Place
-from common.parallel import Decoders, decoders_of_a_worker
-from tests.trainer.datasets import COLOURS, keep_dataset
+from common.launch import Rank
+from common.parallel import Decoders, default_decoders
+from tests.support.datasets import COLOURS, keep_dataset
 from trainer.config import TrainConfig
-from trainer.dataset import open_dataset
-from trainer.decoding import Batch
-from trainer.loop import Training, schedule
-from trainer.recipes import build, recipe
-from trainer.sampler import Sampler
-from trainer.stream import Stream
+from trainer.data.dataset import open_dataset
+from trainer.data.decoding import Batch
+from trainer.data.sampler import Sampler
+from trainer.data.stream import Stream
+from trainer.loop import Trainer, make_schedule
+from trainer.recipes import build, get_recipe
 
 GPU = torch.device("cuda", 0)
 BAR = 0.9
@@ -38,19 +38,19 @@ def main() -> None:
     parser.add_argument("--backbone", default="resnet50", choices=["resnet18", "resnet34", "resnet50"])
     parser.add_argument("--image-size", type=int, default=224)
     parser.add_argument("--batch-size", type=int, default=256)
-    parser.add_argument("--threads", type=int, default=decoders_of_a_worker(gpus=1), help="processes that decode")
+    parser.add_argument("--threads", type=int, default=default_decoders(gpus=1), help="processes that decode")
     parser.add_argument("--steps", type=int, default=20)
     arguments = parser.parse_args()
     if not torch.cuda.is_available():
         skip("needs a GPU")
     classes, size = len(COLOURS), arguments.batch_size
     config = TrainConfig(backbone=arguments.backbone, image_size=arguments.image_size, batch_size=size)
-    training = Training(config, build(config.recipe, config, classes), schedule(config, 100), Place(0, 1, GPU))
+    training = Trainer(config, build(config.recipe, config, classes), make_schedule(config, 100), Rank(0, 1, GPU))
     with tempfile.TemporaryDirectory(prefix="bench") as scratch:
         samples = labelled_photographs(EPOCH * size, classes)
         keep_dataset(Path(scratch), [samples[shard::SHARDS] for shard in range(SHARDS)], classes)
         data = open_dataset(scratch)
-        views, decoders = recipe(config.recipe).views, Decoders(arguments.threads, processes=True)
+        views, decoders = get_recipe(config.recipe).views, Decoders(arguments.threads, processes=True)
         stream = Stream(data, Sampler(data.sizes, size, 0), config.image_size, 0, 1, decoders, views)
         steps = WARM_UP + arguments.steps
         there = on_gpu(next(stream.batches(0, 1)))
@@ -73,7 +73,7 @@ def on_gpu(batch: Batch) -> Batch:
     return batch._replace(**tensors)
 
 
-def rate(training: Training, batches: Iterable[Batch], size: int) -> float:
+def rate(training: Trainer, batches: Iterable[Batch], size: int) -> float:
     """Images a second of learning from the batches, the first ones aside."""
     began = 0.0
     steps = 0

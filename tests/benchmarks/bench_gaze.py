@@ -14,8 +14,8 @@ from scipy.ndimage import gaussian_filter
 from timing import SHARED_DATA, against, medians, table
 from torchvision.io import ImageReadMode, decode_image
 
-from labeler.gaze import gaze_points
-from labeler.label import GAZE_GRID, GAZE_SIGMA, predict_maps, teacher_picture
+from labeler.labeling.gaze import gaze_points
+from labeler.labeling.label import GAZE_GRID, GAZE_SIGMA, predict_maps, to_teacher_input
 from labeler.teacher.weights import load_teacher
 
 MILLISECONDS, RATIO = 0.2, 200
@@ -59,7 +59,7 @@ def real_maps() -> np.ndarray:
     """Maps of real photographs, as the labelling job has them: float32 [n, 120, 160]."""
     teacher = load_teacher(str(SHARED_DATA / "attention-center" / "center.tflite"))
     paths = sorted((SHARED_DATA / "imagenet-sample").rglob("*.JPEG"))[:MAPS]
-    pictures = (teacher_picture(decode_image(str(path), ImageReadMode.RGB), 1) for path in paths)
+    pictures = (to_teacher_input(decode_image(str(path), ImageReadMode.RGB), 1) for path in paths)
     maps = [predict_maps(teacher, picture[None], SIDE, torch.device("cpu")).grid for picture in pictures]
     return np.concatenate(maps)
 

@@ -27,11 +27,11 @@ from common.manifest import Plan
 from common.sources import open_source
 from common.storage import LocalStorage
 from labeler.config import LabelConfig
-from labeler.generations import keep_first_plan
-from labeler.plan import make_plan
-from labeler.shard import ShardLabeler
+from labeler.labeling.shard import ShardLabeler
+from labeler.planning.generations import save_first_plan
+from labeler.planning.plan import make_plan
 from labeler.teacher.weights import find_teacher
-from tests.jobs import command, run
+from tests.support.jobs import command, run
 
 AGAINST_LOOP, TWO_AGAINST_ONE = 0.9, 1.8
 PER_SHARD = 100
@@ -94,8 +94,8 @@ def planned(source: Path, output: Path, **config: Any) -> Plan:
     """The plan that the job would make, kept."""
     listing = open_source(str(source)).list()
     teacher = find_teacher(str(WEIGHTS)).identity
-    plan, images = make_plan(listing, LabelConfig(**config).model_dump(), teacher, str(source))
-    keep_first_plan(LocalStorage(output), plan, images)
+    plan, images = make_plan(listing, LabelConfig(**config), teacher, str(source))
+    save_first_plan(LocalStorage(output), plan, images)
     return plan
 
 

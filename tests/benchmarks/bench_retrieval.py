@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from timing import against, medians, table
 from torch import Tensor
 
-from trainer.evaluate.retrieval import precision_recall
+from trainer.evaluate.suites.retrieval import precision_recall
 
 IMAGES, QUERIES, CHANNELS, CLASSES = 50_000, 5_000, 2048, 1000
 SECONDS = 60  # on two cores; a GPU needs one or two

@@ -27,16 +27,16 @@ from typing import NamedTuple
 import numpy as np
 from timing import against, table
 
-from common.listing import ImageRef, ListingBuilder
 from common.manifest import LISTING
+from common.sources.listing import ImageRef, ListingBuilder
 from common.storage import LocalStorage
 from labeler.config import LabelConfig
-from labeler.generations import keep_first_plan, read_plans
-from labeler.listing import ListingReader
-from labeler.plan import make_plan
-from labeler.publish import publish
-from tests.jobs import TEACHER, command, start
-from tests.pictures import jpeg
+from labeler.planning.generations import read_plans, save_first_plan
+from labeler.planning.listing import ListingReader
+from labeler.planning.plan import make_plan
+from labeler.publishing.publish import publish
+from tests.support.jobs import TEACHER, command, start
+from tests.support.pictures import jpeg
 
 SHARDS = 1282
 OVERHEAD = 0.05  # of the time that these shards' images take on a fast GPU
@@ -112,9 +112,9 @@ def plan_input(size: Size, output: Path) -> dict[str, float]:
     builder.add(made_up_images(size))
     listing = builder.finish()  # lives to the end, as in the program
     times.append(time.monotonic())
-    plan, images = make_plan(listing, LabelConfig(samples_per_shard=PER_SHARD).model_dump(), TEACHER, "made up")
+    plan, images = make_plan(listing, LabelConfig(samples_per_shard=PER_SHARD), TEACHER, "made up")
     times.append(time.monotonic())
-    keep_first_plan(LocalStorage(output), plan, images)
+    save_first_plan(LocalStorage(output), plan, images)
     times.append(time.monotonic())
     phases = zip(("list", "plan", "write"), times, times[1:], strict=False)
     return {phase: end - begin for phase, begin, end in phases} | {"wall": times[-1] - times[0]}
@@ -154,7 +154,7 @@ def report_shards(folder: Path, workers: int) -> None:
     """Label tiny pictures, one a shard, and print what that took beside the labels."""
     pictures, output = tiny_pictures(folder), folder / "output"
     settings = {"samples_per_shard": 1, "map_size": 8, "workers": workers, "gpus_per_worker": 0}
-    line = command(input=pictures, output=output, teacher="tests.teachers:null_teacher", **settings)
+    line = command(input=pictures, output=output, teacher="tests.support.teachers:null_teacher", **settings)
     called = time.time()
     processes = most_processes(start(line))
     ended = time.time()

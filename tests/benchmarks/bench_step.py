@@ -16,13 +16,13 @@ import torchvision
 from timing import against, medians, skip, table
 from torch import Tensor, nn
 
-from common.launch import Place
-from trainer.augment import draw_augmentation, packed
+from common.launch import Rank
 from trainer.config import TrainConfig
-from trainer.decoding import Batch
-from trainer.loop import Training, on_device, schedule
+from trainer.data.augment import draw_augmentation, pack_parameters
+from trainer.data.decoding import Batch
+from trainer.loop import Trainer, make_schedule, prepare_inputs
 from trainer.model.backbone import Backbone
-from trainer.model.parts import ContrastPart, Features, Model, Outputs, Seen
+from trainer.objectives.base import ContrastiveObjective, EncodedBatch, Features, Model, Outputs
 from trainer.recipes import build
 
 BAR = 1.0
@@ -67,11 +67,11 @@ class TwoViews(Model):
     """The contrast alone: clean images are left aside."""
 
     def __init__(self, backbone: Backbone, config: TrainConfig) -> None:
-        super().__init__(backbone, [ContrastPart(backbone.channels, config)])
+        super().__init__(backbone, [ContrastiveObjective(backbone.channels, config)])
 
     def forward(self, views: Sequence[Tensor], clean: Tensor) -> Outputs:
         seen: Features = self.backbone(torch.cat(list(views)))
-        outputs: Outputs = self.parts[0](Seen(seen, None, (clean.shape[2], clean.shape[3])))
+        outputs: Outputs = self.parts[0](EncodedBatch(seen, None, (clean.shape[2], clean.shape[3])))
         return outputs
 
 
@@ -80,7 +80,7 @@ def made_up(config: TrainConfig) -> Batch:
     generator = np.random.default_rng(0)
     n, side = config.batch_size, config.image_size
     pixels = torch.randint(0, 256, (n, 3, 3, side, side), dtype=torch.uint8)
-    parameters = [[packed(draw_augmentation(generator)) for _ in range(2)] for _ in range(n)]
+    parameters = [[pack_parameters(draw_augmentation(generator)) for _ in range(2)] for _ in range(n)]
     return Batch(
         views=pixels[:, :2],
         clean=pixels[:, 2],
@@ -95,7 +95,7 @@ def made_up(config: TrainConfig) -> Batch:
 
 def ours(config: TrainConfig, model: Model, batch: Batch) -> Callable[[], object]:
     """A step of our loop."""
-    training = Training(config, model, schedule(config, 100), Place(0, 1, CPU))
+    training = Trainer(config, model, make_schedule(config, 100), Rank(0, 1, CPU))
     return lambda: training.learn(batch)
 
 
@@ -112,8 +112,8 @@ def lightlys(config: TrainConfig, batch: Batch) -> Callable[[], object]:
     resnet.fc = nn.Identity()
     head, criterion = SimCLRProjectionHead(channels, channels, 128), NTXentLoss(temperature=config.temperature)
     network = nn.Sequential(resnet, head).train()
-    optimizer = LARS(network.parameters(), lr=schedule(config, 100).peak, momentum=0.9, weight_decay=1e-6)
-    inputs = on_device(batch, CPU)
+    optimizer = LARS(network.parameters(), lr=make_schedule(config, 100).peak, momentum=0.9, weight_decay=1e-6)
+    inputs = prepare_inputs(batch, CPU)
 
     def run() -> None:
         loss = criterion(*(network(view) for view in inputs.views))

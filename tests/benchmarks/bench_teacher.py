@@ -13,7 +13,7 @@ import torch
 from timing import SHARED_DATA, against, medians, needed, skip, table
 from torchvision.io import ImageReadMode, decode_image
 
-from labeler.label import teacher_picture
+from labeler.labeling.label import to_teacher_input
 from labeler.teacher.weights import load_teacher
 
 BAR = 12
@@ -28,7 +28,7 @@ def main() -> None:
     threads = (os.cpu_count() or 1) if arguments.all_cores else 1
     weights = needed(SHARED_DATA / "attention-center" / "center.tflite")
     paths = sorted(needed(SHARED_DATA / "imagenet-sample").rglob("*.JPEG"))[:PHOTOGRAPHS]
-    pictures = torch.stack([teacher_picture(decode_image(str(path), ImageReadMode.RGB), 1) for path in paths])
+    pictures = torch.stack([to_teacher_input(decode_image(str(path), ImageReadMode.RGB), 1) for path in paths])
     images = pictures.float() / 255
     cases = {"ours": ours(weights, images, threads), "litert": litert(weights, images, threads)}
     seconds = {name: value / PHOTOGRAPHS for name, value in medians(arguments.repetitions, **cases).items()}

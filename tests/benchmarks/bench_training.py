@@ -13,8 +13,8 @@ from pathlib import Path
 
 from timing import against, table
 
-from tests.jobs import command, run
-from tests.trainer.datasets import make_dataset
+from tests.support.datasets import make_dataset
+from tests.support.jobs import command, run
 
 BAR = 1.8
 CORES_FOR_TWO = 4  # a thread that learns and one that decodes, twice

@@ -17,10 +17,10 @@ from PIL import Image
 from timing import against, medians, table
 from torchvision.transforms import v2
 
-from common.images import decoded_jpeg
-from trainer.augment import augmented, draw_augmentation, kernel_size
-from trainer.decoding import Batch, Look, Wanted, decode_piece
-from trainer.views import cropped, draw_crop, whole
+from common.images import decode_jpeg
+from trainer.data.augment import augment, draw_augmentation, kernel_size
+from trainer.data.crops import crop_and_resize, draw_crop, resize_frame
+from trainer.data.decoding import Batch, SampleRequest, ViewSpec, decode_piece
 
 BAR = 8
 PHOTOGRAPHS = 32
@@ -34,7 +34,7 @@ def main() -> None:
     torch.set_num_threads(1)
     photographs = labelled_photographs(PHOTOGRAPHS)
     jpegs = [sample.jpeg for sample in photographs if sample.jpeg]
-    samples = [Wanted({"__key__": each.key, **each.members()}, (0,)) for each in photographs]  # type: ignore[dict-item]
+    samples = [SampleRequest({"__key__": each.key, **each.members()}, (0,)) for each in photographs]  # type: ignore[dict-item]
     cases = {
         "crops": lambda: [three_crops(jpeg, arguments.image_size) for jpeg in jpegs],
         "ours": lambda: ours(samples, arguments.image_size),
@@ -57,19 +57,19 @@ def main() -> None:
 def three_crops(jpeg: bytes, side: int) -> list[torch.Tensor]:
     """Two random crops and the whole frame, of one decoding."""
     generator = np.random.default_rng(0)
-    pixels = decoded_jpeg(jpeg)
+    pixels = decode_jpeg(jpeg)
     crops = [draw_crop(generator, *pixels.shape[1:]) for _ in range(2)]
-    return [*(cropped(pixels, crop, side) for crop in crops), whole(pixels, side)]
+    return [*(crop_and_resize(pixels, crop, side) for crop in crops), resize_frame(pixels, side)]
 
 
-def ours(samples: list[Wanted], side: int) -> Batch:
+def ours(samples: list[SampleRequest], side: int) -> Batch:
     """What the trainer's threads or processes do with samples."""
-    return decode_piece(samples, Look(side, (draw_augmentation, draw_augmentation), None))
+    return decode_piece(samples, ViewSpec(side, (draw_augmentation, draw_augmentation), None))
 
 
 def finished(batch: Batch) -> list[torch.Tensor]:
     """What the device does with a batch, here on the same core."""
-    return [augmented(batch.views[:, view], batch.augmentation[:, view]) for view in range(2)]
+    return [augment(batch.views[:, view], batch.augmentation[:, view]) for view in range(2)]
 
 
 def torchvisions(jpegs: list[bytes], side: int) -> Callable[[], object]:

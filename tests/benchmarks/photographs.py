@@ -7,7 +7,7 @@ from PIL import Image
 from timing import SHARED_DATA, needed
 
 from common.shards import Sample
-from tests.trainer.datasets import disc_sample
+from tests.support.datasets import disc_sample
 
 MAP_SIDE = 224
 

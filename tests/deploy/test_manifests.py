@@ -12,10 +12,10 @@ from ray.autoscaler._private.util import prepare_config, validate_config
 from ray.runtime_env import RuntimeEnv
 
 from labeler.config import LabelSettings
-from labeler.metrics import METRICS
+from labeler.distributed.metrics import METRICS
 from tests.deploy import crd
 from trainer.config import TrainSettings
-from trainer.sampler import slots_of
+from trainer.data.sampler import rank_slots
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
@@ -162,7 +162,7 @@ class TestRayJobs:
         settings = flags(entrypoint)
         assert set(settings) - set(TrainSettings.model_fields) == set()
         chosen = TrainSettings(**settings)  # values of the right types
-        assert slots_of(chosen.batch_size, chosen.workers, 0)
+        assert rank_slots(chosen.batch_size, chosen.workers, 0)
 
 
 def number(quantity: str) -> float:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.jobs import IMAGES, label, photographs, run
+from tests.support.jobs import IMAGES, label, photographs, run
 
 
 @pytest.fixture(scope="session")

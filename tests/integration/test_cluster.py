@@ -9,15 +9,15 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from common.manifest import Plan, Record
-from labeler.metrics import METRICS
-from labeler.verify import verify
-from tests.clusters import Cluster, Submission
-from tests.jobs import SHARDS, checksums, command, label, photographs
-from tests.pictures import encoded, jpeg
-from tests.s3server import S3Server
-from tests.teachers import FAULT, SECONDS
-from tests.trainer.datasets import make_dataset
+from common.manifest import Plan, ShardRecord
+from labeler.distributed.metrics import METRICS
+from labeler.verify import verify_dataset
+from tests.support.clusters import Cluster, Submission
+from tests.support.datasets import make_dataset
+from tests.support.jobs import SHARDS, checksums, command, label, photographs
+from tests.support.pictures import encoded, jpeg
+from tests.support.s3_server import S3Server
+from tests.support.teachers import FAULT, SECONDS
 
 pytestmark = [
     pytest.mark.slow,
@@ -52,7 +52,7 @@ def assert_complete(job: Submission, output: Path, clean: Path) -> None:
     assert "Traceback" not in job.log
     assert checksums(output) == checksums(clean)
     assert sorted(path.name for path in output.iterdir()) == sorted(path.name for path in clean.iterdir())
-    assert verify(str(output), workers=1)["problems"] == []
+    assert verify_dataset(str(output), workers=1)["problems"] == []
 
 
 def wait_for_first_record(job: Submission, output: Path) -> None:
@@ -110,7 +110,7 @@ def test_metrics_tell_what_became_of_every_image(cluster: Cluster, folder: Path,
     (images / "black.jpg").write_bytes(encoded(Image.new("RGB", (80, 60)), "JPEG"))
     (images / "cut.jpg").write_bytes(jpeg(80, 60, seed=1)[:-200])
     (images / "text.jpg").write_text("no image")
-    job = cluster.submit(*label(images, output, teacher="tests.teachers:faulty_teacher"), **{FAULT: "raise"})
+    job = cluster.submit(*label(images, output, teacher="tests.support.teachers:faulty_teacher"), **{FAULT: "raise"})
     series: dict[tuple[str, ...], float] = {}
 
     def collect() -> Counter[str]:
@@ -127,7 +127,7 @@ def test_metrics_tell_what_became_of_every_image(cluster: Cluster, folder: Path,
         collect()
         time.sleep(1)
     assert job.wait(PATIENCE) == 1, job.log
-    records = [Record.model_validate_json(path.read_bytes()) for path in output.glob("records/*.json")]
+    records = [ShardRecord.model_validate_json(path.read_bytes()) for path in output.glob("records/*.json")]
     plan = Plan.model_validate_json((output / "plan.json").read_bytes())
     expected = {
         "labeler_images_total": sum(record.samples for record in records),

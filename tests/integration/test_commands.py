@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.documents import blocks, lines
-from tests.fixations import osie, salicon
-from tests.jobs import ROOT, environment
-from tests.s3server import S3Server
-from tests.trainer.datasets import COLOURS, disc_sample, make_dataset
-from tests.trainer.people import make_people
+from tests.common.fixations import osie, salicon
+from tests.support.datasets import COLOURS, disc_sample, make_dataset
+from tests.support.documents import blocks, lines
+from tests.support.jobs import ROOT, environment
+from tests.support.people import make_people
+from tests.support.s3_server import S3Server
 
 pytestmark = pytest.mark.slow
 

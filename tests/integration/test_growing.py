@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from labeler.verify import verify
-from tests.jobs import checksums, command, failures, label, photographs, run
-from tests.pictures import jpeg
+from labeler.verify import verify_dataset
+from tests.support.jobs import checksums, command, failures, label, photographs, run
+from tests.support.pictures import jpeg
 
 
 def shards(output: Path) -> dict[str, str]:
@@ -31,7 +31,7 @@ def test_what_failed_is_tried_again_and_what_is_new_is_added(tmp_path: Path) -> 
     assert "2 images failed: 2 are tried again" in done.stdout
     assert failures(output) == {"class1/photo005.jpg": "not_an_image"}
     assert first.items() < shards(output).items()
-    assert verify(str(output), workers=1)["problems"] == []
+    assert verify_dataset(str(output), workers=1)["problems"] == []
 
     (images / "class2").mkdir()
     (images / "class2/new.jpg").write_bytes(jpeg(70, 60))
@@ -44,7 +44,7 @@ def test_what_failed_is_tried_again_and_what_is_new_is_added(tmp_path: Path) -> 
     assert done.returncode == 0, done.stderr
     assert second.items() < shards(output).items()
     assert json.loads((output / "classes.json").read_bytes()) == {"0": "class0", "1": "class1", "2": "class2"}
-    report = verify(str(output), workers=1)
+    report = verify_dataset(str(output), workers=1)
     assert (report["problems"], report["complete"], report["samples"]) == ([], True, 8)
 
     before = checksums(output, records=True)

@@ -18,10 +18,10 @@ import yaml
 
 from common.errors import UserError
 from common.storage import LocalStorage
-from labeler.publish import publish
+from labeler.publishing.publish import publish
 from labeler.run import main
-from labeler.verify import verify
-from tests.jobs import (
+from labeler.verify import verify_dataset
+from tests.support.jobs import (
     GRADIENT,
     IMAGES,
     PER_SHARD,
@@ -39,7 +39,7 @@ from tests.jobs import (
     shard_labeler,
     start,
 )
-from tests.pictures import hostile_images, jpeg, write
+from tests.support.pictures import hostile_images, jpeg, write
 
 KILLS = int(os.environ.get("KILLS", "3"))
 PATIENCE = 120  # seconds until a run must have done what a test waits for
@@ -51,7 +51,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def assert_sound(output: Path, complete: bool = True) -> None:
-    report = verify(str(output), workers=1)
+    report = verify_dataset(str(output), workers=1)
     assert (report["ok"], report["complete"], report["problems"]) == (True, complete, [])
 
 
@@ -388,7 +388,13 @@ def test_unknown_settings_in_a_file_or_the_environment_are_refused(refused, imag
 
 @pytest.mark.parametrize(
     "teacher",
-    ["text.tflite", "text.safetensors", "absent.tflite", "tests.teachers:absent", "tests.teachers:not_a_teacher"],
+    [
+        "text.tflite",
+        "text.safetensors",
+        "absent.tflite",
+        "tests.support.teachers:absent",
+        "tests.support.teachers:not_a_teacher",
+    ],
 )
 def test_teacher_that_is_none_is_refused(teacher: str, refused, images: Path, tmp_path: Path) -> None:
     (tmp_path / "text.tflite").write_bytes(b"1234TFL3 is what such a file begins with; the rest is missing")
@@ -400,7 +406,7 @@ def test_teacher_that_is_none_is_refused(teacher: str, refused, images: Path, tm
 def test_other_config_or_teacher_than_before_is_refused(refused, images: Path, clean: Path) -> None:
     before = checksums(clean, records=True)
     refused(label(images, clean, map_size=64, seed=1), "map_size was 224, is 64; seed was 0, is 1")
-    refused(label(images, clean, teacher="tests.teachers:other_teacher"), "other_teacher")
+    refused(label(images, clean, teacher="tests.support.teachers:other_teacher"), "other_teacher")
     assert checksums(clean, records=True) == before
 
 
@@ -455,14 +461,14 @@ def test_verify_finds_one_flipped_byte(copy: Path) -> None:
 def test_verify_approves_an_unfinished_data_set(copy: Path) -> None:
     for name in ("manifest.json", "records/train-000001.json", "records/train-000004.json", "train-000004.tar"):
         (copy / name).unlink()
-    report = verify(str(copy), workers=1)
+    report = verify_dataset(str(copy), workers=1)
     assert (report["ok"], report["complete"], report["shards"]) == (True, False, SHARDS - 2)
 
 
 @pytest.mark.parametrize("name", ["train-000002.tar", "records/train-000002.json", "sizes.json", "classes.json"])
 def test_verify_misses_no_missing_file(name: str, copy: Path) -> None:
     (copy / name).unlink()
-    report = verify(str(copy), workers=1)
+    report = verify_dataset(str(copy), workers=1)
     assert not report["ok"]
     assert any(Path(name).stem in problem for problem in report["problems"])
 
@@ -472,7 +478,7 @@ def test_verify_finds_a_file_cut_short(name: str, copy: Path) -> None:
     content = (copy / name).read_bytes()
     (copy / name).chmod(0o644)
     (copy / name).write_bytes(content[: len(content) // 2])
-    assert not verify(str(copy), workers=1)["ok"]
+    assert not verify_dataset(str(copy), workers=1)["ok"]
 
 
 @pytest.mark.parametrize("module", ["labeler.run", "labeler.verify", "labeler.preview"])

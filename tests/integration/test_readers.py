@@ -19,10 +19,20 @@ from PIL import Image
 
 from common.manifest import sha256
 from common.storage import LocalStorage
-from labeler.publish import publish
-from labeler.verify import verify
-from tests.jobs import ROOT, command, environment, members, photographs, planned, planned_shard, run, shard_labeler
-from tests.pictures import encoded, exif, jpeg, photograph
+from labeler.publishing.publish import publish
+from labeler.verify import verify_dataset
+from tests.support.jobs import (
+    ROOT,
+    command,
+    environment,
+    members,
+    photographs,
+    planned,
+    planned_shard,
+    run,
+    shard_labeler,
+)
+from tests.support.pictures import encoded, exif, jpeg, photograph
 
 MAP_SIZE = 96
 REENCODED = "class1/png under a JPEG name.JPEG"
@@ -255,7 +265,7 @@ def test_imagenet_sample_is_labelled_by_the_published_teacher(shared_data: Path,
     teacher = shared_data / "attention-center/center.tflite"
     done = run(command(input=images, output=output, teacher=teacher, samples_per_shard=100))
     assert done.returncode == 0, done.stderr
-    report = verify(str(output), workers=1)
+    report = verify_dataset(str(output), workers=1)
     assert (report["ok"], report["complete"], report["samples"]) == (True, True, 298)
     assert list(json.loads((output / "sizes.json").read_bytes()).values()) == [100, 99, 99]
     assert len(json.loads((output / "classes.json").read_bytes())) == 298

@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 
-from tests.faults import FaultProxy, Hang, Reset, Status, Truncate
-from tests.jobs import checksums, command, photographs, run, start
-from tests.s3server import S3Server
+from tests.support.faults import FaultProxy, Hang, Reset, Status, Truncate
+from tests.support.jobs import checksums, command, photographs, run, start
+from tests.support.s3_server import S3Server
 
-TEACHER = "tests.teachers:gradient_teacher"
+TEACHER = "tests.support.teachers:gradient_teacher"
 IMAGES, PER_SHARD = 40, 5
 SHARDS = IMAGES // PER_SHARD
 KILLS = int(os.environ.get("KILLS", "2"))
@@ -63,7 +63,7 @@ class Store:
         }
 
     def checksums(self) -> dict[str, str]:
-        """As tests.jobs.checksums; but plan.json names the place of the input."""
+        """As tests.support.jobs.checksums; but plan.json names the place of the input."""
         return {
             name: hashlib.sha256(content).hexdigest()
             for name, content in self.objects().items()

@@ -8,13 +8,13 @@ import pytest
 from PIL import Image
 
 from common.manifest import record_name, shard_name
-from labeler.verify import verify
-from tests.jobs import checksums, command, photographs, planned_shard, run
-from tests.pictures import encoded
-from tests.teachers import FAULT
+from labeler.verify import verify_dataset
+from tests.support.jobs import checksums, command, photographs, planned_shard, run
+from tests.support.pictures import encoded
+from tests.support.teachers import FAULT
 
 pytestmark = pytest.mark.slow
-TEACHER = "tests.teachers:faulty_teacher"
+TEACHER = "tests.support.teachers:faulty_teacher"
 IMAGES, SHARDS = 20, 4
 
 
@@ -70,7 +70,7 @@ def assert_set_aside(done: subprocess.CompletedProcess[str], output: Path, reaso
     assert made == [n for n in range(SHARDS) if n != shard]
     assert not (output / shard_name(shard)).exists()
     assert not (output / "manifest.json").exists()
-    report = verify(str(output), workers=1)
+    report = verify_dataset(str(output), workers=1)
     assert (report["ok"], report["complete"]) == (True, False)
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from tests.jobs import command, run
-from tests.seeing_teachers import data_set, looks
+from tests.support.jobs import command, run
+from tests.support.seeing_teachers import data_set, looks
 
 pytestmark = pytest.mark.slow
 

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.clusters import kill_all, processes
-from tests.jobs import ROOT, command, run, start
-from tests.s3server import S3Server
-from tests.trainer.datasets import make_dataset
+from tests.support.clusters import kill_all, processes
+from tests.support.datasets import make_dataset
+from tests.support.jobs import ROOT, command, run, start
+from tests.support.s3_server import S3Server
 
 SIZES = [40, 33, 35]
 STEPS, EPOCHS = 18, 2

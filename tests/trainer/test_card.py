@@ -4,23 +4,23 @@ import pytest
 import torch
 
 from common.settings import load_settings
-from tests.trainer.datasets import make_dataset
+from tests.support.datasets import make_dataset
 from trainer import export
-from trainer.card import card
+from trainer.card import model_card
 from trainer.config import TrainConfig, TrainSettings
-from trainer.job import train_and_keep
-from trainer.recipes import description, recipe_names
+from trainer.job import run_training
+from trainer.recipes import describe_recipe, recipe_names
 
 
 @pytest.mark.parametrize("norm", ["batch", "group"])
 def test_the_code_of_a_runs_card_loads_its_weights(tmp_path, monkeypatch, norm):
     data = make_dataset(tmp_path / "data", [8], classes=2)
     small = ["--backbone=resnet18", "--image-size=32", "--batch-size=8", "--epochs=1", f"--norm={norm}"]
-    result = train_and_keep(load_settings(TrainSettings, [f"--data={data}", f"--output={tmp_path / 'run'}", *small]))
+    result = run_training(load_settings(TrainSettings, [f"--data={data}", f"--output={tmp_path / 'run'}", *small]))
     text = (tmp_path / "run/README.md").read_text()
     assert f"| loss | {result['loss']:.4g} |" in text
     assert "8 photographs, 1 epochs in batches of 8" in text
-    assert description("contrastive-attn-teacher") in text.replace("\n", " ")
+    assert describe_recipe("contrastive-attn-teacher") in text.replace("\n", " ")
     monkeypatch.chdir(tmp_path / "run")
     [command] = re.findall(r"```\npython -m trainer.export (.*?)\n```", text)
     assert export.main(command.split()) == 0
@@ -32,12 +32,12 @@ def test_the_code_of_a_runs_card_loads_its_weights(tmp_path, monkeypatch, norm):
 
 def test_every_recipe_says_in_a_sentence_what_it_is():
     for name in recipe_names():
-        assert re.fullmatch(r"[A-Z][^\n]{20,}\.", description(name)), name
+        assert re.fullmatch(r"[A-Z][^\n]{20,}\.", describe_recipe(name)), name
 
 
 def test_a_card_claims_neither_classes_nor_attention_that_were_not_looked_at():
     config = TrainConfig(recipe="contrastive-self-mask")
     result = {"samples": 8, "dataset": "0" * 64, "chance": 0.5, "loss": 1.0}
-    text = card(config, "A sentence.", result)
+    text = model_card(config, "A sentence.", result)
     assert "| classes | none |" in text
     assert "| of where people look | nothing |" in text

@@ -5,10 +5,10 @@ import torch
 
 from common.errors import UserError
 from common.settings import load_settings
-from tests.trainer.datasets import COLOURS, make_dataset
+from tests.support.datasets import COLOURS, make_dataset
 from trainer.checkpoint import load_trained
 from trainer.config import TrainSettings
-from trainer.job import train_and_keep
+from trainer.job import run_training
 
 
 @pytest.fixture(scope="module")
@@ -16,7 +16,7 @@ def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
     data = make_dataset(folder / "data", [8])
     flags = ["--backbone=resnet18", "--image-size=32", "--batch-size=8", "--epochs=1", "--recipe=contrastive"]
-    train_and_keep(load_settings(TrainSettings, [f"--data={data}", f"--output={folder / 'run'}", *flags]))
+    run_training(load_settings(TrainSettings, [f"--data={data}", f"--output={folder / 'run'}", *flags]))
     return folder / "run"
 
 

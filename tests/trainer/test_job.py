@@ -7,11 +7,11 @@ import torch
 from common.errors import UserError
 from common.settings import load_settings
 from common.training import load_checkpoint
-from tests.stops import stopped_before
-from tests.trainer.datasets import make_dataset, spoil
+from tests.support.datasets import make_dataset, spoil
+from tests.support.stops import stopped_before
 from trainer.config import TrainSettings
-from trainer.job import train_and_keep, warn_of_slow_bfloat16
-from trainer.loop import Training
+from trainer.job import run_training, warn_of_slow_bfloat16
+from trainer.loop import Trainer
 
 TIMES = ("images_per_second", "waited", "memory_gb", "seconds")
 
@@ -46,7 +46,7 @@ def curve(output):
 def whole(discs, tmp_path_factory):
     """A run that never stopped."""
     output = tmp_path_factory.mktemp("runs") / "whole"
-    train_and_keep(settings(discs, output))
+    run_training(settings(discs, output))
     return output
 
 
@@ -67,9 +67,9 @@ def test_a_run_leaves_its_settings_figures_checkpoints_and_result(discs, whole):
 @pytest.mark.parametrize("step", [1, 2, 4, 5])
 def test_a_run_that_was_stopped_ends_like_one_that_never_was(discs, whole, tmp_path, monkeypatch, step):
     chosen = settings(discs, tmp_path / "run")
-    with stopped_before(step, Training, monkeypatch):
-        train_and_keep(chosen)
-    train_and_keep(chosen)
+    with stopped_before(step, Trainer, monkeypatch):
+        run_training(chosen)
+    run_training(chosen)
     assert curve(tmp_path / "run") == curve(whole)
     for name in ("last", "best"):
         ours, theirs = (load_checkpoint(run / "checkpoints" / name)["model"] for run in (tmp_path / "run", whole))
@@ -78,16 +78,16 @@ def test_a_run_that_was_stopped_ends_like_one_that_never_was(discs, whole, tmp_p
 
 def test_steps_after_the_last_checkpoint_are_made_again(discs, whole, tmp_path, monkeypatch):
     chosen = settings(discs, tmp_path / "run", checkpoint_every=100)
-    with stopped_before(5, Training, monkeypatch):
-        train_and_keep(chosen)
+    with stopped_before(5, Trainer, monkeypatch):
+        run_training(chosen)
     assert load_checkpoint(tmp_path / "run/checkpoints/last")["step"] == 3
-    train_and_keep(chosen)
+    run_training(chosen)
     assert curve(tmp_path / "run") == curve(whole)
 
 
 def test_a_finished_run_is_left_as_it_is(discs, whole):
     before = {path: path.read_bytes() for path in whole.rglob("*") if path.is_file() and "tensorboard" not in str(path)}
-    train_and_keep(settings(discs, whole))
+    run_training(settings(discs, whole))
     assert {path: path.read_bytes() for path in before} == before
 
 
@@ -95,7 +95,7 @@ def test_a_run_that_was_stopped_after_its_last_step_still_gets_its_result(discs,
     output = tmp_path / "run"
     shutil.copytree(whole, output)
     (output / "result.json").unlink()
-    result = train_and_keep(settings(discs, output))
+    result = run_training(settings(discs, output))
     expected = json.loads((whole / "result.json").read_text())
     assert {name: result[name] for name in ("steps", "loss", "chance")} == {
         name: expected[name] for name in ("steps", "loss", "chance")
@@ -104,22 +104,22 @@ def test_a_run_that_was_stopped_after_its_last_step_still_gets_its_result(discs,
 
 def test_other_settings_are_refused_by_name(discs, whole):
     with pytest.raises(UserError, match="with other settings: epochs was 2, is 3; seed was 0, is 1"):
-        train_and_keep(settings(discs, whole, epochs=3, seed=1))
+        run_training(settings(discs, whole, epochs=3, seed=1))
 
 
 def test_a_run_that_met_a_damaged_sample_goes_on_without_it(tmp_path):
     data = make_dataset(tmp_path / "discs", [12, 12])
     spoil(data, "train-000001.tar", "000000013", "jpg")
     with pytest.raises(UserError, match="go on without with --skip-damaged"):
-        train_and_keep(settings(data, tmp_path / "run"))
-    train_and_keep(settings(data, tmp_path / "run", skip_damaged=True))
+        run_training(settings(data, tmp_path / "run"))
+    run_training(settings(data, tmp_path / "run", skip_damaged=True))
     assert sum(line.get("skipped", 0) for line in curve(tmp_path / "run")) == 2  # once an epoch
 
 
 def test_other_data_are_refused(whole, tmp_path):
     other = make_dataset(tmp_path / "other", [12])
     with pytest.raises(UserError, match=r"data was .*; dataset was"):
-        train_and_keep(settings(other, whole))
+        run_training(settings(other, whole))
 
 
 def test_a_checkpoint_of_another_recipe_is_refused(discs, whole, tmp_path):
@@ -127,62 +127,62 @@ def test_a_checkpoint_of_another_recipe_is_refused(discs, whole, tmp_path):
     (output / "checkpoints").mkdir(parents=True)
     (output / "checkpoints/last").write_bytes((whole / "checkpoints/last").read_bytes())
     with pytest.raises(UserError, match="a checkpoint of the recipe contrastive, found contrastive-attn-teacher"):
-        train_and_keep(settings(discs, output, recipe="contrastive"))
+        run_training(settings(discs, output, recipe="contrastive"))
 
 
 def test_fewer_samples_than_a_batch_are_refused_before_anything_is_written(discs, tmp_path):
     with pytest.raises(UserError, match="--batch-size 64: the data hold only 36 samples"):
-        train_and_keep(settings(discs, tmp_path / "run", batch_size=64))
+        run_training(settings(discs, tmp_path / "run", batch_size=64))
     assert not (tmp_path / "run").exists()
 
 
 def test_a_probe_without_classes_is_refused(tmp_path):
     data = make_dataset(tmp_path / "data", [12], classes=None)
     with pytest.raises(UserError, match=r"--probe: the samples of .* have no classes"):
-        train_and_keep(settings(data, tmp_path / "run", probe=True))
+        run_training(settings(data, tmp_path / "run", probe=True))
 
 
 def test_without_classes_there_is_no_probe_and_the_best_has_the_lowest_loss(tmp_path):
     data = make_dataset(tmp_path / "data", [12], classes=None)
-    train_and_keep(settings(data, tmp_path / "run"))
+    run_training(settings(data, tmp_path / "run"))
     assert "probe_accuracy" not in curve(tmp_path / "run")[0]
     epochs = [line["means"]["loss"] for line in curve(tmp_path / "run") if "means" in line]
     assert load_checkpoint(tmp_path / "run/checkpoints/best")["step"] == 1 + epochs.index(min(epochs))
 
 
 def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_checkpoint(discs, tmp_path, monkeypatch):
-    learn = Training.learn
+    learn = Trainer.learn
 
     def poisoned(self, batch):
         if self.step == 4:
             next(self.model.parameters()).data.fill_(float("nan"))
         return learn(self, batch)
 
-    monkeypatch.setattr(Training, "learn", poisoned)
+    monkeypatch.setattr(Trainer, "learn", poisoned)
     with pytest.raises(UserError, match=r"step 5: the loss is no number .* the samples were 0000000\d\d, "):
-        train_and_keep(settings(discs, tmp_path / "run"))
+        run_training(settings(discs, tmp_path / "run"))
     assert load_checkpoint(tmp_path / "run/checkpoints/last")["step"] == 4
 
 
 def test_an_output_that_is_not_named_is_asked_for(discs):
     chosen = load_settings(TrainSettings, ["--data", str(discs)])
     with pytest.raises(UserError, match="--output is needed: the folder for what is learnt from"):
-        train_and_keep(chosen)
+        run_training(chosen)
 
 
 def test_the_demo_says_what_makes_its_data(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=r"make it with python -m labeler\.run --input demo:scenes"):
-        train_and_keep(load_settings(TrainSettings, []))
+        run_training(load_settings(TrainSettings, []))
 
 
 def test_an_unknown_recipe_lists_those_there_are(discs, tmp_path):
     with pytest.raises(UserError, match="--recipe contrast: expected one of contrastive, contrastive-attn-block, "):
-        train_and_keep(settings(discs, tmp_path / "run", recipe="contrast"))
+        run_training(settings(discs, tmp_path / "run", recipe="contrast"))
 
 
 def test_a_gradient_that_is_no_number_stops_before_it_reaches_the_weights(discs, tmp_path, monkeypatch):
-    backward = Training._backward
+    backward = Trainer._backward
 
     def poisoned(self, inputs):
         terms = backward(self, inputs)
@@ -190,9 +190,9 @@ def test_a_gradient_that_is_no_number_stops_before_it_reaches_the_weights(discs,
             next(self.model.parameters()).grad[0] = float("inf")
         return terms
 
-    monkeypatch.setattr(Training, "_backward", poisoned)
+    monkeypatch.setattr(Trainer, "_backward", poisoned)
     with pytest.raises(UserError, match=r"step 5: the gradient norm is no number \(it is inf\); the samples were 0000"):
-        train_and_keep(settings(discs, tmp_path / "run"))
+        run_training(settings(discs, tmp_path / "run"))
     kept = load_checkpoint(tmp_path / "run/checkpoints/last")
     assert kept["step"] == 4
     assert all(weights.isfinite().all() for weights in kept["model"].values())
@@ -203,12 +203,12 @@ def test_a_file_of_a_run_that_was_cut_off_is_named(discs, whole, tmp_path, name)
     output = shutil.copytree(whole, tmp_path / "run")
     (output / name).write_text('{"recipe": "contr')
     with pytest.raises(UserError, match=f"{name}: cannot be read: .*; remove it"):
-        train_and_keep(settings(discs, output))
+        run_training(settings(discs, output))
 
 
 def test_one_image_at_once_is_too_few_for_batch_norm(discs, tmp_path):
     with pytest.raises(UserError, match="--micro-batch 1: batch norm needs two images or more at once"):
-        train_and_keep(settings(discs, tmp_path / "run", micro_batch=1))
+        run_training(settings(discs, tmp_path / "run", micro_batch=1))
 
 
 def test_a_checkpoint_that_is_none_is_named(discs, whole, tmp_path):
@@ -219,7 +219,7 @@ def test_a_checkpoint_that_is_none_is_named(discs, whole, tmp_path):
         else:
             (output / "checkpoints/last").write_bytes(content)
         with pytest.raises(UserError, match=f"checkpoints/last: {message}"):
-            train_and_keep(settings(discs, output))
+            run_training(settings(discs, output))
 
 
 def test_a_cpu_that_only_imitates_bfloat16_is_told_of(capsys):

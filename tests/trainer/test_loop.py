@@ -9,15 +9,15 @@ import pytest
 import torch
 
 from common.errors import UserError
-from common.launch import Place
+from common.launch import Rank
 from common.parallel import Decoders
-from tests.trainer.datasets import make_dataset
+from tests.support.datasets import make_dataset
 from trainer.config import TrainConfig
-from trainer.dataset import open_dataset
-from trainer.loop import Schedule, Training, on_device, pieces_of, schedule
-from trainer.recipes import build, recipe, recipe_names
-from trainer.sampler import Sampler
-from trainer.stream import Stream
+from trainer.data.dataset import open_dataset
+from trainer.data.sampler import Sampler
+from trainer.data.stream import Stream
+from trainer.loop import Schedule, Trainer, make_schedule, prepare_inputs, split_pieces
+from trainer.recipes import build, get_recipe, recipe_names
 
 CPU = torch.device("cpu")
 CURVES = Path(__file__).parent  # a recorded curve is made anew by deleting it and running its test twice
@@ -36,9 +36,9 @@ def training(discs, rank=0, world=1, **changes):
     sampler = Sampler(data.sizes, config.batch_size, config.seed)
     torch.manual_seed(config.seed)
     model = build(config.recipe, config, data.classes)
-    place = Place(rank, world, CPU)
-    stream = Stream(data, sampler, config.image_size, rank, world, Decoders(2, False), recipe(config.recipe).views)
-    return Training(config, model, schedule(config, sampler.steps_per_epoch), place), stream
+    place = Rank(rank, world, CPU)
+    stream = Stream(data, sampler, config.image_size, rank, world, Decoders(2, False), get_recipe(config.recipe).views)
+    return Trainer(config, model, make_schedule(config, sampler.steps_per_epoch), place), stream
 
 
 def learnt(discs, steps, rank=0, world=1, **changes):
@@ -58,8 +58,8 @@ def test_the_rate_rises_and_falls():
 
 
 def test_the_peak_is_that_of_simclr_unless_given():
-    assert schedule(TrainConfig(batch_size=256, epochs=20), 5) == Schedule(1.2, 100, 50)
-    assert schedule(TrainConfig(batch_size=256, epochs=20, learning_rate=0.3, warmup_epochs=0), 5) == Schedule(
+    assert make_schedule(TrainConfig(batch_size=256, epochs=20), 5) == Schedule(1.2, 100, 50)
+    assert make_schedule(TrainConfig(batch_size=256, epochs=20, learning_rate=0.3, warmup_epochs=0), 5) == Schedule(
         0.3, 100, 0
     )
 
@@ -95,13 +95,13 @@ def test_pieces_give_the_step_of_the_whole_batch_of_each_recipe(discs, recipe):
 
 def test_clean_images_may_be_others_and_fewer_than_views(discs):
     _, stream = training(discs, norm="group", recipe="contrastive-attn-cotrain")
-    inputs = on_device(next(stream.batches(0, 1)), CPU)
+    inputs = prepare_inputs(next(stream.batches(0, 1)), CPU)
     inputs = inputs._replace(clean=inputs.clean[:5], attention=inputs.attention[:5], gaze=inputs.gaze[:5])
-    whole, pieces = pieces_of(inputs, None), pieces_of(inputs, 4)
+    whole, pieces = split_pieces(inputs, None), split_pieces(inputs, 4)
     assert [len(clean) for _, clean in whole] == [5]
     assert [(len(views[0]), len(views[1]), len(clean)) for views, clean in pieces] == [(4, 4, 2), (4, 4, 2), (4, 4, 1)]
     with pytest.raises(UserError, match=r"--micro-batch 2: a worker's 12 images .* choose 3 or more"):
-        pieces_of(inputs, 2)
+        split_pieces(inputs, 2)
 
 
 def test_pieces_count_each_image_once_in_batch_norms_statistics(discs):
@@ -153,7 +153,7 @@ def test_each_recipe_moves_all_its_weights(discs, recipe):
 def told_by_parts(discs, recipe):
     """For each part of a recipe: the names of its figures, and the weights that its loss gives a gradient."""
     trained, stream = training(discs, recipe=recipe, image_size=40)
-    inputs = on_device(next(stream.batches(0, 1)), CPU)
+    inputs = prepare_inputs(next(stream.batches(0, 1)), CPU)
     outputs = trained.model(inputs.views, inputs.clean)
     weights = {name: one for name, one in trained.model.named_parameters() if one.requires_grad}
     told = {}

@@ -7,13 +7,13 @@ import torch
 from common.errors import UserError
 from common.settings import load_settings
 from common.training import load_checkpoint
-from tests.trainer.datasets import make_dataset
-from tests.trainer.people import make_people
+from tests.support.datasets import make_dataset
+from tests.support.people import make_people
 from trainer.checkpoint import load_trained
 from trainer.config import DEMO, DEMO_CONTRASTIVE_RATE, TrainSettings
-from trainer.job import train_and_keep
-from trainer.loop import Training
-from trainer.recipes import recipe, recipe_names
+from trainer.job import run_training
+from trainer.loop import Trainer
+from trainer.recipes import get_recipe, recipe_names
 
 STEPS, SNAPSHOT = 16, 13  # of a run, and one in the middle of an epoch
 LAST_STAGE = ("contrastive-attn-block", "contrastive-self-mask", "contrastive-contracam")
@@ -40,7 +40,7 @@ def settings(discs, output, name, people=None, **changes):
         "learning_rate": 0.5,
     } | changes
     chosen |= {"data": discs, "output": output, "recipe": name, "backbone": "resnet18", "checkpoint_every": SNAPSHOT}
-    if recipe(name).human_data and people:
+    if get_recipe(name).human_data and people:
         chosen |= {"human_data": people, "human_batch_size": 8}
     flags = [f"--{key.replace('_', '-')}" + ("" if value is True else f"={value}") for key, value in chosen.items()]
     return load_settings(TrainSettings, flags)
@@ -53,7 +53,7 @@ def lines(output):
 
 @pytest.mark.parametrize("name", recipe_names())
 def test_each_recipe_learns_resumes_exactly_and_gives_its_model_back(discs, people, tmp_path, monkeypatch, name):
-    learn = Training.learn
+    learn = Trainer.learn
 
     def remembering(self, batch):
         if self.step == SNAPSHOT and not (tmp_path / "again").exists():
@@ -61,13 +61,13 @@ def test_each_recipe_learns_resumes_exactly_and_gives_its_model_back(discs, peop
         return learn(self, batch)
 
     rate = 0.05 if name.startswith("supervised") else 0.5
-    monkeypatch.setattr(Training, "learn", remembering)
-    train_and_keep(settings(discs, tmp_path / "run", name, people, learning_rate=rate))
+    monkeypatch.setattr(Trainer, "learn", remembering)
+    run_training(settings(discs, tmp_path / "run", name, people, learning_rate=rate))
     means = [line["means"] for line in lines(tmp_path / "run") if "means" in line]
     assert means[-1]["loss"] < 0.9 * means[0]["loss"]
     assert (means[-1]["probe_accuracy"] + means[-2]["probe_accuracy"]) / 2 > 0.6
 
-    train_and_keep(settings(discs, tmp_path / "again", name, people, learning_rate=rate))
+    run_training(settings(discs, tmp_path / "again", name, people, learning_rate=rate))
     assert lines(tmp_path / "again") == lines(tmp_path / "run")
     ours, theirs = (load_checkpoint(tmp_path / run / "checkpoints/last") for run in ("again", "run"))
     assert ours["step"] == theirs["step"] == STEPS
@@ -96,41 +96,41 @@ def test_each_recipe_learns_resumes_exactly_and_gives_its_model_back(discs, peop
 )
 def test_what_a_recipe_cannot_do_is_refused_before_anything_is_written(discs, tmp_path, name, changes, message):
     with pytest.raises(UserError, match=message):
-        train_and_keep(settings(discs, tmp_path / "run", name, **changes))
+        run_training(settings(discs, tmp_path / "run", name, **changes))
     assert not (tmp_path / "run").exists()
 
 
 def test_other_human_data_are_refused(discs, people, tmp_path):
     chosen = settings(discs, tmp_path / "run", "contrastive-attn-cotrain", people, epochs=1)
-    train_and_keep(chosen)
+    run_training(chosen)
     others = make_people(tmp_path / "people", 8)
     with pytest.raises(UserError, match=r"human_data was .*; human_dataset was"):
-        train_and_keep(settings(discs, tmp_path / "run", "contrastive-attn-cotrain", others, epochs=1))
+        run_training(settings(discs, tmp_path / "run", "contrastive-attn-cotrain", others, epochs=1))
 
 
 def test_second_order_learns_another_way(discs, tmp_path):
     losses = []
     for flags in ({}, {"second_order": True}):
         output = tmp_path / f"run{len(losses)}"
-        train_and_keep(settings(discs, output, "contrastive-contracam", epochs=1, **flags))
+        run_training(settings(discs, output, "contrastive-contracam", epochs=1, **flags))
         losses.append([line["loss"] for line in lines(output) if "loss" in line])
     assert losses[0][0] == losses[1][0]
     assert losses[0][1] != losses[1][1]
 
 
 def test_a_recipes_own_defaults_hold_unless_others_are_given(discs):
-    usual = load_settings(TrainSettings, ["--recipe=supervised"]).deciding
+    usual = load_settings(TrainSettings, ["--recipe=supervised"]).train_config
     given = load_settings(TrainSettings, ["--data=X", "--recipe=supervised", "--epochs=400", "--warmup-epochs=10"])
-    assert load_settings(TrainSettings, ["--data=X"]).deciding().epochs == 400
-    found = load_settings(TrainSettings, ["--data=X", "--recipe=supervised"]).deciding()
+    assert load_settings(TrainSettings, ["--data=X"]).train_config().epochs == 400
+    found = load_settings(TrainSettings, ["--data=X", "--recipe=supervised"]).train_config()
     assert (found.epochs, found.warmup_epochs, found.weight_decay) == (90, 5, 1e-4)
-    assert (given.deciding().epochs, given.deciding().warmup_epochs) == (400, 10)
+    assert (given.train_config().epochs, given.train_config().warmup_epochs) == (400, 10)
     assert (usual().epochs, usual().weight_decay, usual().learning_rate) == (DEMO["epochs"], 1e-4, None)
-    assert load_settings(TrainSettings, []).deciding().learning_rate == DEMO_CONTRASTIVE_RATE
+    assert load_settings(TrainSettings, []).train_config().learning_rate == DEMO_CONTRASTIVE_RATE
 
 
 def test_supervised_views_are_only_cropped_and_flipped_and_sgd_learns_from_them():
-    made = recipe("supervised")
+    made = get_recipe("supervised")
     assert len(made.views) == 1
     assert made.optimisation.peak(1024) == pytest.approx(0.4)
     optimizer = made.optimisation.make([{"params": [torch.nn.Parameter(torch.ones(1))]}], 0.4)
@@ -143,6 +143,6 @@ def test_supervised_views_are_only_cropped_and_flipped_and_sgd_learns_from_them(
 def test_each_recipe_works_with_larger_backbones(name, backbone):
     from trainer.config import TrainConfig
 
-    model = recipe(name).build(TrainConfig(backbone=backbone), 3).train()
-    outputs = model([torch.rand(2, 3, 32, 32)] * len(recipe(name).views), torch.rand(2, 3, 32, 32))
+    model = get_recipe(name).build(TrainConfig(backbone=backbone), 3).train()
+    outputs = model([torch.rand(2, 3, 32, 32)] * len(get_recipe(name).views), torch.rand(2, 3, 32, 32))
     assert all(torch.isfinite(value).all() for value in outputs.values())

@@ -9,9 +9,9 @@ def main(argv: list[str] | None = None) -> int:
     """Run the suites and write the report. Raises UserError."""
     settings = load_settings(EvaluateSettings, argv)
     settings.check()
-    from trainer.evaluate.job import evaluate_and_keep
+    from trainer.evaluate.job import run_evaluation
 
-    print(f"the report is {evaluate_and_keep(settings)}")
+    print(f"the report is {run_evaluation(settings)}")
     return 0
 
 

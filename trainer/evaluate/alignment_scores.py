@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from common.errors import UserError, told
-from common.statistics import mean_and_interval
+from common.errors import UserError, describe_error
+from common.intervals import bootstrap_mean
 
 METRICS = ("cc", "nss", "kld", "auc_judd")
 Scores = dict[tuple[str, str], dict[str, float]]  # metrics by data set and image
 
 
-def named_files(texts: Sequence[str]) -> dict[str, Path]:
+def parse_comparisons(texts: Sequence[str]) -> dict[str, Path]:
     """NAME=FILE each. Raises UserError."""
     files = {}
     for text in texts:
@@ -38,7 +38,7 @@ def read_scores(name: str, path: Path, images: Sequence[tuple[str, str]]) -> Sco
         with path.open(newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{where}: cannot be read as a table: {told(error)}") from None
+        raise UserError(f"{where}: cannot be read as a table: {describe_error(error)}") from None
     if not rows or not rows[0].keys() >= {"image", "cc"}:
         found = ", ".join(rows[0]) if rows else "nothing"
         raise UserError(f"{where}: expected a per_image.csv with the columns image and cc, found {found}")
@@ -78,7 +78,7 @@ def _number(text: str) -> float:
         return math.nan
 
 
-def summary(found: Scores, seed: int) -> dict[str, Any]:
+def summarize_scores(found: Scores, seed: int) -> dict[str, Any]:
     """Mean CC with its bootstrap interval, a t-test against 0, and the means of the other metrics; by data set too."""
     told_of = _summary(list(found.values()), seed)
     sets = list(dict.fromkeys(data for data, _ in found))
@@ -89,7 +89,7 @@ def summary(found: Scores, seed: int) -> dict[str, Any]:
 def _summary(scores: Sequence[Mapping[str, float]], seed: int) -> dict[str, Any]:
     values = np.array([one["cc"] for one in scores])
     means = {
-        metric: mean_and_interval(np.array([one.get(metric, math.nan) for one in scores]), seed) for metric in METRICS
+        metric: bootstrap_mean(np.array([one.get(metric, math.nan) for one in scores]), seed) for metric in METRICS
     }
     return {
         "cc": means["cc"]["mean"],
@@ -101,7 +101,7 @@ def _summary(scores: Sequence[Mapping[str, float]], seed: int) -> dict[str, Any]
     }
 
 
-def comparison(one: Scores, other: Scores) -> dict[str, Any]:
+def compare_models(one: Scores, other: Scores) -> dict[str, Any]:
     """Do two models' CC differ? Welch's t-test of all images, and a paired one of the images that both have."""
     common = [key for key in one if key in other]
     ours, theirs = (np.array([scores["cc"] for scores in found.values()]) for found in (one, other))

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from common.errors import UserError, told
-from trainer.evaluate.imagenet_c import CORRUPTIONS, chosen_corruptions
-from trainer.evaluate.pictures import FolderPictures, Pictures, digest, pixels_of
+from common.errors import UserError, describe_error
+from trainer.evaluate.corruptions import CORRUPTIONS, select_corruptions
+from trainer.evaluate.image_sets import FolderImages, ImageSet, text_checksum, to_tensor
 
 CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 BATCH = "test_batch"
@@ -19,7 +19,7 @@ SHAPE = (32, 32, 3)
 HARMLESS = {("_reconstruct", "numpy"), ("ndarray", "numpy"), ("dtype", "numpy"), ("scalar", "numpy")}
 
 
-class ArrayPictures:
+class ArrayImages:
     """Images in an array, uint8 [n, 32, 32, 3], in memory or mapped from a file."""
 
     framed = True
@@ -30,10 +30,10 @@ class ArrayPictures:
         self.labels, self.classes = labels.astype(np.int64), CLASSES
 
     def read(self, index: int) -> Tensor:
-        return pixels_of(self._images[index])
+        return to_tensor(self._images[index])
 
 
-def open_cifar(location: str) -> Pictures:
+def open_cifar(location: str) -> ImageSet:
     """CIFAR-10's test images: class folders (below `test`, if there is one), a tar of them, or the published batches.
 
     Raises UserError.
@@ -42,19 +42,19 @@ def open_cifar(location: str) -> Pictures:
     for folder in (path, path / "cifar-10-batches-py"):
         if (folder / BATCH).is_file():
             return _published(folder / BATCH)
-    return FolderPictures("--cifar", location, "cifar10", framed=True, below="test")
+    return FolderImages("--cifar", location, "cifar10", framed=True, below="test")
 
 
-def _published(path: Path) -> ArrayPictures:
+def _published(path: Path) -> ArrayImages:
     try:
         with path.open("rb") as file:
             batch = _NumpyOnly(file, encoding="bytes").load()
         images = np.asarray(batch[b"data"]).reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
         labels = np.asarray(batch[b"labels"])
     except Exception as error:  # pickles raise many kinds on damage
-        raise UserError(f"--cifar {path}: cannot be read as CIFAR-10's test batch: {told(error)}") from None
+        raise UserError(f"--cifar {path}: cannot be read as CIFAR-10's test batch: {describe_error(error)}") from None
     _check(f"--cifar {path}", images, labels)
-    return ArrayPictures("cifar10", images, labels, _identity(path))
+    return ArrayImages("cifar10", images, labels, _identity(path))
 
 
 class _NumpyOnly(pickle.Unpickler):
@@ -66,7 +66,7 @@ class _NumpyOnly(pickle.Unpickler):
         return super().find_class(module.replace("numpy.core", "numpy._core"), name)
 
 
-def open_cifar_c(folder: str, wanted: Sequence[str], severities: Sequence[int]) -> dict[tuple[str, int], ArrayPictures]:
+def open_cifar_c(folder: str, wanted: Sequence[str], severities: Sequence[int]) -> dict[tuple[str, int], ArrayImages]:
     """CIFAR-10-C as published: CORRUPTION.npy, its five severities one after the other, and labels.npy.
 
     Raises UserError where a file is missing, or is no such array.
@@ -74,14 +74,14 @@ def open_cifar_c(folder: str, wanted: Sequence[str], severities: Sequence[int]) 
     root, where = Path(folder), f"--cifar-c {folder}"
     available = [name for name in CORRUPTIONS if (root / f"{name}.npy").is_file()]
     sets = {}
-    for name in chosen_corruptions(wanted, available, where):
+    for name in select_corruptions(wanted, available, where):
         images, labels = _array(where, root / f"{name}.npy"), _array(where, root / "labels.npy")
         _check(f"{where}: {name}.npy", images, labels, SEVERITIES)
         each = len(images) // SEVERITIES
         for severity in severities:
             rows = slice((severity - 1) * each, severity * each)
-            identity = digest(_identity(root / f"{name}.npy"), str(severity))
-            sets[name, severity] = ArrayPictures(f"cifar10-c {name} {severity}", images[rows], labels[rows], identity)
+            identity = text_checksum(_identity(root / f"{name}.npy"), str(severity))
+            sets[name, severity] = ArrayImages(f"cifar10-c {name} {severity}", images[rows], labels[rows], identity)
     return sets
 
 
@@ -105,10 +105,10 @@ def _array(where: str, path: Path) -> np.ndarray:
     try:
         array: np.ndarray = np.lib.format.open_memmap(path, mode="r")
     except Exception as error:  # numpy raises many kinds on damage
-        raise UserError(f"{where}: {path.name} cannot be read as an array: {told(error)}") from None
+        raise UserError(f"{where}: {path.name} cannot be read as an array: {describe_error(error)}") from None
     return array
 
 
 def _identity(path: Path) -> str:
     status = path.stat()
-    return digest(str(path.resolve()), str(status.st_size), str(status.st_mtime_ns))
+    return text_checksum(str(path.resolve()), str(status.st_size), str(status.st_mtime_ns))

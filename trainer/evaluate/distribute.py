@@ -14,9 +14,10 @@ from ray.exceptions import RayError
 
 from common.cluster import innermost, join_ray, worker_environment
 from common.errors import UserError
+from common.launch import default_device
 from trainer.evaluate.features import Piece, extract_here
-from trainer.evaluate.models import Measured
-from trainer.evaluate.pictures import PartOf, Pictures
+from trainer.evaluate.image_sets import ImageSet, ImageSubset
+from trainer.evaluate.models import EvaluatedModel
 
 CHUNK = 1024  # images of a task
 ATTEMPTS = 3  # more, of a task whose process died
@@ -33,7 +34,7 @@ class Extractor:
         """A task names a set and the images of it, `start` to `end`: gives its pieces, pickled."""
         try:
             networks, sets = self._networks_and_sets
-            part = PartOf(sets[task["number"]], np.arange(task["start"], task["end"]))
+            part = ImageSubset(sets[task["number"]], np.arange(task["start"], task["end"]))
             found = extract_here(networks, part, self._size, self._device, self._batch_size, self._readers)
             moved = [_moved(piece, task["start"]) for piece in found]
         except UserError as error:
@@ -41,19 +42,19 @@ class Extractor:
         return {"number": task["number"], "pieces": pickle.dumps(moved), "error": ""}
 
     @cached_property
-    def _networks_and_sets(self) -> tuple[list[Any], Sequence[Pictures]]:
+    def _networks_and_sets(self) -> tuple[list[Any], Sequence[ImageSet]]:
         """Not made when the process starts: of what fails there Ray tells nothing, and starts it again."""
         networks, sets = ray.get(self._held)
         return [network.to(self._device) for network in networks], sets
 
     @cached_property
     def _device(self) -> torch.device:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return default_device()
 
 
 def extract_on_ray(
-    models: Sequence[Measured],
-    sets: Sequence[Pictures],
+    models: Sequence[EvaluatedModel],
+    sets: Sequence[ImageSet],
     size: int,
     batch_size: int,
     readers: int | None,

@@ -12,11 +12,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from common.errors import ImageFailure, UserError, told
+from common.errors import ImageFailure, UserError, describe_error
 from common.progress import progress_bar
 from common.storage import open_storage
-from trainer.evaluate.models import Measured, file_name
-from trainer.evaluate.pictures import Pictures, digest, listed, shown
+from common.text import join_names
+from trainer.evaluate.image_sets import ImageSet, model_input, text_checksum
+from trainer.evaluate.models import EvaluatedModel, file_name
 
 T = TypeVar("T")
 
@@ -25,7 +26,7 @@ MOST_READERS = 16
 MEMORY = 16 * 2**30  # bytes of features that models of a set may gather together
 
 
-class Extracted(NamedTuple):
+class FeatureSet(NamedTuple):
     """Of the images that could be read: `rows` [n, C] float32, `labels` [n], and `indices` [n] into the set's names.
 
     `unreadable`: why each of the others could not, by name.
@@ -46,7 +47,7 @@ class Piece(NamedTuple):
 
 
 # models of one image size, sets, that size -> pieces with their set's number, in order
-Extract = Callable[[Sequence[Measured], Sequence[Pictures], int], Iterator[tuple[int, Piece]]]
+Extract = Callable[[Sequence[EvaluatedModel], Sequence[ImageSet], int], Iterator[tuple[int, Piece]]]
 
 
 class FeatureStore:
@@ -59,17 +60,17 @@ class FeatureStore:
         self._storage, self._extract, self._size = open_storage(folder), extract, image_size
         self.unreadable: dict[str, dict[str, str]] = {}
 
-    def size(self, model: Measured) -> int:
+    def size(self, model: EvaluatedModel) -> int:
         """The side at which a model sees images."""
         return self._size or model.image_size
 
-    def prepare(self, models: Iterable[Measured], sets: Iterable[Pictures]) -> None:
+    def prepare(self, models: Iterable[EvaluatedModel], sets: Iterable[ImageSet]) -> None:
         """Extract what is not kept yet; models that lack the same see each image together, read or corrupted once.
 
         Raises UserError where none of a set's images can be read, or a model's features of them are no numbers.
         """
         unique = list({(each.name, each.identity): each for each in sets}.values())
-        groups: dict[tuple[int, tuple[int, ...]], list[Measured]] = {}
+        groups: dict[tuple[int, tuple[int, ...]], list[EvaluatedModel]] = {}
         for model in models:
             kept = [self._storage.exists(self._name(model, each)[0]) for each in unique]
             if not all(kept):
@@ -81,7 +82,7 @@ class FeatureStore:
             for first in range(0, len(together), max(room, 1)):
                 self._fill(together[first : first + max(room, 1)], queue, size)
 
-    def _fill(self, models: Sequence[Measured], queue: Sequence[Pictures], size: int) -> None:
+    def _fill(self, models: Sequence[EvaluatedModel], queue: Sequence[ImageSet], size: int) -> None:
         """Extract all sets of a queue with all models."""
         who = models[0].name if len(models) == 1 else f"{len(models)} models"
         with progress_bar(total=sum(len(each.names) for each in queue), desc=who, unit=" images") as bar:
@@ -94,7 +95,7 @@ class FeatureStore:
                     joined = _joined(model, queue[number], found, place)
                     self._storage.replace(name, _packed(joined, queue[number], key))
 
-    def get(self, model: Measured, pictures: Pictures) -> Extracted:
+    def get(self, model: EvaluatedModel, pictures: ImageSet) -> FeatureSet:
         """A set's features. Raises UserError like `prepare`."""
         self.prepare([model], [pictures])
         name, key = self._name(model, pictures)
@@ -102,16 +103,16 @@ class FeatureStore:
             found = _unpacked(self._storage.read(name), key)
         except (ValueError, KeyError, OSError, zipfile.BadZipFile) as error:
             raise UserError(
-                f"{self._storage.location}/{name}: not the features that were kept ({told(error)}); remove it"
+                f"{self._storage.location}/{name}: not the features that were kept ({describe_error(error)}); remove it"
             ) from None
         _check_finite(model, pictures, found.rows)  # of what earlier versions kept, too
         if found.unreadable:
             self.unreadable[pictures.name] = found.unreadable
         return found
 
-    def _name(self, model: Measured, pictures: Pictures) -> tuple[str, str]:
+    def _name(self, model: EvaluatedModel, pictures: ImageSet) -> tuple[str, str]:
         """The file of a set's features, and the checksum of all that decides them."""
-        key = digest(VERSION, model.sha256, pictures.identity, str(self.size(model)), str(pictures.framed))
+        key = text_checksum(VERSION, model.sha256, pictures.identity, str(self.size(model)), str(pictures.framed))
         return f"{file_name(f'{model.name} {pictures.name}')}-{key[:16]}.npz", key
 
 
@@ -121,21 +122,21 @@ def _counted(group: Iterator[tuple[int, Piece]], bar: Any) -> Iterator[tuple[int
         yield number, piece
 
 
-def _joined(model: Measured, pictures: Pictures, pieces: list[Piece], place: int) -> Extracted:
+def _joined(model: EvaluatedModel, pictures: ImageSet, pieces: list[Piece], place: int) -> FeatureSet:
     """The features of the model, which is at a place of the pieces' rows."""
     failed = {index: reason for piece in pieces for index, reason in piece.failed.items()}
     unreadable = {pictures.names[index]: failed[index] for index in sorted(failed)}
     rows = [piece.rows[place] for piece in pieces if len(piece.indices)]
     if not rows:
         reasons = [f"{name} ({reason})" for name, reason in unreadable.items()]
-        raise UserError(f"{pictures.name}: none of the {len(reasons):,} images can be read: {listed(reasons, 2)}")
+        raise UserError(f"{pictures.name}: none of the {len(reasons):,} images can be read: {join_names(reasons, 2)}")
     indices = np.concatenate([piece.indices for piece in pieces])
     found = np.concatenate(rows)
     _check_finite(model, pictures, found)
-    return Extracted(found, pictures.labels[indices], indices, unreadable)
+    return FeatureSet(found, pictures.labels[indices], indices, unreadable)
 
 
-def _check_finite(model: Measured, pictures: Pictures, rows: np.ndarray) -> None:
+def _check_finite(model: EvaluatedModel, pictures: ImageSet, rows: np.ndarray) -> None:
     wrong = int((~np.isfinite(rows).all(1)).sum())
     if wrong:
         raise UserError(
@@ -144,15 +145,15 @@ def _check_finite(model: Measured, pictures: Pictures, rows: np.ndarray) -> None
         )
 
 
-def _unpacked(content: bytes, key: str) -> Extracted:
+def _unpacked(content: bytes, key: str) -> FeatureSet:
     with np.load(io.BytesIO(content), allow_pickle=False) as file:
         if str(file["key"]) != key:
             raise ValueError("of another model or data set")
         unreadable = dict(zip(file["unreadable"].tolist(), file["reasons"].tolist(), strict=True))
-        return Extracted(file["features"], file["labels"], file["indices"], unreadable)
+        return FeatureSet(file["features"], file["labels"], file["indices"], unreadable)
 
 
-def _packed(found: Extracted, pictures: Pictures, key: str) -> bytes:
+def _packed(found: FeatureSet, pictures: ImageSet, key: str) -> bytes:
     buffer = io.BytesIO()
     arrays: dict[str, Any] = {
         "features": found.rows,
@@ -171,7 +172,7 @@ def _packed(found: Extracted, pictures: Pictures, key: str) -> bytes:
 class _Shown(Dataset[tuple[int, Tensor | ImageFailure | UserError]]):
     """Images as networks see them, or why not: what a reading process raises would reach us as a traceback."""
 
-    def __init__(self, pictures: Pictures, size: int) -> None:
+    def __init__(self, pictures: ImageSet, size: int) -> None:
         self._pictures, self._size = pictures, size
 
     def __len__(self) -> int:
@@ -179,13 +180,13 @@ class _Shown(Dataset[tuple[int, Tensor | ImageFailure | UserError]]):
 
     def __getitem__(self, index: int) -> tuple[int, Tensor | ImageFailure | UserError]:
         try:
-            return index, shown(self._pictures, index, self._size)
+            return index, model_input(self._pictures, index, self._size)
         except (ImageFailure, UserError) as error:
             return index, error
 
 
 def extract_here(
-    networks: Sequence[Any], pictures: Pictures, size: int, device: torch.device, batch_size: int, readers: int | None
+    networks: Sequence[Any], pictures: ImageSet, size: int, device: torch.device, batch_size: int, readers: int | None
 ) -> Iterator[Piece]:
     """Extract in this process; `readers` others read, crop and corrupt, none of them for a batch or less.
 
@@ -217,7 +218,7 @@ def _alive(loader: Iterable[T]) -> Iterator[T]:
         if "DataLoader worker" not in str(error):
             raise
         raise UserError(
-            f"a process that reads images died: {told(error)}; out of memory? ask for fewer --readers"
+            f"a process that reads images died: {describe_error(error)}; out of memory? ask for fewer --readers"
         ) from None
 
 

@@ -6,9 +6,9 @@ from statistics import mean
 from typing import Any
 
 from common import page
+from common.intervals import format_mean, standard_error
 from common.page import Html
-from common.statistics import standard_error, with_error
-from trainer.evaluate.suite import Row
+from trainer.evaluate.suites.base import Row
 
 # where a figure lies in a model's results; CIFAR-10's precision at 1 likewise
 FIGURES: dict[str, tuple[str | int, ...]] = {
@@ -29,7 +29,7 @@ TITLES = {
 }
 
 
-def at_a_glance(results: Mapping[str, Mapping[str, Any]]) -> list[Row]:
+def summarize_models(results: Mapping[str, Mapping[str, Any]]) -> list[Row]:
     """A row for each kind of model, of what results.json holds: how many, and each figure's mean and standard error.
 
     A figure that a model lacks is None, as is the standard error of a single model.
@@ -77,5 +77,5 @@ def _spelled(figure: str, row: Row) -> str:
     if value is None:
         return ""
     if figure == "cc_with_people":
-        return with_error(value, error, digits=3)
-    return with_error(100 * value, None if error is None else 100 * error)
+        return format_mean(value, error, digits=3)
+    return format_mean(100 * value, None if error is None else 100 * error)

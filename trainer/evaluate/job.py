@@ -9,39 +9,40 @@ from typing import Any
 import torch
 
 from common.errors import UserError
-from common.extras import need
+from common.extras import require_extra
+from common.launch import default_device
 from common.storage import open_storage
-from trainer.evaluate import alignment, corruptions, linear, retrieval
-from trainer.evaluate.alignment import Alignment
 from trainer.evaluate.config import EvaluateSettings
 from trainer.evaluate.data import open_data
 from trainer.evaluate.features import FeatureStore, Piece, extract_here
-from trainer.evaluate.glance import at_a_glance
-from trainer.evaluate.models import Measured, open_models
-from trainer.evaluate.pictures import Pictures
+from trainer.evaluate.glance import summarize_models
+from trainer.evaluate.image_sets import ImageSet
+from trainer.evaluate.models import EvaluatedModel, open_models
 from trainer.evaluate.probes import Probes
-from trainer.evaluate.report import report
-from trainer.evaluate.suite import Context, Findings, Row
+from trainer.evaluate.report import report_page
+from trainer.evaluate.suites import alignment, imagenet_c, linear, retrieval
+from trainer.evaluate.suites.alignment import Alignment
+from trainer.evaluate.suites.base import Context, Findings, Row
 
-ON_FEATURES: dict[str, Any] = {"linear": linear, "imagenet-c": corruptions, "retrieval": retrieval}
+ON_FEATURES: dict[str, Any] = {"linear": linear, "imagenet-c": imagenet_c, "retrieval": retrieval}
 RESULTS, PAGE = "results.json", "index.html"
 
 
-def evaluate_and_keep(settings: EvaluateSettings) -> str:
+def run_evaluation(settings: EvaluateSettings) -> str:
     """Measure as the settings say; returns where the page lies. Raises UserError, as far as possible at the start."""
-    need("eval", "an evaluation")
+    require_extra("eval", "an evaluation")
     storage = open_storage(settings.output)
     storage.check_writable()
     context = _opened(settings)
     if "alignment" in settings.suites():
-        alignment.looking(context)
+        alignment.with_attention(context)
     found = _measured(context)
     looked = alignment.run(context) if "alignment" in settings.suites() else None
     if looked:
         found["alignment"] = looked.findings
     unreadable = context.store.unreadable | (looked.unreadable if looked else {})
     results = {model.name: _results(model, context, found, looked) for model in context.models}
-    rows = at_a_glance(results)
+    rows = summarize_models(results)
     for name, table in {"glance": rows, **{name: findings.rows for name, findings in found.items()}}.items():
         storage.replace(f"{name}.csv", _table(table))
     everything = {
@@ -49,14 +50,14 @@ def evaluate_and_keep(settings: EvaluateSettings) -> str:
         for name, result in results.items()
     }
     storage.replace(RESULTS, (json.dumps(everything, indent=1, allow_nan=False) + "\n").encode())
-    storage.replace(PAGE, report(context, rows, found, looked, unreadable).encode("utf-8", "surrogateescape"))
+    storage.replace(PAGE, report_page(context, rows, found, looked, unreadable).encode("utf-8", "surrogateescape"))
     storage.sweep()
     return f"{settings.output.rstrip('/')}/{PAGE}"
 
 
 def _opened(settings: EvaluateSettings) -> Context:
     """Everything that the suites are given, with the models on their device."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = default_device()
     data = open_data(settings)
     models = open_models(settings.checkpoints, settings.backbone)
     if same := [model.name for model in models if model.name in data.compared]:
@@ -72,13 +73,15 @@ def _opened(settings: EvaluateSettings) -> Context:
 def _extract(settings: EvaluateSettings, device: torch.device) -> Any:
     """How features are extracted: in this process, or in those of Ray."""
 
-    def in_this_process(models: Sequence[Measured], sets: Sequence[Pictures], size: int) -> Iterator[tuple[int, Piece]]:
+    def in_this_process(
+        models: Sequence[EvaluatedModel], sets: Sequence[ImageSet], size: int
+    ) -> Iterator[tuple[int, Piece]]:
         networks = [model.network for model in models]
         for number, each in enumerate(sets):
             for piece in extract_here(networks, each, size, device, settings.batch_size, settings.readers):
                 yield number, piece
 
-    def on_ray(models: Sequence[Measured], sets: Sequence[Pictures], size: int) -> Iterator[tuple[int, Piece]]:
+    def on_ray(models: Sequence[EvaluatedModel], sets: Sequence[ImageSet], size: int) -> Iterator[tuple[int, Piece]]:
         from trainer.evaluate.distribute import extract_on_ray
 
         return extract_on_ray(models, sets, size, settings.batch_size, settings.readers, settings.workers)
@@ -94,7 +97,9 @@ def _measured(context: Context) -> dict[str, Findings]:
     return {name: suite.run(context) for name, suite in suites.items()}
 
 
-def _results(model: Measured, context: Context, found: dict[str, Findings], looked: Alignment | None) -> dict[str, Any]:
+def _results(
+    model: EvaluatedModel, context: Context, found: dict[str, Findings], looked: Alignment | None
+) -> dict[str, Any]:
     """What results.json says of a model."""
     about = {
         "location": model.location,

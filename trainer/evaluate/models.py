@@ -9,24 +9,27 @@ from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import Any, cast
 
+import safetensors.torch
 from torch import Tensor, nn
 
-from common.errors import UserError, told
+from common.errors import UserError, describe_error
+from common.training import load_torch_file
 from trainer.checkpoint import read_checkpoint, trained_from
-from trainer.evaluate.pictures import digest
-from trainer.evaluate.weights import plain_weights
-from trainer.model.attention import selected
+from trainer.evaluate.image_sets import text_checksum
+from trainer.model.attention import select_map
 from trainer.model.backbone import Backbone, BackboneName, NormName
-from trainer.model.parts import Model
+from trainer.objectives.base import Model
 
 PLAIN_SIZE = 224
+WRAPPERS = ("state_dict", "model")  # keys of training checkpoints that hold the weights next to other things
+PARALLEL = "module."  # what DataParallel puts before each name
 PLAIN_ATTENTION = (
     "a plain weights file has no attention read-out: its map is layer4's channel of the highest mean, without training"
 )
 
 
 @dataclass(frozen=True)
-class Measured:
+class EvaluatedModel:
     """A model with a name of its own. `classes` are those that its classifier knows, by index; None: unknown."""
 
     name: str
@@ -75,10 +78,10 @@ class PlainResNet(nn.Module):
 
     def attention(self, images: Tensor) -> Tensor:
         """[B, 3, H, W] -> the map of layer4's strongest channel, [B, h, w]."""
-        return selected(self.backbone(images).stages[-1], "gap_argmax")[:, 0]
+        return select_map(self.backbone(images).stages[-1], "gap_argmax")[:, 0]
 
 
-def open_models(locations: Sequence[str], backbone: str | None) -> list[Measured]:
+def open_models(locations: Sequence[str], backbone: str | None) -> list[EvaluatedModel]:
     """The models, each with a name of its own: recipe and seed, or the weights file's name. Raises UserError."""
     if repeated := [location for location, times in Counter(locations).items() if times > 1]:
         raise UserError(f"{repeated[0]} is given twice; expected each checkpoint once")
@@ -94,7 +97,7 @@ def unique_names(names: Sequence[str], locations: Sequence[str]) -> list[str]:
     return _told_apart(folders, [str(number) for number, _ in enumerate(folders, start=1)])
 
 
-def _check_backbone(models: Sequence[Measured], backbone: str | None) -> None:
+def _check_backbone(models: Sequence[EvaluatedModel], backbone: str | None) -> None:
     """Raises UserError where --backbone is for none of the models, and contradicts one."""
     if backbone is None or any(isinstance(model.network, PlainResNet) for model in models):
         return
@@ -122,7 +125,7 @@ def file_name(name: str) -> str:
     return re.sub(r"[^\w.-]+", "-", name)
 
 
-def _opened(location: str, backbone: str | None) -> Measured:
+def _opened(location: str, backbone: str | None) -> EvaluatedModel:
     content = read_checkpoint(location)
     weights = plain_weights(location, content)
     if weights is None:
@@ -133,16 +136,17 @@ def _opened(location: str, backbone: str | None) -> Measured:
         network = PlainResNet(backbone, weights).eval()
     except (RuntimeError, KeyError) as error:
         raise UserError(
-            f"{location}: not the weights of torchvision's {backbone}: {told(error)[:200]}; name another --backbone"
+            f"{location}: not the weights of torchvision's {backbone}: {describe_error(error)[:200]}; name another "
+            "--backbone"
         ) from None
     about = {"backbone": backbone, "recipe": None, "seed": None, "step": None, "settings": None}
     name = PurePosixPath(location).stem
-    return Measured(
+    return EvaluatedModel(
         name, location, hashlib.sha256(content).hexdigest(), PLAIN_SIZE, network, None, about, (PLAIN_ATTENTION,)
     )
 
 
-def _ours(location: str, content: bytes) -> Measured:
+def _ours(location: str, content: bytes) -> EvaluatedModel:
     trained = trained_from(location, content)
     config = trained.config
     about = {
@@ -150,7 +154,37 @@ def _ours(location: str, content: bytes) -> Measured:
         "recipe": config.recipe,
         "seed": config.seed,
         "step": trained.step,
-        "settings": digest(json.dumps(config.model_dump(mode="json", exclude={"seed"}), sort_keys=True)),
+        "settings": text_checksum(json.dumps(config.model_dump(mode="json", exclude={"seed"}), sort_keys=True)),
     }
     name = f"{config.recipe} seed {config.seed}"
-    return Measured(name, location, trained.sha256, config.image_size, trained.model, trained.classes, about)
+    return EvaluatedModel(name, location, trained.sha256, config.image_size, trained.model, trained.classes, about)
+
+
+def plain_weights(location: str, content: bytes) -> dict[str, Tensor] | None:
+    """The tensors of a weights file; None where the file is something else, a checkpoint of ours perhaps.
+
+    They may lie under `state_dict` or `model`, with `module.` before their names. Raises UserError.
+    """
+    if location.endswith(".safetensors"):
+        try:
+            return _unprefixed(safetensors.torch.load(content))
+        except Exception as error:  # it raises many types on damaged files
+            raise UserError(f"{location}: cannot be read as weights: {describe_error(error)[:200]}") from None
+    state = load_torch_file(location, content)
+    return next((found for each in _candidates(state) if (found := _resnet(each)) is not None), None)
+
+
+def _candidates(state: Any) -> list[Any]:
+    """A file's content, and what it wraps."""
+    return [state, *(state[name] for name in WRAPPERS if name in state)] if isinstance(state, dict) else []
+
+
+def _resnet(state: Any) -> dict[str, Tensor] | None:
+    if not isinstance(state, dict) or not all(isinstance(each, Tensor) for each in state.values()):
+        return None
+    weights = _unprefixed(state)
+    return weights if "conv1.weight" in weights else None
+
+
+def _unprefixed(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(PARALLEL): each for name, each in state.items()}

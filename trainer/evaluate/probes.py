@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from common.errors import UserError
 from common.progress import progress_bar
-from trainer.evaluate.features import Extracted, FeatureStore
-from trainer.evaluate.models import Measured
-from trainer.evaluate.pictures import Pictures, check_classes
+from trainer.evaluate.features import FeatureSet, FeatureStore
+from trainer.evaluate.image_sets import ImageSet, check_classes
+from trainer.evaluate.models import EvaluatedModel
 from trainer.optim import PROBE_RATE
 
 BATCH = 256
@@ -29,7 +29,7 @@ class Classifier(NamedTuple):
     classes: list[str]
     source: str
 
-    def accuracy(self, found: Extracted, classes: list[str], device: torch.device) -> dict[str, float]:
+    def accuracy(self, found: FeatureSet, classes: list[str], device: torch.device) -> dict[str, float]:
         """The shares of images whose class scores highest, and among the five highest; `classes` are the labels'.
 
         Of classes that score alike the first comes first, as argmax has it. Raises UserError for scores that are none.
@@ -62,12 +62,12 @@ class Probes:
     """The classifiers of models; an offline one learns when it is first asked for."""
 
     def __init__(
-        self, store: FeatureStore, train: Pictures | None, epochs: int, seed: int, device: torch.device
+        self, store: FeatureStore, train: ImageSet | None, epochs: int, seed: int, device: torch.device
     ) -> None:
         self._store, self._train, self._epochs, self._seed, self._device = store, train, epochs, seed, device
         self._offline: dict[str, Classifier] = {}
 
-    def concurrent(self, model: Measured, folders: list[str]) -> Classifier | None:
+    def concurrent(self, model: EvaluatedModel, folders: list[str]) -> Classifier | None:
         """What learned with the network; None where nothing did, or where it cannot be used and --train can.
 
         A plain weights file does not name its classes: as many class folders as it has classes are taken in order.
@@ -86,30 +86,30 @@ class Probes:
         classes = folders if model.classes is None else model.classes
         return Classifier(CONCURRENT, model.scores, classes, f"{model.name}'s training")
 
-    def unnamed(self, model: Measured, folders: list[str]) -> str:
+    def unnamed(self, model: EvaluatedModel, folders: list[str]) -> str:
         """Why a model's own classifier does not fit these folders; empty where it does, or where there is none."""
         known = self._known(model)
         if not known or model.classes is not None or known == len(folders):
             return ""
         return f"knows {known:,} classes without their names, found {len(folders):,} class folders"
 
-    def notes(self, models: Sequence[Measured], folders: list[str]) -> list[str]:
+    def notes(self, models: Sequence[EvaluatedModel], folders: list[str]) -> list[str]:
         """Which models are measured by an offline probe alone although they have a classifier, and why."""
         reasons = [(model.name, self.unnamed(model, folders)) for model in models]
         return [f"{name} {reason}: only an offline probe is measured." for name, reason in reasons if reason]
 
-    def _known(self, model: Measured) -> int:
+    def _known(self, model: EvaluatedModel) -> int:
         """How many classes a model's own classifier tells apart; 0 without one."""
         probed = model.scores(torch.zeros(1, model.channels, device=self._device))
         return 0 if probed is None else probed.shape[1]
 
-    def offline(self, model: Measured) -> Classifier | None:
+    def offline(self, model: EvaluatedModel) -> Classifier | None:
         """What learns from the features of --train; None without it."""
         if self._train is None:
             return None
         if model.name not in self._offline:
             found = self._store.get(model, self._train)
-            module = learned(
+            module = fit_linear_probe(
                 torch.from_numpy(found.rows),
                 torch.from_numpy(found.labels),
                 len(self._train.classes),
@@ -121,7 +121,7 @@ class Probes:
             self._offline[model.name] = Classifier(OFFLINE, module, self._train.classes, f"{model.name} on --train")
         return self._offline[model.name]
 
-    def check(self, model: Measured, folders: list[str], what: str) -> None:
+    def check(self, model: EvaluatedModel, folders: list[str], what: str) -> None:
         """Raises UserError where a model has no classifier, or one that knows other classes than these folders."""
         concurrent = self.concurrent(model, folders)
         if concurrent is None and self._train is None:
@@ -133,14 +133,14 @@ class Probes:
         if self._train is not None:
             check_classes(folders, self._train.classes, what, "--train")
 
-    def best_known(self, model: Measured, folders: list[str]) -> Classifier:
+    def best_known(self, model: EvaluatedModel, folders: list[str]) -> Classifier:
         """The concurrent classifier or, where there is none, the offline one."""
         found = self.concurrent(model, folders) or self.offline(model)
         assert found is not None, "check comes first"
         return found
 
 
-def learned(
+def fit_linear_probe(
     rows: Tensor, labels: Tensor, classes: int, epochs: int, seed: int, device: torch.device, name: str = "probe"
 ) -> nn.Linear:
     """A linear classifier of features [n, C] float32 with labels [n], by SGD.

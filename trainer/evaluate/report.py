@@ -9,17 +9,17 @@ from torch import Tensor
 
 from common import page
 from common.page import Html
+from common.text import join_names
 from trainer.evaluate import glance, plots
-from trainer.evaluate.alignment import Alignment, Example
-from trainer.evaluate.imagenet_c import ALEXNET, CORRUPTIONS
-from trainer.evaluate.pictures import listed
-from trainer.evaluate.suite import Context, Findings, Row
+from trainer.evaluate.corruptions import ALEXNET, CORRUPTIONS
+from trainer.evaluate.suites.alignment import Alignment, AlignmentExample
+from trainer.evaluate.suites.base import Context, Findings, Row
 
 Results = Mapping[str, Mapping[str, Any]]  # of one suite, by model
 Reasons = Mapping[str, str]  # why images cannot be read, by name
 
 
-def report(
+def report_page(
     context: Context,
     main_figures: Sequence[Row],
     found: Mapping[str, Findings],
@@ -218,13 +218,15 @@ def _alignment(looked: Alignment) -> Html:
     )
 
 
-def _example(example: Example) -> Html:
+def _example(example: AlignmentExample) -> Html:
     """An image, people's map over it, and each model's."""
     height, width = example.pixels.shape[1:]
     photograph = Image.fromarray(example.pixels.permute(1, 2, 0).numpy())
 
     def under(attention: Tensor) -> Html:
-        above = page.grey((attention - attention.amin()).numpy())  # read-outs lie between 0.3 and 0.5, some of them
+        above = page.normalize_map(
+            (attention - attention.amin()).numpy()
+        )  # read-outs lie between 0.3 and 0.5, some of them
         return page.attention_picture(photograph, above, np.empty((0, 3)), (width, height))
 
     pictures = [
@@ -254,7 +256,7 @@ def _models(context: Context) -> Html:
 
 def _unreadable(place: str, names: Mapping[str, str]) -> str:
     reasons = [f"{name} ({reason})" for name, reason in names.items()]
-    return f"{place}: {len(names):,} images cannot be read and are left out: {listed(reasons)}"
+    return f"{place}: {len(names):,} images cannot be read and are left out: {join_names(reasons)}"
 
 
 def _test(found: Mapping[str, Any] | None) -> str:

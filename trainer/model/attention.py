@@ -26,12 +26,12 @@ class AttentionReadout(nn.Module):
 
     def forward(self, features: Features, size: tuple[int, int]) -> Tensor:
         """Features of B images -> map [B, height, width] in (0, 1)."""
-        maps = [F.interpolate(selected(stage, self.select), size, mode="bilinear") for stage in features.stages]
+        maps = [F.interpolate(select_map(stage, self.select), size, mode="bilinear") for stage in features.stages]
         combined: Tensor = self.combine(torch.cat(maps, 1))
         return combined[:, 0].float().sigmoid()
 
 
-def selected(stage: Tensor, select: Selection) -> Tensor:
+def select_map(stage: Tensor, select: Selection) -> Tensor:
     """The map that speaks for a stage: [B, c, h, w] -> [B, 1, h, w]."""
     if select == "channel_max":
         return stage.amax(1, keepdim=True)

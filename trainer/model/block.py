@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trainer.model.backbone import Features
-from trainer.model.parts import Outputs, Part, Seen, Terms
+from trainer.objectives.base import EncodedBatch, LossTerms, Objective, Outputs
 
 SQUEEZE = 4  # channels of the last stage to one of the block's; the paper is silent, a bottleneck of ResNet does so
 
@@ -33,20 +33,20 @@ class MaskReadout(nn.Module):
         return F.interpolate(features.mask[:, None].float(), size, mode="bilinear")[:, 0]
 
 
-class MaskPart(Part):
+class MaskMonitor(Objective):
     """Log how much of the views the block lets through. It adds nothing to the loss; its mask can be looked at."""
 
     def __init__(self) -> None:
         super().__init__()
         self.readout = MaskReadout()
 
-    def forward(self, seen: Seen) -> Outputs:
+    def forward(self, seen: EncodedBatch) -> Outputs:
         assert seen.views.mask is not None
         return {"mask": seen.views.mask.detach().mean((1, 2))}
 
-    def terms(self, outputs: Outputs, inputs: object) -> Terms:
+    def terms(self, outputs: Outputs, inputs: object) -> LossTerms:
         openness = outputs["mask"].mean()
-        return Terms(openness.new_zeros(()), {"mask_mean": openness})
+        return LossTerms(openness.new_zeros(()), {"mask_mean": openness})
 
     def attention(self, clean: Features, size: tuple[int, int]) -> Tensor:
         predicted: Tensor = self.readout(clean, size)

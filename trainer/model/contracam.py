@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trainer.losses import gathered
+from trainer.losses import gather_embeddings
 from trainer.model.backbone import Features
 from trainer.model.heads import ProjectionHead
 
@@ -36,7 +36,7 @@ class ContraCAM(nn.Module):
         last = features.stages[-1]
         weights = self._channel_weights(features.pooled) / (last.shape[2] * last.shape[3])
         summed = torch.einsum("bc,bchw->bhw", weights.to(last), last)
-        return F.interpolate(scaled(summed)[:, None], size, mode="bilinear")[:, 0]
+        return F.interpolate(scale_maps(summed)[:, None], size, mode="bilinear")[:, 0]
 
     def _channel_weights(self, pooled: Tensor) -> Tensor:
         """ReLU(d score / d pooled), [B, C]: pooling is the spatial mean, so this is all there is to d score / dA."""
@@ -51,7 +51,7 @@ def contrastive_scores(projections: Tensor) -> Tensor:
     """How well each image is told from all others: [B, D] -> [B]. Raises ValueError where there is only one."""
     with torch.autocast(projections.device.type, enabled=False):
         anchors = F.normalize(projections.float())
-        keys, own = gathered(anchors.detach())
+        keys, own = gather_embeddings(anchors.detach())
         if len(keys) < 2:
             raise ValueError("ContraCAM tells images apart: expected two or more at once, found one")
         similar = anchors @ keys.T
@@ -59,7 +59,7 @@ def contrastive_scores(projections: Tensor) -> Tensor:
         return similar.gather(1, own[:, None])[:, 0] - others.logsumexp(1)
 
 
-def scaled(maps: Tensor) -> Tensor:
+def scale_maps(maps: Tensor) -> Tensor:
     """What is positive, scaled to 0 ... 1; 0 where a map is constant. [B, h, w] -> float32, alike.
 
     In float64: KLD's slope where a map is 0 is 1 / its epsilon, and cancels only there.

@@ -9,7 +9,7 @@ from common.errors import UserError
 
 if TYPE_CHECKING:  # names are listed without torch
     from trainer.config import ModelConfig
-    from trainer.model.parts import Model
+    from trainer.objectives.base import Model
     from trainer.recipe import Recipe
 
 
@@ -18,13 +18,13 @@ def recipe_names() -> list[str]:
     return sorted(module.name.replace("_", "-") for module in pkgutil.iter_modules(__path__))
 
 
-def recipe(name: str) -> "Recipe":
+def get_recipe(name: str) -> "Recipe":
     """A recipe by name. Raises UserError."""
     found: Recipe = _module(name).RECIPE
     return found
 
 
-def description(name: str) -> str:
+def describe_recipe(name: str) -> str:
     """What a recipe is, as its file begins. Raises UserError."""
     return str(_module(name).__doc__).strip().partition("\n\n")[0]
 
@@ -37,4 +37,4 @@ def _module(name: str) -> ModuleType:
 
 def build(name: str, config: "ModelConfig", classes: int | None) -> "Model":
     """The model of a recipe; `classes` is the number that its probe or classifier knows. Raises UserError."""
-    return recipe(name).build(config, classes)
+    return get_recipe(name).build(config, classes)

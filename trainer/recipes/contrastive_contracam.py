@@ -4,21 +4,21 @@ from common.errors import UserError
 from trainer.config import ModelConfig, TrainConfig
 from trainer.model.backbone import Backbone
 from trainer.model.contracam import ContraCAM
-from trainer.model.parts import AttentionPart, ContrastPart, Model, probe_parts
-from trainer.recipe import Recipe, maps_have_places
+from trainer.objectives.base import AttentionObjective, ContrastiveObjective, Model, probe_objectives
+from trainer.recipe import Recipe, check_map_size
 
 
 def build(config: ModelConfig, classes: int | None) -> Model:
     """Contrast, a probe, and ContraCAM in place of the linear read-out (paper 4.3)."""
     backbone = Backbone(config.backbone, config.norm)
-    contrast = ContrastPart(backbone.channels, config)
-    attention = AttentionPart(config, ContraCAM(contrast.head, config.second_order))
-    return Model(backbone, [contrast, attention, *probe_parts(backbone.channels, classes, config)])
+    contrast = ContrastiveObjective(backbone.channels, config)
+    attention = AttentionObjective(config, ContraCAM(contrast.head, config.second_order))
+    return Model(backbone, [contrast, attention, *probe_objectives(backbone.channels, classes, config)])
 
 
 def check(config: TrainConfig, classes: int | None, workers: int, compiled: bool) -> None:
     """Raises UserError for what ContraCAM cannot do."""
-    maps_have_places(config, classes, workers, compiled)
+    check_map_size(config, classes, workers, compiled)
     if config.micro_batch is not None:
         raise UserError(
             "--micro-batch: ContraCAM compares all images of a batch while the network runs, so that none may wait; "

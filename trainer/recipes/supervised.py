@@ -4,12 +4,12 @@ The attention read-out learns from detached features, as in `contrastive`, so th
 """
 
 from common.errors import UserError
-from trainer.augment import draw_flip
 from trainer.config import ModelConfig, TrainConfig
+from trainer.data.augment import draw_flip
 from trainer.model.attention import AttentionReadout
 from trainer.model.backbone import Backbone
-from trainer.model.classifier import ClassifierPart
-from trainer.model.parts import AttentionPart, Model
+from trainer.objectives.base import AttentionObjective, Model
+from trainer.objectives.classifier import ClassifierObjective
 from trainer.optim import CLASSIFIER
 from trainer.recipe import Recipe
 
@@ -20,8 +20,8 @@ def build(config: ModelConfig, classes: int | None, guided: bool = False) -> Mod
     """Cross-entropy, and a read-out that tells the backbone nothing unless it is `guided`. It needs classes."""
     assert classes is not None
     backbone = Backbone(config.backbone, config.norm)
-    attention = AttentionPart(config, AttentionReadout(config.select), informs=guided)
-    return Model(backbone, [ClassifierPart(backbone.channels, classes), attention])
+    attention = AttentionObjective(config, AttentionReadout(config.select), informs=guided)
+    return Model(backbone, [ClassifierObjective(backbone.channels, classes), attention])
 
 
 def check(config: TrainConfig, classes: int | None, workers: int, compiled: bool) -> None:

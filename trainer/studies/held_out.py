@@ -10,19 +10,19 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from common.errors import ImageFailure, UserError, told
+from common.errors import ImageFailure, UserError, describe_error
 from common.images import read_photograph
 from common.shards import read_samples
 from common.storage import open_storage
-from trainer.dataset import DataSet
-from trainer.evaluate.pictures import MAX_PIXELS, FolderPictures, check_classes
-from trainer.model.parts import Model
-from trainer.views import centre
+from trainer.data.crops import center_crop
+from trainer.data.dataset import Dataset
+from trainer.evaluate.image_sets import MAX_PIXELS, FolderImages, check_classes
+from trainer.objectives.base import Model
 
 BATCH = 256
 
 
-class Example(NamedTuple):
+class LabeledImage(NamedTuple):
     """The middle of an image, uint8 [3, S, S], and its class index."""
 
     image: Tensor
@@ -30,7 +30,7 @@ class Example(NamedTuple):
 
 
 @torch.no_grad()
-def accuracy(model: Model, examples: Iterable[Example], device: torch.device) -> float:
+def measure_accuracy(model: Model, examples: Iterable[LabeledImage], device: torch.device) -> float:
     """Top-1 of a model that has logits, on its device, in evaluation mode; NaN without examples."""
     learning, right, number = model.training, 0, 0
     model.eval()
@@ -45,7 +45,7 @@ def accuracy(model: Model, examples: Iterable[Example], device: torch.device) ->
     return right / number if number else float("nan")
 
 
-def of_shards(data: DataSet, size: int, threads: int = 2) -> Iterator[Example]:
+def read_shard_images(data: Dataset, size: int, threads: int = 2) -> Iterator[LabeledImage]:
     """The images of all shards, an 87.5 % centre crop of each in `size`. Raises UserError where one cannot be read."""
     storage = open_storage(data.location)
     for name in data.shards:
@@ -61,14 +61,16 @@ def of_shards(data: DataSet, size: int, threads: int = 2) -> Iterator[Example]:
         )
 
 
-def open_folders(location: str, classes: list[str]) -> FolderPictures:
+def open_val_folders(location: str, classes: list[str]) -> FolderImages:
     """Validation images. Raises UserError where their class folders are not exactly these classes."""
-    pictures = FolderPictures("--val", location, "val")
+    pictures = FolderImages("--val", location, "val")
     check_classes(pictures.classes, classes, f"--val {location}", "the training data")
     return pictures
 
 
-def of_folders(pictures: FolderPictures, classes: list[str], size: int, threads: int = 2) -> Iterator[Example]:
+def read_folder_images(
+    pictures: FolderImages, classes: list[str], size: int, threads: int = 2
+) -> Iterator[LabeledImage]:
     """The images of class folders, likewise, each class at its place in `classes`. Raises UserError likewise."""
     places = [classes.index(name) for name in pictures.classes]
     tasks = [
@@ -82,14 +84,14 @@ def _pixels(members: Mapping[str, bytes]) -> Tensor:
     return read_photograph(members["jpg"], MAX_PIXELS, 1)[0]
 
 
-def _example(name: str, read: Callable[[], Tensor], label: int, size: int) -> Example:
+def _example(name: str, read: Callable[[], Tensor], label: int, size: int) -> LabeledImage:
     try:
-        return Example(centre(read(), size), label)
+        return LabeledImage(center_crop(read(), size), label)
     except (ImageFailure, KeyError) as error:
-        raise UserError(f"{name} cannot be read: {told(error)}") from None
+        raise UserError(f"{name} cannot be read: {describe_error(error)}") from None
 
 
-def _made(tasks: Sequence[Callable[[], Example]], threads: int) -> Iterator[Example]:
+def _made(tasks: Sequence[Callable[[], LabeledImage]], threads: int) -> Iterator[LabeledImage]:
     """In order, decoded by threads, some ahead."""
     with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         for start in range(0, len(tasks), BATCH):

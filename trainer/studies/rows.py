@@ -3,26 +3,25 @@
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
 from common.errors import UserError
-from common.run_folder import RunFolder
+from common.launch import default_device
+from common.storage.run_folder import RunFolder
 from common.training import check_same_settings
 from trainer.checkpoint import load_trained
 from trainer.config import TrainSettings
-from trainer.dataset import open_dataset
-from trainer.job import CONFIG, check_run, identity, train_and_keep
-from trainer.journal import LAST, RESULT
+from trainer.data.dataset import open_dataset
+from trainer.job import CONFIG, prepare_run, run_identity, run_training
 from trainer.optim import CLASSIFIER
-from trainer.recipes import recipe
+from trainer.recipes import get_recipe
+from trainer.run_log import LAST, RESULT
 from trainer.studies.config import TableSettings
-from trainer.studies.held_out import accuracy, of_folders, open_folders
+from trainer.studies.held_out import measure_accuracy, open_val_folders, read_folder_images
 
 VALIDATED = "validation.json"
 
 
 @dataclass(frozen=True)
-class Row:
+class TableRow:
     """A recipe, its top-1 in % for each seed, and the paper's mean and standard error, where it has them."""
 
     recipe: str
@@ -31,13 +30,13 @@ class Row:
     paper: tuple[float, float | None] | None
 
 
-def make_rows(settings: TableSettings) -> list[Row]:
+def make_rows(settings: TableSettings) -> list[TableRow]:
     """Train what is missing, all settings checked before; then measure. Raises UserError."""
-    runs = runs_of(settings)
+    runs = list_runs(settings)
     if settings.probe is False:
         raise UserError("--no-probe: a table compares probes; leave it out")
     for run in [run for seeds in runs.values() for run in seeds]:
-        _, data, _ = check_run(run)
+        _, data, _ = prepare_run(run)
         if data.classes is None:
             raise UserError(f"a table compares probes: the samples of {data.location} have no classes")
     if settings.val is not None:
@@ -46,17 +45,17 @@ def make_rows(settings: TableSettings) -> list[Row]:
         for run in seeds:
             make(run)
     return [
-        Row(
+        TableRow(
             name,
-            seeds[0].deciding().backbone,
+            seeds[0].train_config().backbone,
             tuple(100 * top1(run, settings.val) for run in seeds),
-            recipe(name).paper.get(seeds[0].deciding().backbone),
+            get_recipe(name).paper.get(seeds[0].train_config().backbone),
         )
         for name, seeds in runs.items()
     ]
 
 
-def runs_of(settings: TableSettings) -> dict[str, list[TrainSettings]]:
+def list_runs(settings: TableSettings) -> dict[str, list[TrainSettings]]:
     """The runs of each recipe. Raises UserError."""
     settings.refuse("the table has --recipes and --seeds", "recipe", "seed")
     names = list(dict.fromkeys(name.strip() for name in settings.recipes.split(",")))
@@ -65,12 +64,12 @@ def runs_of(settings: TableSettings) -> dict[str, list[TrainSettings]]:
 
 def _run(settings: TableSettings, name: str, seed: int) -> TrainSettings:
     changes: dict[str, Any] = {"recipe": name, "seed": seed}
-    if recipe(name).optimisation is CLASSIFIER:
+    if get_recipe(name).optimisation is CLASSIFIER:
         changes["learning_rate"] = settings.supervised_learning_rate
-    if not recipe(name).human_data:
+    if not get_recipe(name).human_data:
         changes |= {"human_data": [], "human_batch_size": None}
     run = settings.run(**changes)
-    folder = f"{settings.folder()}/runs/{name}-{run.deciding().backbone}-seed{seed}"
+    folder = f"{settings.folder()}/runs/{name}-{run.train_config().backbone}-seed{seed}"
     return settings.run(**changes, output=folder)
 
 
@@ -79,16 +78,16 @@ def check_val(val: str, settings: TableSettings) -> None:
     data = open_dataset(settings.data, settings.unfinished)
     if data.classes is None:
         raise UserError(f"--val: the samples of {settings.data} have no classes; leave it out")
-    open_folders(val, data.class_names())
+    open_val_folders(val, data.class_names())
 
 
 def make(run: TrainSettings) -> None:
     """Train, unless its result is there. Raises UserError, also where that is of other settings."""
     folder = RunFolder(run.output_folder())
     if folder.read_json(RESULT) is None:
-        train_and_keep(run)
+        run_training(run)
     else:
-        check_same_settings(folder.location, folder.read_json(CONFIG) or {}, identity(*check_run(run)))
+        check_same_settings(folder.location, folder.read_json(CONFIG) or {}, run_identity(*prepare_run(run)))
 
 
 def top1(run: TrainSettings, val: str | None) -> float:
@@ -98,13 +97,13 @@ def top1(run: TrainSettings, val: str | None) -> float:
         return float(folder.read_json(RESULT)["probe_accuracy"])
     trained = load_trained(f"{folder.location}/{LAST}")
     assert trained.classes is not None, "checked before"
-    pictures = open_folders(val, trained.classes)
+    pictures = open_val_folders(val, trained.classes)
     about = {"val": val, "images": pictures.identity, "checkpoint": trained.sha256}
     if (known := folder.read_json(VALIDATED) or {}).items() >= about.items():
         return float(known["accuracy"])
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = default_device()
     threads = run.threads_per_worker(device.type)
-    examples = of_folders(pictures, trained.classes, trained.config.image_size, threads)
-    right = accuracy(trained.model.to(device), examples, device)
+    examples = read_folder_images(pictures, trained.classes, trained.config.image_size, threads)
+    right = measure_accuracy(trained.model.to(device), examples, device)
     folder.write_json(VALIDATED, {**about, "accuracy": right})
     return right

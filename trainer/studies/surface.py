@@ -7,12 +7,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from trainer.studies.searching import Trial
+from trainer.studies.run_search import Trial
 
 JSON, CSV, PICTURE = "trials.json", "trials.csv", "surface.png"
 
 
-def keep_trials(trials: Sequence[Trial], folder: str) -> str:
+def save_trials(trials: Sequence[Trial], folder: str) -> str:
     """Write all three into the search's folder; returns what was best in one sentence. `trials` are best first."""
     place = Path(folder)
     (place / JSON).write_text(json.dumps([asdict(trial) for trial in trials], indent=1) + "\n")
@@ -22,7 +22,7 @@ def keep_trials(trials: Sequence[Trial], folder: str) -> str:
         for trial in trials:
             final = f"{trial.accuracies[-1]:.6f}" if trial.accuracies else ""
             writer.writerow([trial.kld_weight, trial.nss_weight, final, len(trial.accuracies), trial.stopped])
-    draw([trial for trial in trials if trial.accuracies], str(place / PICTURE))
+    draw_surface([trial for trial in trials if trial.accuracies], str(place / PICTURE))
     best = trials[0]
     return (
         f"best of {len(trials)} trials: --kld-weight {best.kld_weight} --nss-weight {best.nss_weight}, right on "
@@ -30,7 +30,7 @@ def keep_trials(trials: Sequence[Trial], folder: str) -> str:
     )
 
 
-def draw(trials: Sequence[Trial], path: str) -> None:
+def draw_surface(trials: Sequence[Trial], path: str) -> None:
     """Accuracy by colour over both weights; contours over the trials that ran to the end, if they span an area."""
     import numpy as np
     from matplotlib.figure import Figure  # a second to import

@@ -10,20 +10,20 @@ import torch
 from torch import Tensor
 
 from common.errors import ImageFailure, UserError
-from labeler.teacher.training.config import TrainConfig
+from labeler.teacher.training.config import TeacherTrainConfig
 from labeler.teacher.training.examples import (
-    Example,
     Photograph,
+    TeacherExample,
     TrainingData,
-    human_example,
-    unlabelled_example,
+    make_human_example,
+    make_unlabeled_example,
     warn_of,
 )
 
 AHEAD = 2  # batches that are being made while one is learnt from
 
 
-class Batch(NamedTuple):
+class TeacherBatch(NamedTuple):
     """Examples side by side: uint8 [B, 3, 480, 640], colours [B, 3], maps [B, 120, 160], points, labelled bool [B]."""
 
     pixels: Tensor
@@ -36,7 +36,7 @@ class Batch(NamedTuple):
 class Batches:
     """All batches of a run, for one rank of `world`; each rank has an equal part of every batch."""
 
-    def __init__(self, config: TrainConfig, data: TrainingData, rank: int, world: int, threads: int) -> None:
+    def __init__(self, config: TeacherTrainConfig, data: TrainingData, rank: int, world: int, threads: int) -> None:
         self._config, self._data, self._rank, self._world, self._threads = config, data, rank, world, threads
         self._drawn = (config.distill_images or len(data.human)) if data.unlabelled else 0
         self.steps_per_epoch = (len(data.human) + self._drawn) // config.batch_size
@@ -47,10 +47,10 @@ class Batches:
                 f"--batch-size {config.batch_size}: there are only {len(data.human) + self._drawn} images in an epoch"
             )
 
-    def from_step(self, step: int) -> Iterator[Batch]:
+    def from_step(self, step: int) -> Iterator[TeacherBatch]:
         """The batches from a step of the run on, to its end, made in threads ahead of their use."""
         with ThreadPoolExecutor(self._threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            waiting: deque[list[Future[Example]]] = deque()
+            waiting: deque[list[Future[TeacherExample]]] = deque()
             for indices, epoch in self._remaining(step):
                 waiting.append([pool.submit(self._example, index, epoch) for index in indices])
                 if len(waiting) > AHEAD:
@@ -79,21 +79,23 @@ class Batches:
         order = np.array([*range(human), *drawn])
         return np.random.default_rng([self._config.seed, 0, epoch]).permutation(order).tolist()
 
-    def _example(self, index: int, epoch: int) -> Example:
+    def _example(self, index: int, epoch: int) -> TeacherExample:
         generator = np.random.default_rng([self._config.seed, 2, epoch, index])
         human, others, config = self._data.human, self._data.unlabelled, self._config
         if index < len(human):
-            return human_example(human[index], generator, config.zoom, config.colour)
+            return make_human_example(human[index], generator, config.zoom, config.colour)
         for further in range(len(others)):
             photograph = others[(index - len(human) + further) % len(others)]
             try:
-                return unlabelled_example(photograph, generator, config.distill_zoom, config.colour)
+                return make_unlabeled_example(photograph, generator, config.distill_zoom, config.colour)
             except ImageFailure as failure:
                 assert isinstance(photograph, Photograph)
                 warn_of(photograph, failure)
         raise UserError("--distill: none of the images can be read")
 
 
-def _joined(examples: list[Future[Example]]) -> Batch:
+def _joined(examples: list[Future[TeacherExample]]) -> TeacherBatch:
     pixels, colours, targets, points, labelled = zip(*(future.result() for future in examples), strict=True)
-    return Batch(torch.stack(pixels), torch.tensor(colours), torch.stack(targets), list(points), torch.tensor(labelled))
+    return TeacherBatch(
+        torch.stack(pixels), torch.tensor(colours), torch.stack(targets), list(points), torch.tensor(labelled)
+    )

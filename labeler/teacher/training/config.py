@@ -7,7 +7,7 @@ from common.settings import Settings
 from labeler.teacher import BUNDLED, PUBLISHED
 
 
-class TrainConfig(BaseModel):
+class TeacherTrainConfig(BaseModel):
     """What decides the weights that come out."""
 
     data: list[str] = Field(
@@ -44,7 +44,7 @@ class TrainConfig(BaseModel):
     colour: float = Field(0.2, ge=0, lt=1, description="brightness, contrast, saturation change by up to this part")
 
 
-class TrainSettings(TrainConfig, Settings):
+class TeacherTrainSettings(TeacherTrainConfig, Settings):
     """Train the teacher: photographs with fixations in, weights out.
 
     The same command again goes on where a stopped run left off. Every flag can also be set in a YAML file (--config) or

@@ -12,19 +12,19 @@ from torch import Tensor
 
 from common.errors import ImageFailure, UserError
 from common.fixation_maps import blur_fixations
-from common.fixations import FixatedImage, left_out_notes, open_fixations, split
+from common.fixations import FixatedImage, exclusion_notes, open_fixations, split_images
 from common.fixations.data import SALICON_SIGMA
 from common.fixations.split import duplicate_groups
 from common.images import read_photograph
-from common.listing import ImageRef
 from common.sources import Source, open_source
-from labeler.teacher.training.views import View, draw_view, shown_pixels, shown_points
+from common.sources.listing import ImageRef
+from labeler.teacher.training.views import View, crop_pixels, crop_points, draw_view
 
 TARGET_SIZE = (120, 160)  # height, width of the maps that are learnt: smooth ones, the finest tap has 60 x 80
 MOST_PIXELS = 100_000_000
 
 
-class Example(NamedTuple):
+class TeacherExample(NamedTuple):
     """One view of a photograph: uint8 [3, 480, 640], its colour factors, the human map [120, 160] and fixations.
 
     Without fixations (`labelled` false) the map is 0: the stronger teacher gives it.
@@ -70,12 +70,12 @@ def open_training_data(data: Sequence[str], distill: Sequence[str], validation: 
     notes: list[str] = []
     for location in data:
         images, left_out, first = open_fixations(location)
-        notes += left_out_notes(location, left_out, first)
+        notes += exclusion_notes(location, left_out, first)
         if {image.split for image in images} >= {"train", "val"}:
             learnt = [image for image in images if image.split == "train"]
             kept[location] = [image for image in images if image.split == "val"]
         else:
-            learnt, kept[location] = split(images, validation, seed)
+            learnt, kept[location] = split_images(images, validation, seed)
         train += learnt
     validating = [image for images in kept.values() for image in images]
     train = _without_copies(train, validating) if len(data) > 1 else train
@@ -85,27 +85,29 @@ def open_training_data(data: Sequence[str], distill: Sequence[str], validation: 
     return TrainingData(train, unlabelled, kept, notes)
 
 
-def human_example(image: FixatedImage, generator: np.random.Generator, zoom: float, colour: float) -> Example:
+def make_human_example(
+    image: FixatedImage, generator: np.random.Generator, zoom: float, colour: float
+) -> TeacherExample:
     """A random view of a photograph with the fixations that fall into it."""
     view = draw_view(generator, zoom, colour)
-    return shown_example(image, view)
+    return make_view_example(image, view)
 
 
-def shown_example(image: FixatedImage, view: View) -> Example:
+def make_view_example(image: FixatedImage, view: View) -> TeacherExample:
     """A view of a photograph with the fixations that fall into it."""
-    points = shown_points(image.fixations, view)
+    points = crop_points(image.fixations, view)
     height, width = TARGET_SIZE
     target = blur_fixations(points, height, width, SALICON_SIGMA * width)
-    return Example(shown_pixels(image.pixels(), view), view.colours, target, points, True)
+    return TeacherExample(crop_pixels(image.pixels(), view), view.colours, target, points, True)
 
 
-def unlabelled_example(
+def make_unlabeled_example(
     photograph: FixatedImage | Photograph, generator: np.random.Generator, zoom: float, colour: float
-) -> Example:
+) -> TeacherExample:
     """A random view of a photograph, without a map. Raises ImageFailure."""
     view = draw_view(generator, zoom, colour)
-    return Example(
-        shown_pixels(photograph.pixels(), view), view.colours, torch.zeros(TARGET_SIZE), np.zeros((0, 2)), False
+    return TeacherExample(
+        crop_pixels(photograph.pixels(), view), view.colours, torch.zeros(TARGET_SIZE), np.zeros((0, 2)), False
     )
 
 

@@ -14,16 +14,23 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 
 from common.errors import UserError
-from common.files import write_whole
 from common.fixations import FixatedImage
-from common.launch import Place
+from common.launch import Rank
 from common.saliency import cc, kld, nss
-from common.training import MetricLog, ProgressLine, load_checkpoint, save_checkpoint, warmup_cosine
+from common.storage.files import write_atomically
+from common.training import (
+    MetricLog,
+    ProgressLine,
+    load_checkpoint,
+    save_checkpoint,
+    split_by_weight_decay,
+    warmup_cosine,
+)
 from labeler.teacher.model import INPUT_SIZE, AttentionTeacher
-from labeler.teacher.training.batches import Batch, Batches
-from labeler.teacher.training.config import TrainConfig
-from labeler.teacher.training.examples import TARGET_SIZE, TrainingData, shown_example
-from labeler.teacher.training.views import WHOLE, recoloured
+from labeler.teacher.training.batches import Batches, TeacherBatch
+from labeler.teacher.training.config import TeacherTrainConfig
+from labeler.teacher.training.examples import TARGET_SIZE, TrainingData, make_view_example
+from labeler.teacher.training.views import WHOLE, adjust_colors
 
 LAST, BEST = "checkpoints/last.pt", "checkpoints/best.safetensors"
 
@@ -36,7 +43,7 @@ class Losses(NamedTuple):
     nss: Tensor
 
 
-def losses(maps: Tensor, targets: Tensor, points: Sequence[Any], nss_weight: float) -> Losses:
+def teacher_loss(maps: Tensor, targets: Tensor, points: Sequence[Any], nss_weight: float) -> Losses:
     """KLD to the targets minus weighted NSS at the fixations (paper 3.2): [B, H, W], [B, h, w], B point arrays.
 
     An image without fixations adds nothing to the NSS.
@@ -46,37 +53,39 @@ def losses(maps: Tensor, targets: Tensor, points: Sequence[Any], nss_weight: flo
     return Losses(divergence - nss_weight * scanpath, divergence, scanpath)
 
 
-class Training:
+class TeacherTrainer:
     """The network that learns, the average of its weights, and all else that a checkpoint holds."""
 
     def __init__(
-        self, config: TrainConfig, student: AttentionTeacher, stronger: nn.Module | None, place: Place
+        self, config: TeacherTrainConfig, student: AttentionTeacher, stronger: nn.Module | None, rank: Rank
     ) -> None:
-        self.config, self.place = config, place
-        self.student = student.to(place.device).train()
-        self.stronger = None if stronger is None else stronger.to(place.device)
+        self.config, self.rank = config, rank
+        self.student = student.to(rank.device).train()
+        self.stronger = None if stronger is None else stronger.to(rank.device)
         self.average = AveragedModel(self.student, multi_avg_fn=_average(config.ema))
-        self.optimizer = torch.optim.AdamW(_groups(self.student, config.weight_decay), lr=config.learning_rate)
-        self.network = DistributedDataParallel(self.student) if place.world > 1 else self.student
+        self.optimizer = torch.optim.AdamW(
+            _parameter_groups(self.student, config.weight_decay), lr=config.learning_rate
+        )
+        self.network = DistributedDataParallel(self.student) if rank.world_size > 1 else self.student
         self.step, self.best = 0, -1.0  # steps done; the best validation CC
 
-    def learn(self, batch: Batch, steps: int) -> dict[str, float]:
+    def learn(self, batch: TeacherBatch, steps: int) -> dict[str, float]:
         """One step of `steps`. Raises UserError where the loss or the gradient is no number."""
         share = warmup_cosine(self.step, steps, round(self.config.warmup * steps))
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.learning_rate * share
-        images = batch.pixels.to(self.place.device, non_blocking=True).float() / 255
+        images = batch.pixels.to(self.rank.device, non_blocking=True).float() / 255
         targets = self._targets(batch, images)
         with torch.autocast(images.device.type, torch.bfloat16, enabled=images.device.type == "cuda"):
-            maps = self.network(self.fitted(recoloured(images, batch.colours.to(images.device))))
+            maps = self.network(self.fitted(adjust_colors(images, batch.colours.to(images.device))))
         try:
-            terms = losses(maps, targets, batch.points, self.config.nss_weight)
+            terms = teacher_loss(maps, targets, batch.points, self.config.nss_weight)
         except ValueError as error:
             raise self.diverged(str(error)) from None
         self.optimizer.zero_grad()
         terms.loss.backward()
         norm = nn.utils.get_total_norm([p.grad for p in self.student.parameters() if p.grad is not None])
-        values = self.place.mean(torch.stack([*terms, norm]).detach()).tolist()
+        values = self.rank.mean(torch.stack([*terms, norm]).detach()).tolist()
         if not all(map(math.isfinite, values)):
             raise self.diverged("loss or gradient is no number")
         self.optimizer.step()
@@ -101,7 +110,7 @@ class Training:
         size = [round(side * scale) for side in INPUT_SIZE]
         return interpolate(images, size, mode="bilinear", antialias=True)
 
-    def _targets(self, batch: Batch, images: Tensor) -> Tensor:
+    def _targets(self, batch: TeacherBatch, images: Tensor) -> Tensor:
         """The human maps, and the stronger teacher's where there are none."""
         targets = batch.targets.to(images.device)
         unlabelled = (~batch.labelled).nonzero().flatten().to(images.device)
@@ -128,7 +137,7 @@ class Training:
         return {name: tensor.detach().cpu().contiguous() for name, tensor in self.average.module.state_dict().items()}
 
 
-def train(training: Training, batches: Batches, data: TrainingData, output: Path, checkpoint_every: int) -> None:
+def train(training: TeacherTrainer, batches: Batches, data: TrainingData, output: Path, checkpoint_every: int) -> None:
     """Train to the end, from the last checkpoint in `output` if there is one; rank 0 writes.
 
     After each epoch the averaged weights are validated; those with the best CC on the first data set are kept.
@@ -136,7 +145,7 @@ def train(training: Training, batches: Batches, data: TrainingData, output: Path
     last = output / LAST
     if last.exists():
         training.restore(load_checkpoint(last))
-    writes = training.place.rank == 0
+    writes = training.rank.index == 0
     steps = training.config.epochs * batches.steps_per_epoch
     log = MetricLog(output, training.step) if writes else None
     line = ProgressLine(steps, training.step, training.config.batch_size) if writes else None
@@ -154,9 +163,9 @@ def train(training: Training, batches: Batches, data: TrainingData, output: Path
             chosen = next(iter(scores.values()))["cc"]
             if log and line:
                 log.write(training.step, epoch=ended_epoch, **{f"validation {name}": s for name, s in scores.items()})
-                line.tell(f"epoch {ended_epoch}: " + "; ".join(_told(name, score) for name, score in scores.items()))
+                line.log(f"epoch {ended_epoch}: " + "; ".join(_told(name, score) for name, score in scores.items()))
                 if chosen > training.best:
-                    write_whole(output / BEST, safetensors.torch.save(training.weights()))
+                    write_atomically(output / BEST, safetensors.torch.save(training.weights()))
             training.best = max(training.best, chosen)
         if writes and (not within or training.step % checkpoint_every == 0):
             save_checkpoint(last, training.state())
@@ -166,7 +175,7 @@ def train(training: Training, batches: Batches, data: TrainingData, output: Path
 
 
 @torch.no_grad()
-def validate(training: Training, data: dict[str, list[FixatedImage]]) -> dict[str, dict[str, float]]:
+def validate(training: TeacherTrainer, data: dict[str, list[FixatedImage]]) -> dict[str, dict[str, float]]:
     """CC and NSS of the averaged weights on each data set; every rank looks at a part of the photographs."""
     of_file: dict[Path, list[tuple[str, FixatedImage]]] = {}
     for name, images in data.items():
@@ -174,14 +183,14 @@ def validate(training: Training, data: dict[str, list[FixatedImage]]) -> dict[st
             of_file.setdefault(image.path.resolve(), []).append((name, image))
     network = training.average.module.eval()
     found: list[tuple[str, float, float]] = []
-    for path in sorted(of_file)[training.place.rank :: training.place.world]:
-        examples = [(name, shown_example(image, WHOLE)) for name, image in of_file[path]]
-        attention = network(training.fitted(examples[0][1].pixels[None].to(training.place.device).float() / 255))
+    for path in sorted(of_file)[training.rank.index :: training.rank.world_size]:
+        examples = [(name, make_view_example(image, WHOLE)) for name, image in of_file[path]]
+        attention = network(training.fitted(examples[0][1].pixels[None].to(training.rank.device).float() / 255))
         for name, example in examples:
             similarity = cc(attention, example.target[None].to(attention)).item()
             found.append((name, similarity, nss(attention, [example.points]).item()))
-    if training.place.world > 1:
-        parts: list[Any] = [None] * training.place.world
+    if training.rank.world_size > 1:
+        parts: list[Any] = [None] * training.rank.world_size
         torch.distributed.all_gather_object(parts, found)
         found = [row for part in parts for row in part]
     scores = {}
@@ -206,8 +215,6 @@ def _average(decay: float) -> Any:
     return update
 
 
-def _groups(network: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Convolutions' weights decay; biases and norms do not."""
-    decayed = [parameter for parameter in network.parameters() if parameter.ndim > 1]
-    others = [parameter for parameter in network.parameters() if parameter.ndim <= 1]
+def _parameter_groups(network: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    decayed, others = split_by_weight_decay(network.parameters())
     return [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]

@@ -8,36 +8,36 @@ import torch
 from torch import nn
 
 from common.errors import UserError
-from common.files import write_whole
-from common.launch import Place, launch, leads
-from common.run_folder import RunFolder
-from common.training import check_same_settings
+from common.launch import Rank, is_main_process, launch
+from common.storage.files import write_atomically
+from common.storage.run_folder import RunFolder
+from common.training import save_or_check_settings
 from labeler.teacher.model import AttentionTeacher, SaliencyBranch
 from labeler.teacher.training.batches import Batches
-from labeler.teacher.training.config import TrainConfig, TrainSettings
+from labeler.teacher.training.config import TeacherTrainConfig, TeacherTrainSettings
 from labeler.teacher.training.examples import open_training_data
-from labeler.teacher.training.loop import BEST, Training, train
+from labeler.teacher.training.loop import BEST, TeacherTrainer, train
 from labeler.teacher.weights import find_teacher, load_teacher
 
 FAINT = -1.0  # a branch's logit before it has learnt anything; there are four
 
 
-def train_teacher(settings: TrainSettings) -> None:
+def train_teacher(settings: TeacherTrainSettings) -> None:
     """Train as the settings say."""
     if "://" in settings.output:
         raise UserError(f"--output {settings.output}: expected a local folder, which all workers see")
     folder, output = RunFolder(settings.output), Path(settings.output)
-    config = TrainConfig(**{name: getattr(settings, name) for name in TrainConfig.model_fields})
+    config = TeacherTrainConfig(**{name: getattr(settings, name) for name in TeacherTrainConfig.model_fields})
     folder.check_writable()
-    if leads():
-        _keep_config(folder, config)
+    if is_main_process():
+        save_or_check_settings(folder, "config.json", config.model_dump(mode="json"))
 
-    def work(place: Place) -> None:
+    def work(rank: Rank) -> None:
         data = open_training_data(config.data, config.distill, config.validation, config.seed)
         stronger = load_teacher(config.distill_teacher) if config.distill else None
-        training = Training(config, initial_teacher(config.init, config.seed), stronger, place)
-        batches = Batches(config, data, place.rank, place.world, settings.threads)
-        if place.rank == 0:
+        training = TeacherTrainer(config, initial_teacher(config.init, config.seed), stronger, rank)
+        batches = Batches(config, data, rank.index, rank.world_size, settings.threads)
+        if rank.index == 0:
             for note in data.notes:
                 print(note, file=sys.stderr)
             print(
@@ -49,21 +49,21 @@ def train_teacher(settings: TrainSettings) -> None:
         train(training, batches, data, output, settings.checkpoint_every)
 
     launch(work, settings.workers, output)
-    if leads():
+    if is_main_process():
         print(f"the weights are {_export(output)}; score them with python -m labeler.teacher.evaluate")
 
 
 def initial_teacher(init: str, seed: int) -> AttentionTeacher:
     """A network with random weights, or with those of a named teacher. Raises UserError."""
     if init == "random":
-        return randomly_initialised(seed)
+        return initialize_randomly(seed)
     teacher = find_teacher(init).build()
     if not isinstance(teacher, AttentionTeacher):
         raise UserError(f"--init {init}: expected weights of this teacher's network")
     return teacher
 
 
-def randomly_initialised(seed: int) -> AttentionTeacher:
+def initialize_randomly(seed: int) -> AttentionTeacher:
     """Convolutions as He et al. (2015) draw them; the maps begin faint and flat, where the sigmoid has its slope."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -81,19 +81,10 @@ def randomly_initialised(seed: int) -> AttentionTeacher:
     return teacher
 
 
-def _keep_config(folder: RunFolder, config: TrainConfig) -> None:
-    """A run goes on with the settings that it began with. Raises UserError."""
-    now = config.model_dump(mode="json")
-    if before := folder.read_json("config.json"):
-        check_same_settings(folder.location, before, now)
-    else:
-        folder.write_json("config.json", now)
-
-
 def _export(output: Path) -> Path:
     """Write the best weights as half floats: what --teacher takes."""
     weights = safetensors.torch.load_file(output / BEST)
     halves = {name: tensor.half() for name, tensor in weights.items()}
     path = output / "teacher.safetensors"
-    write_whole(path, safetensors.torch.save(halves))
+    write_atomically(path, safetensors.torch.save(halves))
     return path

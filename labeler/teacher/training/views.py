@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from labeler.teacher.model import whole_frame
+from labeler.teacher.model import resize_to_input
 
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
@@ -37,23 +37,23 @@ def draw_view(generator: np.random.Generator, zoom: float, colour: float) -> Vie
     return View(left, top, width, height, bool(generator.random() < 0.5), (brightness, contrast, saturation))
 
 
-def shown_pixels(pixels: Tensor, view: View) -> Tensor:
+def crop_pixels(pixels: Tensor, view: View) -> Tensor:
     """The part that is shown, in the teacher's size: uint8 [3, H, W] -> uint8 [3, 480, 640]; colours unchanged."""
     height, width = pixels.shape[1:]
     left, right = round(view.left * width), round((view.left + view.width) * width)
     top, bottom = round(view.top * height), round((view.top + view.height) * height)
-    shown = whole_frame(pixels[:, top : max(bottom, top + 1), left : max(right, left + 1)].contiguous())
+    shown = resize_to_input(pixels[:, top : max(bottom, top + 1), left : max(right, left + 1)].contiguous())
     return shown.flip(2) if view.mirrored else shown
 
 
-def shown_points(points: np.ndarray, view: View) -> np.ndarray:
+def crop_points(points: np.ndarray, view: View) -> np.ndarray:
     """The points that are shown, in the view's own frame: [n, 2] of x, y in [0, 1] -> [m, 2]."""
     shown = (points - (view.left, view.top)) / (view.width, view.height)
     shown = shown[np.all((shown >= 0) & (shown <= 1), axis=1)]
     return np.column_stack([1 - shown[:, 0], shown[:, 1]]) if view.mirrored else shown
 
 
-def recoloured(images: Tensor, colours: Tensor) -> Tensor:
+def adjust_colors(images: Tensor, colours: Tensor) -> Tensor:
     """Change saturation, contrast (about the mean grey), then brightness: [B, 3, H, W] in [0, 1], [B, 3] -> alike."""
     brightness, contrast, saturation = colours.to(images).view(-1, 3, 1, 1, 1).unbind(1)
     grey = (images * torch.tensor(LUMA).to(images)[:, None, None]).sum(1, keepdim=True)

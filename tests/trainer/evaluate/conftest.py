@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from common.settings import load_settings
-from tests.trainer.datasets import COLOURS, disc_sample, make_dataset
+from tests.support.datasets import COLOURS, disc_sample, make_dataset
 from trainer.config import TrainSettings
-from trainer.job import train_and_keep
+from trainer.job import run_training
 
 CLASSES = 4
 FIRST_HELD_OUT = 1000  # samples from here on are in no training data
@@ -24,7 +24,7 @@ def checkpoints(tmp_path_factory, training_data):
     folder = tmp_path_factory.mktemp("runs")
     for recipe in ("contrastive", "contrastive-attn-teacher"):
         flags = ["--backbone=resnet18", "--image-size=32", "--batch-size=16", "--epochs=1", f"--recipe={recipe}"]
-        train_and_keep(load_settings(TrainSettings, [f"--data={training_data}", f"--output={folder / recipe}", *flags]))
+        run_training(load_settings(TrainSettings, [f"--data={training_data}", f"--output={folder / recipe}", *flags]))
     return [str(folder / recipe / "checkpoints/best") for recipe in ("contrastive", "contrastive-attn-teacher")]
 
 

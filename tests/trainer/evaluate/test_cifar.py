@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from common.errors import UserError
-from tests.pictures import jpeg, write
+from tests.support.pictures import jpeg, write
 from trainer.evaluate.cifar import CLASSES, open_cifar, open_cifar_c
 
 

@@ -5,11 +5,11 @@ import pytest
 import torch
 
 from common.errors import UserError
-from tests.pictures import write
+from tests.support.pictures import write
+from trainer.data.crops import center_crop
 from trainer.evaluate.features import FeatureStore, extract_here
+from trainer.evaluate.image_sets import FolderImages
 from trainer.evaluate.models import open_models
-from trainer.evaluate.pictures import FolderPictures
-from trainer.views import centre
 
 CPU = torch.device("cpu")
 
@@ -34,9 +34,9 @@ def model(checkpoints):
 
 @pytest.mark.parametrize("readers", [0, 2])
 def test_features_are_the_models_of_the_images_centres(model, val, tmp_path, readers):
-    pictures = FolderPictures("--val", str(val), "val")
+    pictures = FolderImages("--val", str(val), "val")
     found = FeatureStore(str(tmp_path), Counting(readers), None).get(model, pictures)
-    images = torch.stack([centre(pictures.read(index), 32) for index in range(len(pictures.names))]).float() / 255
+    images = torch.stack([center_crop(pictures.read(index), 32) for index in range(len(pictures.names))]).float() / 255
     with torch.no_grad():
         assert np.allclose(found.rows, model.network.features(images).numpy(), atol=1e-5)
     assert found.labels.tolist() == pictures.labels.tolist()
@@ -44,10 +44,10 @@ def test_features_are_the_models_of_the_images_centres(model, val, tmp_path, rea
 
 
 def test_features_are_extracted_once_for_a_model_a_set_and_a_size(model, checkpoints, val, tmp_path):
-    pictures, count = FolderPictures("--val", str(val), "val"), Counting()
+    pictures, count = FolderImages("--val", str(val), "val"), Counting()
     store = FeatureStore(str(tmp_path), count, None)
     first = store.get(model, pictures)
-    assert np.array_equal(first.rows, store.get(model, FolderPictures("--val", str(val), "val")).rows)
+    assert np.array_equal(first.rows, store.get(model, FolderImages("--val", str(val), "val")).rows)
     assert count.images == 24
     store.get(open_models(checkpoints[1:], None)[0], pictures)
     assert count.images == 48
@@ -56,7 +56,7 @@ def test_features_are_extracted_once_for_a_model_a_set_and_a_size(model, checkpo
 
 
 def test_models_that_lack_the_same_see_each_image_together(checkpoints, val, tmp_path, monkeypatch):
-    pictures, models = FolderPictures("--val", str(val), "val"), open_models(checkpoints, None)
+    pictures, models = FolderImages("--val", str(val), "val"), open_models(checkpoints, None)
     apart, together = Counting(), Counting()
     store = FeatureStore(str(tmp_path / "together"), together, None)
     store.prepare(models, [pictures, pictures])
@@ -75,7 +75,7 @@ def test_unreadable_images_are_named_and_left_out(model, val, tmp_path):
     content = (val / "red" / "000.jpg").read_bytes()
     folder = write(tmp_path / "mixed", {"a/0.jpg": content, "a/1.jpg": content[:300], "b/2.jpg": content})
     store = FeatureStore(str(tmp_path / "kept"), Counting(), None)
-    found = store.get(model, FolderPictures("--val", str(folder), "val"))
+    found = store.get(model, FolderImages("--val", str(folder), "val"))
     assert found.labels.tolist() == [0, 1]
     assert found.indices.tolist() == [0, 2]
     assert list(found.unreadable) == ["a/1.jpg"]
@@ -86,7 +86,7 @@ def test_unreadable_images_are_named_and_left_out(model, val, tmp_path):
 def test_a_set_that_cannot_be_read_at_all_is_an_error(model, tmp_path):
     folder = write(tmp_path / "broken", {"a/0.jpg": b"", "a/1.jpg": b"x"})
     with pytest.raises(UserError, match=r"none of the 2 images can be read: a/0\.jpg \(empty"):
-        FeatureStore(str(tmp_path / "kept"), Counting(), None).get(model, FolderPictures("", str(folder), "val"))
+        FeatureStore(str(tmp_path / "kept"), Counting(), None).get(model, FolderImages("", str(folder), "val"))
 
 
 def test_features_that_are_no_numbers_are_refused_and_not_kept(model, val, tmp_path, monkeypatch):
@@ -95,12 +95,12 @@ def test_features_that_are_no_numbers_are_refused_and_not_kept(model, val, tmp_p
 
     monkeypatch.setattr(model.network, "features", diverged)
     with pytest.raises(UserError, match=r"best: .* features of val, found NaN or infinity for 24 of 24 images"):
-        FeatureStore(str(tmp_path), Counting(), None).get(model, FolderPictures("", str(val), "val"))
+        FeatureStore(str(tmp_path), Counting(), None).get(model, FolderImages("", str(val), "val"))
     assert not list(tmp_path.glob("*.npz"))
 
 
 def test_a_damaged_file_of_features_is_named(model, val, tmp_path):
-    store, pictures = FeatureStore(str(tmp_path), Counting(), None), FolderPictures("", str(val), "val")
+    store, pictures = FeatureStore(str(tmp_path), Counting(), None), FolderImages("", str(val), "val")
     store.get(model, pictures)
     [kept] = tmp_path.glob("*.npz")
     kept.write_bytes(b"no arrays")
@@ -110,7 +110,7 @@ def test_a_damaged_file_of_features_is_named(model, val, tmp_path):
 
 @pytest.mark.parametrize("readers", [0, 2])
 def test_a_store_that_fails_is_one_sentence_from_readers_too(model, val, readers, monkeypatch):
-    pictures = FolderPictures("", str(val), "val")
+    pictures = FolderImages("", str(val), "val")
 
     def expired(index):
         raise UserError("s3://bucket/x: the credentials have expired")
@@ -121,7 +121,7 @@ def test_a_store_that_fails_is_one_sentence_from_readers_too(model, val, readers
 
 
 def test_a_reading_process_that_dies_is_one_sentence(model, val, monkeypatch):
-    pictures = FolderPictures("", str(val), "val")
+    pictures = FolderImages("", str(val), "val")
     here, read = os.getpid(), pictures.read
     monkeypatch.setattr(pictures, "read", lambda index: read(index) if os.getpid() == here else os._exit(9))
     with pytest.raises(UserError, match=r"a process that reads images died: .* fewer --readers"):
@@ -133,7 +133,7 @@ def test_many_processes_extract_what_one_does(model, val, tmp_path, monkeypatch)
     from trainer.evaluate import distribute
 
     monkeypatch.setattr(distribute, "CHUNK", 7)
-    pictures = FolderPictures("", str(val), "val")
+    pictures = FolderImages("", str(val), "val")
 
     def on_ray(models, sets, size):
         return distribute.extract_on_ray(models, sets, size, 5, 0, workers=2)

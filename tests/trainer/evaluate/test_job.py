@@ -15,19 +15,19 @@ from sklearn.neighbors import NearestNeighbors
 
 from common.errors import UserError
 from common.fixations import open_fixations
+from common.saliency import score_map
 from common.settings import load_settings
-from tests.pictures import write
-from tests.seeing_teachers import data_set, looks
-from tests.trainer.datasets import COLOURS
+from tests.support.datasets import COLOURS
+from tests.support.pictures import write
+from tests.support.seeing_teachers import data_set, looks
 from tests.trainer.evaluate.conftest import val_folder
 from trainer.checkpoint import load_trained
 from trainer.config import TrainSettings
-from trainer.evaluate.alignment import score
+from trainer.data.crops import center_crop, resize_frame
 from trainer.evaluate.config import EvaluateSettings
-from trainer.evaluate.job import evaluate_and_keep
-from trainer.evaluate.pictures import FolderPictures
-from trainer.job import train_and_keep
-from trainer.views import centre, whole
+from trainer.evaluate.image_sets import FolderImages
+from trainer.evaluate.job import run_evaluation
+from trainer.job import run_training
 
 ROOT = Path(__file__).parents[3]
 NAMES = ("contrastive seed 0", "contrastive-attn-teacher seed 0")
@@ -36,7 +36,7 @@ NAMES = ("contrastive seed 0", "contrastive-attn-teacher seed 0")
 def evaluate(checkpoints, output, *flags):
     settings = load_settings(EvaluateSettings, [*checkpoints, f"--output={output}", "--readers=0", *map(str, flags)])
     settings.check()
-    return evaluate_and_keep(settings)
+    return run_evaluation(settings)
 
 
 def strict(path):
@@ -120,8 +120,8 @@ def test_the_main_figures_are_those_of_the_suites(report):
 
 
 def test_top1_is_how_often_the_models_own_logits_are_right(report, checkpoints, val):
-    pictures = FolderPictures("", str(val), "val")
-    images = torch.stack([centre(pictures.read(index), 32) for index in range(24)]).float() / 255
+    pictures = FolderImages("", str(val), "val")
+    images = torch.stack([center_crop(pictures.read(index), 32) for index in range(24)]).float() / 255
     for name, location in zip(NAMES, checkpoints, strict=True):
         trained = load_trained(location)
         with torch.no_grad():
@@ -178,7 +178,7 @@ def test_an_images_cc_is_that_of_the_models_map_of_the_whole_frame(report, check
     model = load_trained(checkpoints[0]).model
     image = open_fixations(human).images[3]
     with torch.no_grad():
-        attention = model.attention(whole(image.pixels(), 32)[None].float() / 255)
+        attention = model.attention(resize_frame(image.pixels(), 32)[None].float() / 255)
     resized = torch.nn.functional.interpolate(
         attention[None], (image.height, image.width), mode="bilinear", antialias=True
     )
@@ -252,8 +252,8 @@ def test_published_corruptions_are_judged_whole_by_the_clean_classifier(checkpoi
     write(tmp_path / "imagenet-c/fog/3", contents)
     flags = ["--corruptions=fog", "--severities=3", "--queries=4", f"--imagenet-c={tmp_path / 'imagenet-c'}"]
     evaluate(checkpoints[:1], tmp_path / "out", *flags)
-    trained, pictures = load_trained(checkpoints[0]), FolderPictures("", str(val), "val")
-    images = torch.stack([whole(pictures.read(index), 32) for index in range(24)]).float() / 255
+    trained, pictures = load_trained(checkpoints[0]), FolderImages("", str(val), "val")
+    images = torch.stack([resize_frame(pictures.read(index), 32) for index in range(24)]).float() / 255
     with torch.no_grad():
         best = trained.model.logits(images).argmax(1).tolist()
     right = [trained.classes[index] == file.split("/")[0] for index, file in zip(best, pictures.names, strict=True)]
@@ -270,18 +270,18 @@ def test_contracams_maps_are_made_of_several_images_together(training_data, huma
         "--epochs=1",
         "--recipe=contrastive-contracam",
     ]
-    train_and_keep(load_settings(TrainSettings, [f"--data={training_data}", f"--output={tmp_path / 'run'}", *flags]))
+    run_training(load_settings(TrainSettings, [f"--data={training_data}", f"--output={tmp_path / 'run'}", *flags]))
     checkpoint = str(tmp_path / "run/checkpoints/last")
     evaluate([checkpoint], tmp_path / "out", "--suite=alignment", f"--human-data={human}")
     images = open_fixations(human).images
     model = load_trained(checkpoint).model
     with torch.no_grad():
-        maps = model.attention(torch.stack([whole(image.pixels(), 40) for image in images]).float() / 255)
+        maps = model.attention(torch.stack([resize_frame(image.pixels(), 40) for image in images]).float() / 255)
     table = rows(tmp_path / "out/alignment.csv")
     assert [row["image"] for row in table] == [image.name for image in images]
     for row, image, found in zip(table, images, maps, strict=True):
         assert float(row["cc"]) == pytest.approx(
-            score(found, image.attention_map(image.height, image.width), image.fixations)["cc"], abs=1e-4
+            score_map(found, image.attention_map(image.height, image.width), image.fixations)["cc"], abs=1e-4
         )
 
     one = data_set(tmp_path / "one", looks(images=1))
@@ -292,11 +292,11 @@ def test_contracams_maps_are_made_of_several_images_together(training_data, huma
 def test_a_model_that_predicts_no_attention_is_left_out_of_alignment_and_named(
     checkpoints, human, tmp_path, monkeypatch
 ):
-    from trainer.model.parts import AttentionPart
+    from trainer.objectives.base import AttentionObjective
 
-    attention = AttentionPart.attention
+    attention = AttentionObjective.attention
     monkeypatch.setattr(
-        AttentionPart, "attention", lambda part, *given: attention(part, *given) if part.clean_informs else None
+        AttentionObjective, "attention", lambda part, *given: attention(part, *given) if part.clean_informs else None
     )
     evaluate(checkpoints, tmp_path / "out", f"--human-data={human}")
     found = strict(tmp_path / "out/results.json")

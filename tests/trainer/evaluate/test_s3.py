@@ -6,14 +6,14 @@ import pytest
 
 from common.settings import load_settings
 from trainer.evaluate.config import EvaluateSettings
-from trainer.evaluate.job import evaluate_and_keep
+from trainer.evaluate.job import run_evaluation
 
 
 def evaluate(checkpoint, train, val, output):
     flags = ["--suite=linear,retrieval", f"--train={train}", f"--val={val}", "--queries=5", "--probe-epochs=2"]
     settings = load_settings(EvaluateSettings, [checkpoint, *flags, f"--output={output}", "--readers=0"])
     settings.check()
-    return evaluate_and_keep(settings)
+    return run_evaluation(settings)
 
 
 @pytest.mark.usefixtures("s3_environment")

@@ -7,7 +7,7 @@ from torch import nn
 
 from trainer.losses import attention_loss
 from trainer.model.backbone import Features
-from trainer.model.contracam import ContraCAM, contrastive_scores, scaled
+from trainer.model.contracam import ContraCAM, contrastive_scores, scale_maps
 from trainer.model.heads import ProjectionHead
 
 SIZE = (9, 12)
@@ -101,6 +101,6 @@ def test_one_image_alone_is_refused():
 
 def test_a_constant_map_is_0_with_a_gradient_that_is_a_number():
     maps = torch.stack([torch.zeros(3, 3), torch.full((3, 3), 2.0), -torch.rand(3, 3)]).requires_grad_()
-    scaled(maps).sum().backward()
-    assert (scaled(maps) == 0).all()
+    scale_maps(maps).sum().backward()
+    assert (scale_maps(maps) == 0).all()
     assert maps.grad.isfinite().all()

@@ -8,16 +8,16 @@ from PIL import Image
 from scipy import stats
 
 from common.errors import UserError
+from common.intervals import standard_error
 from common.settings import load_settings
-from common.statistics import standard_error
-from tests.trainer.datasets import COLOURS, make_dataset
-from tests.trainer.people import make_people
+from tests.support.datasets import COLOURS, make_dataset
+from tests.support.people import make_people
 from trainer import table
-from trainer.loop import Training
+from trainer.loop import Trainer
 from trainer.recipes import recipe_names
 from trainer.studies.config import TableSettings
-from trainer.studies.rows import Row, runs_of
-from trainer.studies.tabulate import as_csv, draw, markdown
+from trainer.studies.format_table import draw_table, format_csv, format_markdown
+from trainer.studies.rows import TableRow, list_runs
 
 
 @pytest.fixture(scope="module")
@@ -28,8 +28,8 @@ def discs(tmp_path_factory):
 @pytest.fixture
 def steps(monkeypatch):
     """The steps that are learnt, as they are."""
-    learnt, learn = [], Training.learn
-    monkeypatch.setattr(Training, "learn", lambda self, batch: learnt.append(self.config.seed) or learn(self, batch))
+    learnt, learn = [], Trainer.learn
+    monkeypatch.setattr(Trainer, "learn", lambda self, batch: learnt.append(self.config.seed) or learn(self, batch))
     return learnt
 
 
@@ -78,14 +78,14 @@ def test_human_data_and_learning_rates_go_to_the_recipes_that_they_are_for(discs
     people = make_people(tmp_path / "csv", 2)
     own = [f"--human-data={people}", "--learning-rate=2", "--supervised-learning-rate=0.05"]
     settings = load_settings(TableSettings, [f"--data={discs}", f"--output={tmp_path}", *own])
-    runs = runs_of(settings)
+    runs = list_runs(settings)
     assert set(runs) == set(recipe_names())
     assert [name for name, seeds in runs.items() if seeds[0].human_data] == ["contrastive-attn-cotrain"]
     rates = {name: seeds[0].learning_rate for name, seeds in runs.items()}
     assert (rates.pop("supervised"), rates.pop("supervised-attn-teacher")) == (0.05, 0.05)
     assert set(rates.values()) == {2}
     assert [run.seed for run in runs["contrastive"]] == [0, 1, 2]
-    assert (runs["contrastive"][0].deciding().epochs, runs["supervised"][0].deciding().epochs) == (400, 90)
+    assert (runs["contrastive"][0].train_config().epochs, runs["supervised"][0].train_config().epochs) == (400, 90)
 
 
 def test_what_cannot_run_is_refused_before_anything_is_trained(discs, tmp_path, steps):
@@ -118,18 +118,18 @@ def test_a_run_of_other_data_is_refused(tmp_path):
 
 
 ROWS = [
-    Row("contrastive", "resnet50", (60.0, 62.0, 61.0), (67.61, 0.04)),
-    Row("contrastive-contracam", "resnet50", (60.0,), (67.71, None)),
-    Row("another", "resnet34", (50.0, 52.0), None),
+    TableRow("contrastive", "resnet50", (60.0, 62.0, 61.0), (67.61, 0.04)),
+    TableRow("contrastive-contracam", "resnet50", (60.0,), (67.71, None)),
+    TableRow("another", "resnet34", (50.0, 52.0), None),
 ]
 
 
 def test_means_errors_and_the_papers_figures_stand_side_by_side(tmp_path):
     assert standard_error((60.0, 62.0, 61.0)) == pytest.approx(1 / math.sqrt(3))
-    lines = markdown(ROWS).splitlines()
+    lines = format_markdown(ROWS).splitlines()
     assert lines[2] == "| contrastive | resnet50 | 3 | 61.00 ± 0.58 | 67.61 ± 0.04 |"
     assert lines[3] == "| contrastive-contracam | resnet50 | 1 | 60.00 | 67.71 |"
     assert lines[4] == "| another | resnet34 | 2 | 51.00 ± 1.00 |  |"
-    assert as_csv(ROWS).splitlines()[3] == "another,resnet34,2,51.0000,1.0000,,,50.0000 52.0000"
-    draw(ROWS, str(tmp_path / "table.png"))
+    assert format_csv(ROWS).splitlines()[3] == "another,resnet34,2,51.0000,1.0000,,,50.0000 52.0000"
+    draw_table(ROWS, str(tmp_path / "table.png"))
     assert Image.open(tmp_path / "table.png").size[1] > 100

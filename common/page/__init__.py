@@ -1,0 +1,3 @@
+"""Self-contained HTML pages: markup, attention overlays, charts."""
+
+from common.page.html import *  # noqa: F403

@@ -1,0 +1,161 @@
+"""Storage in a local folder: files appear under their name whole, by hard links from a folder of unfinished files."""
+
+import contextlib
+import fcntl
+import os
+import shutil
+import sys
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from common.errors import UserError
+
+PARTIAL = ".partial"  # unfinished files, of a running or a killed job
+
+
+class LocalStorage:
+    """A folder on a local or shared POSIX file system.
+
+    Files are written under `.partial/`, flushed to disk and hard-linked to their name: linking never overwrites.
+    Writers hold a lock on their unfinished file, so that `sweep` can tell a dead writer's files from a live one's.
+    """
+
+    largest_object = sys.maxsize
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.location = str(root)
+
+    def exists(self, name: str) -> bool:
+        return (self.root / name).exists()
+
+    def list(self, folder: str = "") -> list[str]:
+        try:
+            with os.scandir(self.root / folder) as entries:
+                return sorted(f"{folder}/{e.name}".lstrip("/") for e in entries if e.is_file())
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+
+    def open(self, name: str) -> BinaryIO:
+        return (self.root / name).open("rb")
+
+    def read(self, name: str) -> bytes:
+        return (self.root / name).read_bytes()
+
+    def read_range(self, name: str, start: int, size: int) -> bytes:
+        with self.open(name) as file:
+            file.seek(start)
+            return file.read(size)
+
+    @contextlib.contextmanager
+    def scratch(self) -> Iterator[BinaryIO]:
+        path, file = self._create_locked()
+        try:
+            with file:
+                yield file
+        finally:
+            path.unlink(missing_ok=True)
+
+    def put_file(self, name: str, file: BinaryIO) -> bool:
+        file.flush()
+        os.fsync(file.fileno())
+        target = self.root / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            os.link(file.name, target)
+        except FileExistsError:
+            return False
+        _sync_folder(target.parent)
+        return True
+
+    def put(self, name: str, content: bytes) -> bool:
+        with self.scratch() as file:
+            file.write(content)
+            return self.put_file(name, file)
+
+    def replace(self, name: str, content: bytes) -> None:
+        target = self.root / name
+        with self.scratch() as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+            target.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(file.name, target)
+            _sync_folder(target.parent)
+
+    def swap(self, name: str, expected: bytes | None, content: bytes) -> bool:
+        with _locked(self.root):
+            found = self.read(name) if self.exists(name) else None
+            if found == expected:
+                self.replace(name, content)
+            return found in (expected, content)
+
+    def check_writable(self) -> None:
+        """Prove that the folder takes files and hard links. Raises UserError."""
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            with self.scratch() as file:
+                probe = f"{PARTIAL}/{uuid.uuid4().hex}.probe"
+                self.put_file(probe, file)
+                (self.root / probe).unlink()
+        except OSError as error:
+            raise UserError(
+                f"cannot write to {self.root}: {error.strerror}; "
+                "expected a folder, new or writable, on a file system with hard links"
+            ) from None
+
+    def sweep(self) -> None:
+        """Remove the unfinished files of writers that are dead; those of live ones stay."""
+        folder = self.root / PARTIAL
+        if not folder.is_dir():
+            return
+        for path in folder.iterdir():
+            with contextlib.suppress(OSError), path.open("rb") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                path.unlink()
+        with contextlib.suppress(OSError):
+            folder.rmdir()
+
+    def free_bytes(self) -> int:
+        """Free space for new files."""
+        return shutil.disk_usage(self.root).free
+
+    scratch_bytes = free_bytes  # scratch files lie beside the data, so that they can be linked
+
+    def _create_locked(self) -> tuple[Path, BinaryIO]:
+        """A new unfinished file that this process holds the lock of."""
+        while True:
+            path = self.root / PARTIAL / uuid.uuid4().hex
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                file = path.open("xb")
+            except FileNotFoundError:  # another run's sweep removed the folder just now
+                continue
+            with contextlib.suppress(OSError):  # a file system without locks: sweep will leave its files alone
+                fcntl.flock(file, fcntl.LOCK_EX)
+            if os.fstat(file.fileno()).st_nlink:
+                return path, file
+            file.close()  # another run's sweep took it between creation and lock
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Keep other processes of this kind out; on a file system without locks, nobody is."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a new name in a folder survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,59 @@
+"""What a running job tells Prometheus, through Ray: Ray adds the prefix `ray_` to each name."""
+
+from ray.util.metrics import Counter, Gauge
+
+from common.manifest import Plan, ShardRecord
+
+METRICS = {
+    "labeler_images_total": "images labelled",
+    "labeler_failures_total": "images left out, by reason",
+    "labeler_shards_total": "shards committed",
+    "labeler_shards_failed_total": "shards set aside",
+    "labeler_bytes_total": "bytes of committed shards",
+    "labeler_phase_seconds_total": "seconds of work on committed shards, by phase; fetch, decode and encode in threads",
+    "labeler_images_planned": "images of the plan",
+    "labeler_shards_planned": "shards of the plan",
+}
+
+
+class WorkerMetrics:
+    """What a worker counts."""
+
+    def __init__(self, dataset: str) -> None:
+        self.images = _counter("labeler_images_total", dataset)
+        self.failures = _counter("labeler_failures_total", dataset, "reason")
+        self.shards = _counter("labeler_shards_total", dataset)
+        self.bytes = _counter("labeler_bytes_total", dataset)
+        self.seconds = _counter("labeler_phase_seconds_total", dataset, "phase")
+
+    def committed(self, record: ShardRecord) -> None:
+        """One more shard."""
+        for counter, value in ((self.images, record.samples), (self.shards, 1), (self.bytes, record.bytes)):
+            if value:
+                counter.inc(value)
+        for reason, count in record.failures.items():
+            self.failures.inc(count, tags={"reason": reason.value})
+        for phase, seconds in record.seconds.items():
+            if seconds:
+                self.seconds.inc(seconds, tags={"phase": phase})
+
+
+class JobMetrics:
+    """What the job as a whole tells."""
+
+    def __init__(self, dataset: str, plan: Plan) -> None:
+        self.failed = _counter("labeler_shards_failed_total", dataset)
+        for name, value in (("labeler_images_planned", plan.images), ("labeler_shards_planned", plan.shards)):
+            gauge = Gauge(name, METRICS[name], tag_keys=("dataset",))
+            gauge.set_default_tags({"dataset": dataset})
+            gauge.set(value)
+
+    def set_aside(self) -> None:
+        """A shard failed for good."""
+        self.failed.inc()
+
+
+def _counter(name: str, dataset: str, *tags: str) -> Counter:
+    counter = Counter(name, METRICS[name], tag_keys=("dataset", *tags))
+    counter.set_default_tags({"dataset": dataset})
+    return counter

@@ -1,0 +1,1 @@
+"""What verify, preview and stats read and compute."""

@@ -1,0 +1,1 @@
+"""One shard, from photographs to a committed tar file, in a plain process."""

@@ -1,0 +1,1 @@
+"""Score a teacher on human fixations."""

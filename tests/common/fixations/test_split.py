@@ -1,0 +1,116 @@
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from common.errors import UserError
+from common.fixations import FixatedImage, open_fixations, split_images
+from common.fixations.split import duplicate_groups
+from tests.support.pictures import encoded, photograph
+
+COUNT = 12
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> list[FixatedImage]:
+    """Twelve photographs; 3 is 0 as another JPEG of another size, 7 and 9 are bytes of 5."""
+    folder = tmp_path_factory.mktemp("images")
+    for number in range(COUNT):
+        path = folder / f"{number:02}.jpg"
+        if number == 3:
+            path.write_bytes(encoded(photograph(96, 64, seed=0).resize((48, 32)), "JPEG", quality=80))
+        else:
+            path.write_bytes(encoded(photograph(96, 64, seed=5 if number in (7, 9) else number), "JPEG", quality=95))
+    look = np.array([[0.5, 0.5]], np.float32)
+    paths = sorted(folder.iterdir())
+    return [FixatedImage(path.name, path, 96, 64, look, np.zeros(1, np.int32)) for path in paths]
+
+
+def names(images: list[FixatedImage]) -> list[str]:
+    return [image.name for image in images]
+
+
+@given(st.data())
+def test_a_split_hangs_on_names_and_seed_only(images: list[FixatedImage], data: st.DataObject) -> None:
+    order = data.draw(st.permutations(images))
+    seed = data.draw(st.integers(0, 5))
+    assert [names(side) for side in split_images(order, 4, seed)] == [
+        names(side) for side in split_images(images, 4, seed)
+    ]
+
+
+def test_a_split_is_another_one_with_another_seed(images: list[FixatedImage]) -> None:
+    assert len({tuple(names(split_images(images, 4, seed)[1])) for seed in range(10)}) > 5
+
+
+def test_a_split_is_the_same_in_another_process(images: list[FixatedImage]) -> None:
+    program = (
+        "import sys, numpy, pathlib; from common.fixations import FixatedImage, split_images\n"
+        "look = numpy.zeros((1, 2)), numpy.zeros(1)\n"
+        "paths = map(pathlib.Path, sys.argv[1:])\n"
+        "print(*[i.name for i in split_images([FixatedImage(p.name, p, 96, 64, *look) for p in paths], 4, 3)[1]])"
+    )
+    arguments = [sys.executable, "-c", program, *(str(image.path) for image in images)]
+    found = subprocess.run(arguments, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[3])
+    assert found.stdout.split() == names(split_images(images, 4, 3)[1])
+
+
+@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize(("validation", "expected"), [(4, 4), (1, 1), (11, 11), (0.25, 3), (0.5, 6), (0.9, 11)])
+def test_validation_is_a_number_or_a_fraction(
+    validation: float, expected: int, seed: int, images: list[FixatedImage]
+) -> None:
+    train, chosen = split_images(images, validation, seed)
+    assert sorted(names(train) + names(chosen)) == names(images)
+    assert expected - 2 <= len(chosen) <= expected
+    assert len(chosen) == expected or expected > 7  # seven photographs have no copy to wait for
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_copies_of_one_picture_stay_on_one_side(seed: int, images: list[FixatedImage]) -> None:
+    for side in split_images(images, 0.5, seed):
+        assert len({"00.jpg", "03.jpg"} & set(names(side))) in (0, 2)
+        assert len({"05.jpg", "07.jpg", "09.jpg"} & set(names(side))) in (0, 3)
+
+
+def test_copies_are_found_by_their_bytes_their_pixels_and_their_names(images: list[FixatedImage]) -> None:
+    renamed = replace(images[1], name="02.jpg")
+    groups = [names(group) for group in duplicate_groups([*images, renamed]) if len(group) > 1]
+    assert groups == [["00.jpg", "03.jpg"], ["01.jpg", "02.jpg", "02.jpg"], ["05.jpg", "07.jpg", "09.jpg"]]
+
+
+def test_a_data_set_that_grows_keeps_most_of_its_division(images: list[FixatedImage]) -> None:
+    before, after = (set(names(split_images(part, 0.5, 0)[1])) for part in (images[:10], images))
+    assert len(before & after) >= 3
+
+
+@pytest.mark.parametrize("validation", [0, 12, 13, -1, 0.0, 1.0, 1.5, -0.2, 0.01, float("nan")])
+def test_a_side_without_images_is_a_user_error(validation: float, images: list[FixatedImage]) -> None:
+    with pytest.raises(UserError, match=r"validation = .*12 images"):
+        split_images(images, validation, 0)
+
+
+def test_no_images_at_all_are_a_user_error() -> None:
+    with pytest.raises(UserError, match="the 0 images"):
+        split_images([], 0.2, 0)
+
+
+def test_an_image_that_cannot_be_read_is_a_user_error_that_names_it(images: list[FixatedImage], tmp_path: Path) -> None:
+    (tmp_path / "cut.jpg").write_bytes(images[0].path.read_bytes()[:700])
+    for path in (tmp_path / "cut.jpg", tmp_path / "absent.jpg"):
+        with pytest.raises(UserError, match=rf"{path.name}: the image cannot be read"):
+            split_images([*images, replace(images[0], path=path, name=path.name)], 4, 0)
+
+
+def test_of_osie_only_the_two_known_copies_are_alike(shared_data: Path) -> None:
+    images = open_fixations(f"osie-eye:{shared_data / 'osie'}").images
+    assert [names(group) for group in duplicate_groups(images) if len(group) > 1] == [["1279.jpg", "1374.jpg"]]
+    assert images[278].path.read_bytes() != images[373].path.read_bytes()
+    for seed in range(3):
+        train, chosen = split_images(images, 0.2, seed)
+        assert (len(train), len(chosen)) == (400, 100)

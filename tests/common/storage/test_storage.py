@@ -1,0 +1,299 @@
+import contextlib
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from common.errors import UserError
+from common.storage import LocalStorage, open_storage
+from common.storage.local import PARTIAL
+
+REPOSITORY = Path(__file__).parents[3]
+WRITER = """
+import sys
+from pathlib import Path
+from common.storage import LocalStorage
+
+with LocalStorage(Path(sys.argv[1])).scratch() as file:
+    file.write(b"half a shard")
+    file.flush()
+    print("writing", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> LocalStorage:
+    return LocalStorage(tmp_path / "data")
+
+
+@contextlib.contextmanager
+def live_writer(storage: LocalStorage) -> Iterator[subprocess.Popen[str]]:
+    """Another process in the middle of writing; it ends when its standard input does."""
+    command = [sys.executable, "-c", WRITER, str(storage.root)]
+    with subprocess.Popen(command, cwd=REPOSITORY, stdin=-1, stdout=-1, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "writing\n"
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def partial_files(storage: LocalStorage) -> list[Path]:
+    folder = storage.root / PARTIAL
+    return sorted(folder.iterdir()) if folder.is_dir() else []
+
+
+def visible_files(storage: LocalStorage) -> list[str]:
+    paths = storage.root.rglob("*")
+    return sorted(str(p.relative_to(storage.root)) for p in paths if p.is_file() and PARTIAL not in p.parts)
+
+
+def write_half(storage: LocalStorage) -> None:
+    with storage.scratch() as file:
+        file.write(b"half")
+        raise RuntimeError
+
+
+def put_own_number(arguments: tuple[Path, str, int]) -> bool:
+    root, name, number = arguments
+    return LocalStorage(root).put(name, b"%d" % number * 10_000)
+
+
+def test_put_writes_what_reads_back(storage: LocalStorage) -> None:
+    assert storage.put("plan.json", b"content")
+    assert storage.read("plan.json") == b"content"
+    assert storage.exists("plan.json")
+    with storage.open("plan.json") as file:
+        file.seek(3)
+        assert file.read() == b"tent"
+
+
+def test_put_makes_the_folders_of_a_name(storage: LocalStorage) -> None:
+    assert storage.put("records/deep/x.json", b"1")
+    assert storage.list("records/deep") == ["records/deep/x.json"]
+
+
+def test_put_keeps_what_has_the_name(storage: LocalStorage) -> None:
+    storage.put("x", b"first")
+    assert not storage.put("x", b"second")
+    assert storage.read("x") == b"first"
+
+
+def test_put_file_gives_a_scratch_file_its_name_once(storage: LocalStorage) -> None:
+    for expected in (True, False):
+        with storage.scratch() as file:
+            file.write(b"shard")
+            assert storage.put_file("train-000000.tar", file) is expected
+    assert storage.read("train-000000.tar") == b"shard"
+
+
+def test_a_put_file_is_whole_before_the_scratch_block_ends(storage: LocalStorage) -> None:
+    with storage.scratch() as file:
+        file.write(b"a little, which a buffer may hold back")
+        storage.put_file("x", file)
+        assert storage.read("x") == b"a little, which a buffer may hold back"
+
+
+def test_nothing_unfinished_stays_after_writing(storage: LocalStorage) -> None:
+    storage.put("x", b"1")
+    storage.put("x", b"2")
+    storage.replace("x", b"3")
+    storage.check_writable()
+    assert partial_files(storage) == []
+
+
+def test_an_exception_leaves_neither_a_name_nor_a_scratch_file(storage: LocalStorage) -> None:
+    with pytest.raises(RuntimeError):
+        write_half(storage)
+    assert partial_files(storage) == []
+    assert visible_files(storage) == []
+
+
+def test_a_missing_object_is_not_found(storage: LocalStorage) -> None:
+    assert not storage.exists("x")
+    for read in (storage.read, storage.open):
+        with pytest.raises(FileNotFoundError):
+            read("x")
+
+
+def test_list_gives_sorted_names_of_one_folder_only(storage: LocalStorage) -> None:
+    for name in ("b", "a", "records/2.json", "records/1.json", "records/deeper/x"):
+        storage.put(name, b"1")
+    assert storage.list() == ["a", "b"]
+    assert storage.list("records") == ["records/1.json", "records/2.json"]
+    assert storage.list("absent") == []
+
+
+def test_replace_writes_new_names_and_overwrites_old_ones(storage: LocalStorage) -> None:
+    for content in (b"first, long", b"second"):
+        storage.replace("records/x", content)
+        assert storage.read("records/x") == content
+
+
+def test_a_reader_keeps_the_content_that_it_opened_through_a_replace(storage: LocalStorage) -> None:
+    storage.put("x", b"old")
+    with storage.open("x") as file:
+        storage.replace("x", b"new")
+        assert file.read() == b"old"
+    assert storage.read("x") == b"new"
+
+
+def test_readers_see_old_or_new_but_nothing_between_while_it_is_replaced(storage: LocalStorage) -> None:
+    versions = {bytes([65 + version]) * 1000 for version in range(20)}
+    storage.put("x", min(versions))
+    done = threading.Event()
+
+    def replace() -> None:
+        for version in sorted(versions):
+            storage.replace("x", version)
+        done.set()
+
+    with ThreadPoolExecutor(1) as pool:
+        writing = pool.submit(replace)
+        while not done.is_set():
+            assert storage.read("x") in versions
+        writing.result()
+
+
+def test_of_many_threads_that_put_one_name_exactly_one_wins(storage: LocalStorage) -> None:
+    for name in range(5):
+        with ThreadPoolExecutor(8) as pool:
+            jobs = [(storage.root, str(name), number) for number in range(8)]
+            won = list(pool.map(put_own_number, jobs))
+        assert won.count(True) == 1
+        assert storage.read(str(name)) == b"%d" % won.index(True) * 10_000
+    assert partial_files(storage) == []
+
+
+def test_of_many_processes_that_put_one_name_exactly_one_wins(storage: LocalStorage) -> None:
+    with ProcessPoolExecutor(4, mp_context=multiprocessing.get_context("spawn")) as pool:
+        jobs = [(storage.root, str(name), number) for name in range(20) for number in range(4)]
+        results = list(pool.map(put_own_number, jobs))
+    for name in range(20):
+        won = results[4 * name : 4 * name + 4]
+        assert won.count(True) == 1
+        assert storage.read(str(name)) == b"%d" % won.index(True) * 10_000
+
+
+def test_a_killed_writer_leaves_nothing_visible_and_sweep_removes_its_file(storage: LocalStorage) -> None:
+    with live_writer(storage) as process:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert visible_files(storage) == []
+    assert len(partial_files(storage)) == 1
+    storage.sweep()
+    assert partial_files(storage) == []
+    assert storage.put("x", b"works after a sweep")
+
+
+def test_sweep_leaves_a_live_writer_of_another_process_alone(storage: LocalStorage) -> None:
+    with live_writer(storage) as process:
+        [path] = partial_files(storage)
+        storage.sweep()
+        assert partial_files(storage) == [path]
+        process.communicate("")
+        assert process.returncode == 0
+    assert partial_files(storage) == []
+
+
+def test_sweep_leaves_a_live_writer_of_the_same_process_alone(storage: LocalStorage) -> None:
+    with storage.scratch() as file:
+        file.write(b"shard")
+        storage.sweep()
+        assert storage.put_file("x", file)
+    assert storage.read("x") == b"shard"
+
+
+def test_sweep_tells_dead_files_from_live_ones(storage: LocalStorage) -> None:
+    with live_writer(storage) as process:
+        process.kill()
+        process.wait()
+    with storage.scratch() as file:
+        storage.sweep()
+        assert partial_files(storage) == [Path(file.name)]
+
+
+def test_sweep_never_touches_what_has_a_name(storage: LocalStorage) -> None:
+    storage.put("x", b"1")
+    storage.put("records/y", b"2")
+    storage.sweep()
+    assert visible_files(storage) == ["records/y", "x"]
+
+
+def test_sweep_of_a_storage_that_is_not_there_does_nothing(storage: LocalStorage) -> None:
+    storage.sweep()
+    assert not storage.root.exists()
+
+
+def test_writers_survive_a_sweep_that_runs_all_the_time(storage: LocalStorage) -> None:
+    done = threading.Event()
+
+    def sweep() -> None:
+        while not done.is_set():
+            storage.sweep()
+
+    with ThreadPoolExecutor(5) as pool:
+        sweeping = pool.submit(sweep)
+        jobs = [pool.submit(storage.put, f"{number}", b"x") for number in range(200)]
+        assert all(job.result() for job in jobs)
+        done.set()
+        sweeping.result()
+    assert len(storage.list()) == 200
+
+
+def test_check_writable_makes_a_new_folder_and_leaves_it_empty(storage: LocalStorage) -> None:
+    storage.check_writable()
+    storage.sweep()
+    assert list(storage.root.iterdir()) == []
+
+
+@pytest.mark.parametrize("below", ["", "below", "below/deeper"])
+def test_a_file_in_place_of_the_folder_is_a_user_error(below: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"cannot write to .*file"):
+        LocalStorage(tmp_path / "file" / below).check_writable()
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs Linux's /proc")
+def test_a_place_where_no_folder_can_be_made_is_a_user_error() -> None:
+    with pytest.raises(UserError, match="cannot write to /proc/imagenet-attn"):
+        LocalStorage(Path("/proc/imagenet-attn")).check_writable()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_without_write_permission_is_a_user_error(tmp_path: Path) -> None:
+    tmp_path.chmod(0o555)
+    with pytest.raises(UserError, match="Permission denied"):
+        LocalStorage(tmp_path).check_writable()
+
+
+def test_a_dangling_link_as_folder_is_a_user_error(tmp_path: Path) -> None:
+    (tmp_path / "data").symlink_to("absent")
+    with pytest.raises(UserError, match="cannot write to"):
+        LocalStorage(tmp_path / "data").check_writable()
+
+
+def test_free_bytes_is_what_the_file_system_says(storage: LocalStorage) -> None:
+    storage.check_writable()
+    free = os.statvfs(storage.root)
+    assert storage.free_bytes() == pytest.approx(free.f_bavail * free.f_frsize, rel=0.1)
+
+
+def test_an_address_is_a_user_error() -> None:
+    with pytest.raises(UserError, match="https://host/x: expected a local folder or s3://"):
+        open_storage("https://host/x")
+
+
+def test_a_path_is_a_folder(tmp_path: Path) -> None:
+    storage = open_storage(str(tmp_path / "data"))
+    assert storage.put("x", b"1")
+    assert (tmp_path / "data" / "x").read_bytes() == b"1"

@@ -1,0 +1,227 @@
+import hashlib
+import io
+import json
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import webdataset
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from PIL import Image
+
+from common.shards import (
+    MEMBERS,
+    Sample,
+    SampleInfo,
+    ShardWriter,
+    decode_map,
+    decode_points,
+    encode_map,
+    encode_points,
+    read_samples,
+)
+from tests.support.pictures import encoded, jpeg, photograph
+
+INFO = SampleInfo(
+    source="n01/ünïcode.JPEG",
+    wnid="n01",
+    width=64,
+    height=48,
+    exif_orientation=1,
+    source_sha256="0" * 64,
+    reencoded_from="",
+    teacher="attention-center@8968fe8266a3",
+    map_max=0.25,
+    gaze_points=2,
+)
+keys = st.from_regex(r"[0-9]{9}", fullmatch=True)
+members = st.dictionaries(st.sampled_from(MEMBERS), st.binary(max_size=1200), min_size=1)
+
+
+def sample(key: str = "000000000", jpeg_bytes: bytes | None = jpeg(), class_index: int | None = 7) -> Sample:
+    attention = np.arange(64, dtype=np.uint8).reshape(8, 8)
+    return Sample(key, jpeg_bytes, class_index, INFO, attention, np.array([[0.5, 0.25, 1]], np.float32))
+
+
+def shard(samples: list[tuple[str, dict[str, bytes]]]) -> bytes:
+    file = io.BytesIO()
+    writer = ShardWriter(file)
+    for key, files in samples:
+        writer.add(key, files)
+    writer.close()
+    return file.getvalue()
+
+
+def headers(content: bytes) -> list[tarfile.TarInfo]:
+    with tarfile.open(fileobj=io.BytesIO(content), mode="r:") as tar:
+        return tar.getmembers()
+
+
+def test_a_sample_has_its_members_in_their_order() -> None:
+    assert tuple(sample().members()) == MEMBERS == ("jpg", "cls", "json", "attn.png", "gaze.npy")
+
+
+def test_a_label_only_sample_and_one_without_classes_leave_members_out() -> None:
+    assert tuple(sample(jpeg_bytes=None).members()) == MEMBERS[1:]
+    assert tuple(sample(class_index=None).members()) == ("jpg", "json", "attn.png", "gaze.npy")
+    assert sample(class_index=0).members()["cls"] == b"0"
+
+
+def test_the_members_are_what_the_contract_says() -> None:
+    files = sample().members()
+    assert files["jpg"] == jpeg()
+    assert files["cls"] == b"7"
+    assert json.loads(files["json"]) == INFO.model_dump()
+    assert (np.asarray(Image.open(io.BytesIO(files["attn.png"]))) == sample().attention).all()
+    assert (np.load(io.BytesIO(files["gaze.npy"]), allow_pickle=False) == sample().gaze).all()
+
+
+def test_the_json_is_canonical() -> None:
+    content = sample().members()["json"]
+    assert (
+        content == json.dumps(json.loads(content), sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+    )
+    assert "ünïcode".encode() in content
+
+
+def test_the_same_samples_give_the_same_bytes() -> None:
+    first, second = (shard([(f"{key:09d}", sample().members()) for key in range(3)]) for _ in range(2))
+    assert first == second
+
+
+def test_headers_depend_on_nothing_but_the_sample() -> None:
+    for header in headers(shard([("000000004", sample().members())])):
+        assert (header.mtime, header.uid, header.gid, header.uname, header.gname) == (0, 0, 0, "", "")
+        assert header.mode == 0o444
+        assert header.isreg()
+        assert header.pax_headers == {}
+
+
+def test_headers_are_ustar_of_512_bytes() -> None:
+    content = shard([("000000004", sample().members())])
+    found = headers(content)
+    assert all(content[header.offset + 257 : header.offset + 265] == b"ustar\x0000" for header in found)
+    assert all(header.offset_data - header.offset == 512 for header in found)
+
+
+def test_members_are_contiguous_and_named_by_key_and_extension() -> None:
+    content = shard([(key, sample().members()) for key in ("000000009", "000000010")])
+    assert [header.name for header in headers(content)] == [
+        f"{key}.{extension}" for key in ("000000009", "000000010") for extension in MEMBERS
+    ]
+
+
+@given(st.dictionaries(keys, members))
+def test_reading_gives_back_what_was_written(samples) -> None:
+    content = shard(list(samples.items()))
+    assert list(read_samples(io.BytesIO(content))) == list(samples.items())
+
+
+@given(st.dictionaries(keys, members))
+def test_the_writer_knows_its_files_checksum_size_and_samples(samples) -> None:
+    file = io.BytesIO()
+    writer = ShardWriter(file)
+    for key, files in samples.items():
+        writer.add(key, files)
+    writer.close()
+    assert writer.sha256 == hashlib.sha256(file.getvalue()).hexdigest()
+    assert writer.bytes == len(file.getvalue())
+    assert writer.samples == len(samples)
+    assert not file.closed
+
+
+def test_a_shard_can_be_written_to_a_file_that_only_takes_bytes(tmp_path: Path) -> None:
+    with (tmp_path / "x.tar").open("wb") as file:
+        writer = ShardWriter(file)
+        writer.add("000000000", sample().members())
+        writer.close()
+    assert (tmp_path / "x.tar").read_bytes() == shard([("000000000", sample().members())])
+
+
+def test_webdataset_reads_the_samples(tmp_path: Path) -> None:
+    (tmp_path / "train-000000.tar").write_bytes(shard([(f"{key:09d}", sample().members()) for key in range(3)]))
+    dataset = webdataset.WebDataset(str(tmp_path / "train-000000.tar"), shardshuffle=False)
+    read = list(dataset)
+    assert [item["__key__"] for item in read] == ["000000000", "000000001", "000000002"]
+    assert all(item[extension] == content for item in read for extension, content in sample().members().items())
+
+
+@pytest.mark.parametrize("damage", [b"", b"text", bytes(100), b"\xff" * 1024])
+def test_what_is_not_a_tar_raises(damage: bytes) -> None:
+    with pytest.raises(tarfile.ReadError):
+        list(read_samples(io.BytesIO(damage)))
+
+
+def test_a_shard_cut_inside_a_member_raises() -> None:
+    content = shard([(f"{key:09d}", sample().members()) for key in range(2)])
+    jpg = headers(content)[5]
+    assert jpg.size > 512
+    with pytest.raises(tarfile.ReadError):
+        list(read_samples(io.BytesIO(content[: jpg.offset_data + 600])))
+
+
+@pytest.mark.parametrize("damage", ["cut inside a header", "a header of noise"])
+def test_a_shard_damaged_at_a_later_header_raises(damage: str) -> None:
+    content = shard([(f"{key:09d}", sample().members()) for key in range(2)])
+    start = headers(content)[5].offset
+    damaged = content[: start + 100] if "cut" in damage else content[:start] + b"?" * 512 + content[start + 512 :]
+    with pytest.raises(tarfile.ReadError):
+        list(read_samples(io.BytesIO(damaged)))
+
+
+@given(arrays(np.uint8, st.tuples(st.integers(1, 40), st.integers(1, 40))))
+def test_maps_survive_their_encoding(attention) -> None:
+    decoded = decode_map(encode_map(attention))
+    assert decoded.dtype == np.uint8
+    assert (decoded == attention).all()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        encoded(photograph(), "PNG"),
+        encoded(photograph().convert("L"), "JPEG"),
+        encoded(Image.fromarray(np.zeros((4, 4), np.uint16)), "PNG"),
+        b"text",
+    ],
+    ids=["colour", "JPEG", "16 bit", "text"],
+)
+def test_what_is_no_grey_png_is_no_map(content: bytes) -> None:
+    with pytest.raises((ValueError, OSError)):
+        decode_map(content)
+
+
+@given(arrays(np.float32, st.tuples(st.integers(0, 30), st.just(3)), elements=st.floats(0, 1, width=32)))
+def test_points_survive_their_encoding(points) -> None:
+    content = encode_points(points)
+    decoded = decode_points(content)
+    assert decoded.dtype == np.float32
+    assert (decoded == points).all()
+    assert decoded.shape == points.shape
+    assert content[:8] == b"\x93NUMPY\x01\x00"
+
+
+def test_points_are_stored_in_single_precision_and_in_rows() -> None:
+    points = np.asfortranarray(np.random.default_rng(0).random((4, 3)))
+    header = encode_points(points)[10:128].decode()
+    assert "'<f4'" in header
+    assert "'fortran_order': False" in header
+
+
+def test_pickled_points_are_refused() -> None:
+    buffer = io.BytesIO()
+    np.save(buffer, np.array([{"x": 1}], dtype=object), allow_pickle=True)
+    with pytest.raises(ValueError, match="allow_pickle"):
+        decode_points(buffer.getvalue())
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("exif_orientation", 0), ("exif_orientation", 9), ("width", 0), ("source_sha256", "abc"), ("gaze_points", -1)],
+)
+def test_a_senseless_description_is_refused(field: str, value: object) -> None:
+    with pytest.raises(ValueError, match=field):
+        SampleInfo(**{**INFO.model_dump(), field: value})

@@ -1,0 +1,246 @@
+import io
+import json
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from common.errors import Reason
+from common.manifest import ShardRecord, sha256
+from common.orientation import map_to_stored
+from common.shards import decode_map, decode_points
+from labeler.labeling.shard import ShardConflict
+from labeler.teacher.weights import ForeignTeacher
+from tests.support.jobs import checksums, members, photographs, planned, planned_shard, shard_labeler
+from tests.support.pictures import jpeg
+from tests.support.teachers import gradient_teacher
+
+TAR = "train-000000.tar"
+RECORD = "records/train-000000.json"
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    return photographs(tmp_path / "images", 11, classes=3)
+
+
+def label(images: Path, output: Path, teacher: nn.Module | None = None, threads: int = 2, **config: Any) -> ShardRecord:
+    """Plan a job and make its first shard."""
+    return shard_labeler(planned(images, output, **config), output, teacher, threads).label(0)
+
+
+class ByPicture(nn.Module):
+    """A teacher that does to a batch what a function says."""
+
+    def __init__(self, function: Any) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.function(images)
+
+
+def test_shard_holds_its_images_in_the_order_of_the_plan(images: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    record = label(images, output, map_size=32)
+    content = members(output / TAR)
+    plan = planned_shard(output)
+    extensions = ("jpg", "cls", "json", "attn.png", "gaze.npy")
+    assert list(content) == [f"{image.key}.{extension}" for image in plan for extension in extensions]
+    for image in plan:
+        source = (images / image.ref.uri).read_bytes()
+        info = json.loads(content[f"{image.key}.json"])
+        points = decode_points(content[f"{image.key}.gaze.npy"])
+        assert content[f"{image.key}.jpg"] == source
+        assert content[f"{image.key}.cls"] == str(image.class_index).encode()
+        assert info["source"] == image.ref.uri
+        assert info["source_sha256"] == sha256(source)
+        assert info["wnid"] == f"class{image.class_index}"
+        assert (info["width"], info["height"]) == Image.open(io.BytesIO(source)).size
+        assert info["gaze_points"] == len(points) > 0
+        assert points[0, 2] == 1
+        assert decode_map(content[f"{image.key}.attn.png"]).shape == (32, 32)
+        assert decode_map(content[f"{image.key}.attn.png"]).max() == 255
+    assert record.samples == 11
+
+
+def test_record_tells_what_was_committed(images: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    record = label(images, output)
+    content = (output / TAR).read_bytes()
+    assert record == ShardRecord.model_validate_json((output / RECORD).read_bytes())
+    assert (record.sha256, record.bytes) == (sha256(content), len(content))
+    assert record.shard == TAR
+    assert {"fetch", "decode", "teacher", "encode", "total"} <= record.seconds.keys()
+
+
+def test_tar_headers_depend_on_the_samples_alone(images: Path, tmp_path: Path) -> None:
+    label(images, tmp_path / "out")
+    with tarfile.open(tmp_path / "out" / TAR) as archive:
+        for header in archive:
+            assert (header.mtime, header.uid, header.gid, header.mode) == (0, 0, 0, 0o444)
+            assert (header.uname, header.gname, header.pax_headers) == ("", "", {})
+
+
+def test_shard_is_the_same_with_any_number_of_threads(images: Path, tmp_path: Path) -> None:
+    label(images, tmp_path / "one", threads=1, batch_size=3)
+    label(images, tmp_path / "many", threads=8, batch_size=3)
+    assert checksums(tmp_path / "one") == checksums(tmp_path / "many")
+
+
+def test_shards_share_out_the_images_evenly(images: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    labeler = shard_labeler(planned(images, output, samples_per_shard=4), output)
+    records = [labeler.label(shard) for shard in range(3)]
+    assert [record.samples for record in records] == [4, 4, 3]
+    keys = [name.split(".")[0] for record in records for name in members(output / record.shard)]
+    assert sorted(set(keys)) == [f"{key:09d}" for key in range(11)]
+
+
+def test_flat_folder_has_no_classes_and_images_can_be_left_out(tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    label(photographs(tmp_path / "flat", 3), output, include_images=False)
+    extensions = {name.partition(".")[2] for name in members(output / TAR)}
+    assert extensions == {"json", "attn.png", "gaze.npy"}
+
+
+def test_progress_ends_at_the_shards_length(images: Path, tmp_path: Path) -> None:
+    plan = planned(images, tmp_path / "out")
+    next(images.rglob("*.jpg")).unlink()
+    calls: list[tuple[int, int]] = []
+    shard_labeler(plan, tmp_path / "out").label(0, progress=lambda done, failed: calls.append((done, failed)))
+    assert calls == sorted(calls)
+    assert calls[-1] == (11, 1)
+
+
+def test_map_of_a_turned_photograph_lies_in_the_stored_frame(tmp_path: Path) -> None:
+    """Stored on its side with EXIF orientation 6, a picture gets the upright picture's map, turned likewise."""
+    upright = Image.open(io.BytesIO(jpeg(120, 80, seed=5))).convert("RGB")
+    sideways = upright.transpose(Image.Transpose.ROTATE_90)  # a viewer turns it back, clockwise
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    images = tmp_path / "images"
+    images.mkdir()
+    upright.save(images / "a.jpg", quality=95)
+    sideways.save(images / "b.jpg", quality=95, exif=exif)
+    label(images, tmp_path / "out")
+    maps = {}
+    for name, content in members(tmp_path / "out" / TAR).items():
+        extension = name.partition(".")[2]
+        if extension == "json":
+            source, orientation = json.loads(content)["source"], json.loads(content)["exif_orientation"]
+            assert orientation == (6 if source == "b.jpg" else 1)
+        if extension == "attn.png":
+            maps[source] = decode_map(content).astype(int)
+    assert np.abs(map_to_stored(maps["a.jpg"], 6) - maps["b.jpg"]).max() <= 3  # JPEG noise
+    assert np.abs(maps["a.jpg"] - maps["b.jpg"]).max() > 30
+
+
+def test_failed_images_are_told_and_the_others_stay_in_order(images: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    plan = planned(images, output)
+    first, second, *_ = planned_shard(output)
+    (images / first.ref.uri).unlink()
+    (images / second.ref.uri).write_bytes(b"other")
+    record = shard_labeler(plan, output).label(0)
+    assert [(failure.key, failure.reason) for failure in record.failed] == [
+        (first.key, Reason.MISSING),
+        (second.key, Reason.CHANGED),
+    ]
+    assert record.failures == {Reason.CHANGED: 1, Reason.MISSING: 1}
+    keys = [name.split(".")[0] for name in members(output / TAR) if name.endswith(".json")]
+    assert keys == [f"{key:09d}" for key in range(2, 11)]
+
+
+def test_shard_of_nothing_but_failures_is_an_empty_tar(images: Path, tmp_path: Path) -> None:
+    plan = planned(images, tmp_path / "out")
+    for path in images.rglob("*.jpg"):
+        path.unlink()
+    record = shard_labeler(plan, tmp_path / "out").label(0)
+    assert (record.samples, len(record.failed)) == (0, 11)
+    assert members(tmp_path / "out" / TAR) == {}
+
+
+@pytest.mark.parametrize(
+    ("function", "reason"),
+    [
+        (lambda images: torch.full((len(images), 6, 8), torch.nan), Reason.NON_FINITE_MAP),
+        (lambda images: torch.full((len(images), 6, 8), torch.inf), Reason.NON_FINITE_MAP),
+        (lambda images: torch.ones(len(images), 6, 8), Reason.CONSTANT_MAP),
+        (lambda images: torch.zeros(len(images), 6, 8), Reason.CONSTANT_MAP),
+    ],
+    ids=["nan", "infinity", "ones", "zeros"],
+)
+def test_senseless_maps_become_failures(function: Any, reason: Reason, images: Path, tmp_path: Path) -> None:
+    record = label(images, tmp_path / "out", ForeignTeacher(ByPicture(function)))
+    assert record.failures == {reason: 11}
+
+
+def test_batches_are_cut_by_index_so_that_a_failure_shifts_no_other_batch(images: Path, tmp_path: Path) -> None:
+    """With a teacher whose maps depend on the whole batch, only the batch of the missing image may change."""
+    teacher = ForeignTeacher(ByPicture(lambda images: gradient_teacher()(images) * (1 + images.mean((0, 1))[::8, ::8])))
+    shards = {}
+    for name in ("whole", "missing"):
+        plan = planned(images, tmp_path / name, batch_size=4)
+        lost = planned_shard(tmp_path / name)[1]
+        if name == "missing":
+            (images / lost.ref.uri).unlink()
+        shard_labeler(plan, tmp_path / name, teacher).label(0)
+        shards[name] = members(tmp_path / name / TAR)
+    kept = {name: content for name, content in shards["whole"].items() if not name.startswith(lost.key)}
+    assert shards["missing"].keys() == kept.keys()
+    different = {int(name.split(".")[0]) for name in kept if kept[name] != shards["missing"][name]}
+    assert different == {0, 2, 3}
+
+
+def test_other_bytes_at_a_shards_name_are_a_conflict_and_stay(images: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    labeler = shard_labeler(planned(images, output), output)
+    (output / TAR).write_bytes(b"somebody else's")
+    with pytest.raises(ShardConflict, match="Nothing was overwritten"):
+        labeler.label(0)
+    assert (output / TAR).read_bytes() == b"somebody else's"
+    assert not (output / RECORD).exists()
+    assert unfinished(output) == []
+
+
+def test_same_bytes_at_a_shards_name_are_a_success(images: Path, tmp_path: Path) -> None:
+    """A run that died between the shard and its record, or another run that was quicker."""
+    output = tmp_path / "out"
+    labeler = shard_labeler(planned(images, output), output)
+    labeler.label(0)
+    (output / RECORD).unlink()
+    inode = (output / TAR).stat().st_ino
+    record = labeler.label(0)
+    assert ShardRecord.model_validate_json((output / RECORD).read_bytes()) == record
+    assert (output / TAR).stat().st_ino == inode
+
+
+def test_teacher_that_raises_leaves_nothing_and_can_be_tried_again(images: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    calls: list[int] = []
+
+    def fails_once(pictures: Tensor) -> Tensor:
+        calls.append(len(pictures))
+        if len(calls) == 5:
+            raise RuntimeError("out of memory")
+        return gradient_teacher()(pictures)
+
+    labeler = shard_labeler(planned(images, output), output, ForeignTeacher(ByPicture(fails_once)))
+    with pytest.raises(RuntimeError, match="out of memory"):
+        labeler.label(0)
+    assert not (output / TAR).exists()
+    assert not (output / RECORD).exists()
+    assert unfinished(output) == []
+    labeler.label(0, attempt=2)
+    label(images, tmp_path / "undisturbed")
+    assert checksums(output) == checksums(tmp_path / "undisturbed")
+
+
+def unfinished(output: Path) -> list[Path]:
+    return list((output / ".partial").glob("*"))

@@ -1,0 +1,1 @@
+"""From shards to batches: data sets, sampler, stream, decoding, crops, augmentation."""

@@ -1,0 +1,1 @@
+"""What is minimized: contrastive, attention, probe and classifier objectives."""
