@@ -1,22 +1,25 @@
-# make demo       label a dozen photographs; label drawn scenes and train on them   (TEACHER=FILE for another teacher)
-# make test       the test suite, on this machine, but for what takes minutes
-# make test-all   that too: clusters, kills, stores that fail
+# make demo       label twelve photographs; label 600 rendered scenes and train on them (TEACHER=FILE: with another teacher)
+# make test       the tests, without those marked slow
+# make test-slow  the slow tests: clusters, killed processes, failing stores, the commands of the documents
+# make test-all   both
 # make lint       ruff and mypy
-# make bench      every benchmark, as ratios from one run, and a table of them
-# make reproduce  the paper's story at small scale: hours on a CPU; stopped and started again, it goes on
-#                 PHOTOS=FOLDER with class folders in train/ and val/, PEOPLE=FORMAT:FOLDER of eye tracking, CIFAR=TAR
+# make bench      every benchmark, and a table of the results that have a bar
+# make reproduce  the paper's comparison at small scale (trainer/evaluate/RESULTS.md). Takes hours on a CPU; after an
+#                 interruption, run it again to resume. Required, none has a default:
+#                   PHOTOS=FOLDER         with train/ and val/, each with one folder per class
+#                   PEOPLE=FORMAT:FOLDER  eye tracking, such as osie-eye:OSIE (formats: trainer/evaluate/README.md)
+#                   CIFAR=PATH            CIFAR-10's test images: class folders, a tar of them, or cifar-10-batches-py
+#                 Optional: EPOCHS=10     epochs of each training run
+# make clean      remove the virtual environment, runs/ and build products
 
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
-PHOTOS ?= ../shared/data/imagenette128
-PEOPLE ?= osie-eye:../shared/data/osie
-CIFAR ?= ../shared/data/cifar10-test.tar
 EPOCHS ?= 10
 REPRODUCTION := runs/reproduction
 
-.PHONY: demo test test-slow test-all lint bench reproduce reproduce-labels clean
+.PHONY: demo test test-slow test-all lint bench reproduce reproduce-inputs reproduce-labels clean
 
 demo: $(INSTALLED)
 	$(BIN)/python -m labeler.run $(if $(TEACHER),--teacher $(TEACHER))
@@ -47,6 +50,14 @@ TABLE = $(BIN)/python -m trainer.table --data $(LABELS) --seeds 3 --backbone res
 	--epochs $(EPOCHS) --warmup-epochs 0.5 --learning-rate 2 --temperature 0.5 --threads 1 --val $(PHOTOS)/val \
 	--output $(REPRODUCTION)/table
 
+define REPRODUCE_USAGE
+make reproduce needs data that is not part of this project; missing: $(MISSING_INPUTS). Expected
+  PHOTOS=FOLDER         photographs in class folders, below train/ and val/
+  PEOPLE=FORMAT:FOLDER  eye tracking of photographs, such as osie-eye:OSIE
+  CIFAR=PATH            CIFAR-10's test images: class folders, a tar of them, or cifar-10-batches-py
+endef
+MISSING_INPUTS = $(strip $(foreach name,PHOTOS PEOPLE CIFAR,$(if $($(name)),,$(name))))
+
 reproduce: $(ROWS:%=reproduce-%)
 	$(TABLE) --recipes $(subst $() ,$(comma),$(ROWS))
 	$(BIN)/python -m trainer.evaluate $(REPRODUCTION)/table/runs/*/checkpoints/last --suite linear,imagenet-c,retrieval,alignment \
@@ -56,8 +67,11 @@ reproduce: $(ROWS:%=reproduce-%)
 reproduce-%: reproduce-labels
 	$(TABLE) --recipes $*
 
-reproduce-labels: $(INSTALLED)
+reproduce-labels: reproduce-inputs $(INSTALLED)
 	$(BIN)/python -m labeler.run --input $(PHOTOS)/train --samples-per-shard 500 --output $(LABELS)
+
+reproduce-inputs:
+	$(if $(MISSING_INPUTS),$(error $(REPRODUCE_USAGE)))
 
 $(INSTALLED): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv

@@ -1,1 +1,1 @@
-"""What the labelling and the training job share: settings, storage, the shards' format, images, pages."""
+"""Code shared by the labeler and the trainer: settings, errors, storage, image handling, the shard format and pages."""

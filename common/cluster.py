@@ -1,4 +1,4 @@
-"""Joining a Ray cluster, or starting one here; what its workers find in their environment."""
+"""Join or start a Ray cluster, set up the environment of its workers, and count how many workers it has room for."""
 
 import logging
 import os
@@ -11,11 +11,15 @@ from ray.exceptions import RayError
 from common.errors import UserError, describe_error
 from common.storage.s3 import SSE, SSE_KMS_KEY
 
-# glibc gives the network's feature maps back to the system after every layer and faults their pages in again: kept, the
-# teacher's share of a shard fell from 3.0 to 2.5 s. A process reads them when it starts
-ALLOCATOR = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "268435456", "MALLOC_TRIM_THRESHOLD_": "1073741824"}
-# of the driver's environment, what workers on other machines need too; credentials never travel
-FORWARDED = (
+# By default glibc returns the memory of feature maps to the system after every layer, and page faults fetch it again.
+# Holding on to it cut the teacher's time for a shard from 3.0 to 2.5 s. Read when a process starts.
+ALLOCATOR_VARIABLES = {
+    "MALLOC_ARENA_MAX": "1",
+    "MALLOC_MMAP_THRESHOLD_": "268435456",
+    "MALLOC_TRIM_THRESHOLD_": "1073741824",
+}
+# variables of the driver's environment that workers on other machines need too; credentials are never forwarded
+FORWARDED_VARIABLES = (
     "AWS_ENDPOINT_URL",
     "AWS_ENDPOINT_URL_S3",
     "AWS_REGION",
@@ -23,26 +27,26 @@ FORWARDED = (
     SSE,
     SSE_KMS_KEY,
 )
-ANSWERS_WITHIN = 20.0  # seconds, of a cluster's head
-WAYS_OUT = (
-    "Start the cluster (ray start --head), correct the address, or unset RAY_ADDRESS to work on this machine alone"
-)
+CONNECT_TIMEOUT = 20.0  # seconds, for a connection to the cluster's head
+MAX_REASON_LENGTH = 300  # characters of Ray's message that an error repeats
+ADVICE = "Start the cluster (ray start --head), correct the address, or unset RAY_ADDRESS to use this machine alone"
 
 
 def worker_environment() -> dict[str, str]:
-    """Environment variables of the workers, on whatever machine."""
-    return ALLOCATOR | {name: os.environ[name] for name in FORWARDED if name in os.environ}
+    """Return the environment variables to set for workers, on any machine."""
+    forwarded = {name: os.environ[name] for name in FORWARDED_VARIABLES if name in os.environ}
+    return ALLOCATOR_VARIABLES | forwarded
 
 
 def join_ray(show_workers_output: bool) -> None:
-    """Join the cluster that the environment names, or start one here; no noise beside our own progress line.
+    """Join the cluster that RAY_ADDRESS names, or start one on this machine, without Ray's own log output.
 
-    Raises UserError where there is no such cluster.
+    Raises UserError if the cluster cannot be joined.
     """
     address = os.environ.get("RAY_ADDRESS", "")
-    _check_that_somebody_answers(address)
-    os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"  # of Ray Train and Tune: locations may be relative
-    # Ray's core prints an error for every actor of Ray Data (ray#53727), which means nothing for this job
+    _check_head_answers(address)
+    os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"  # for Ray Train and Tune: relative locations stay valid
+    # Ray's core logs an error for every actor of Ray Data (ray#53727), which is harmless
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     try:
         ray.init(
@@ -51,47 +55,53 @@ def join_ray(show_workers_output: bool) -> None:
             logging_level=logging.ERROR,
             ignore_reinit_error=True,
         )
-    except (OSError, RuntimeError, RayError) as error:  # no cluster, one of another version, a wrong token
-        reason = describe_error(error)[:300]
-        raise UserError(f"RAY_ADDRESS={address}: the Ray cluster cannot be joined: {reason}. {WAYS_OUT}") from None
+    except (OSError, RuntimeError, RayError) as error:  # no cluster, another version of Ray, or a wrong token
+        reason = describe_error(error)[:MAX_REASON_LENGTH]
+        raise UserError(f"RAY_ADDRESS={address}: the Ray cluster cannot be joined: {reason}. {ADVICE}") from None
 
 
-def innermost(error: RayError) -> str:
-    """The reason that Ray has wrapped: the last line of an error that holds tracebacks."""
+def root_cause_message(error: RayError) -> str:
+    """Return the last line of a Ray error, which holds the original error's message below the tracebacks."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1] if lines else type(error).__name__
 
 
-def largest(kind: str) -> float:
-    """The CPUs or GPUs of the machine of the cluster that has most of them."""
-    return max((machine.get(kind, 0.0) for machine in _machines()), default=0.0)
+def max_per_machine(resource: str) -> float:
+    """Return the largest amount of a resource ("CPU" or "GPU") that one machine of the cluster has."""
+    return max((machine.get(resource, 0.0) for machine in _machine_resources()), default=0.0)
 
 
-def most_workers(gpus: float) -> int:
-    """How many workers with a CPU and so many GPUs (0 or a part, too) the machines of this moment hold."""
-    return sum(min(int(machine.get("CPU", 0)), _shares(machine.get("GPU", 0.0), gpus)) for machine in _machines())
+def max_workers(gpus_per_worker: float) -> int:
+    """Return how many workers, each with one CPU and `gpus_per_worker` GPUs, the machines now in the cluster can hold.
+
+    `gpus_per_worker` may be 0 or a fraction; a worker never spans two machines, nor a fraction of a GPU two GPUs.
+    """
+    return sum(
+        min(int(machine.get("CPU", 0)), _max_gpu_shares(machine.get("GPU", 0.0), gpus_per_worker))
+        for machine in _machine_resources()
+    )
 
 
-def _shares(available: float, each: float) -> int:
-    """How many times a machine has so many GPUs; a part of one does not reach into the next."""
-    if not each:
+def _max_gpu_shares(available: float, share: float) -> int:
+    """Return how many shares of `share` GPUs a machine with `available` GPUs can give."""
+    if not share:
         return sys.maxsize
-    return int(available / each) if each >= 1 else int(available) * int(1 / each + 1e-6)
+    return int(available / share) if share >= 1 else int(available) * int(1 / share + 1e-6)
 
 
-def _machines() -> list[dict[str, float]]:
-    """What each machine of the cluster has."""
+def _machine_resources() -> list[dict[str, float]]:
+    """Return the resources of each running machine in the cluster."""
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
-def _check_that_somebody_answers(address: str) -> None:
-    """Open a connection to the head first: Ray itself would wait minutes for one that is gone. Raises UserError."""
+def _check_head_answers(address: str) -> None:
+    """Raise UserError if nothing accepts connections at a HOST:PORT address; Ray itself would wait for minutes."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not (host and port.isdecimal()):
-        return  # auto or local
+        return  # "auto" or "local"
     try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWERS_WITHIN).close()
+        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_TIMEOUT).close()
     except OSError as error:
         raise UserError(
-            f"RAY_ADDRESS={address}: no Ray cluster answers there ({describe_error(error)}). {WAYS_OUT}"
+            f"RAY_ADDRESS={address}: no Ray cluster answers there ({describe_error(error)}). {ADVICE}"
         ) from None

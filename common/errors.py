@@ -1,4 +1,4 @@
-"""The two kinds of trouble that a user meets: a mistake that stops the program, and an image that must be left out."""
+"""Errors that users meet: mistakes that stop a program, and images that cannot be labeled."""
 
 import os
 import sys
@@ -10,27 +10,27 @@ from pydantic import ValidationError
 
 
 class UserError(Exception):
-    """Something only the user can mend. The message says what was expected, what was found and what to do."""
+    """An error that only the user can fix. The message says what was expected, what was found and what to do."""
 
 
 class Reason(StrEnum):
-    """Why an image is not in the data set: the `reason` of `failures.jsonl`."""
+    """Why an image is not in the data set: the `reason` field in `failures.jsonl`."""
 
-    MISSING = "missing"  # listed when the job was planned, gone when it was read
-    UNREADABLE = "unreadable"  # the file system refuses to read it, or it lies in an archive of the store
-    CHANGED = "changed"  # another size than when the job was planned
+    MISSING = "missing"  # listed when the job was planned, absent when it was read
+    UNREADABLE = "unreadable"  # the file system refuses to read it, or the object is in an S3 archive
+    CHANGED = "changed"  # its size differs from the one in the plan's listing
     EMPTY = "empty"  # a file of 0 bytes
-    NOT_AN_IMAGE = "not_an_image"  # no decoder knows these bytes
-    TRUNCATED = "truncated"  # the file ends before the picture does
-    CORRUPT = "corrupt"  # the decoder gave up
+    NOT_AN_IMAGE = "not_an_image"  # no decoder recognizes the bytes
+    TRUNCATED = "truncated"  # the file ends before the image does
+    CORRUPT = "corrupt"  # the decoder failed
     TOO_LARGE = "too_large"  # more pixels than `max_pixels`
-    TOO_SMALL = "too_small"  # a side below `min_side`
-    NON_FINITE_MAP = "non_finite_map"  # the teacher's map holds NaN or infinity
-    CONSTANT_MAP = "constant_map"  # the teacher's map has no maximum to find
+    TOO_SMALL = "too_small"  # a side shorter than `min_side`
+    NON_FINITE_MAP = "non_finite_map"  # the teacher's map contains NaN or infinity
+    CONSTANT_MAP = "constant_map"  # the teacher's map is constant, so it has no maximum
 
 
 class ImageFailure(ValueError):
-    """One image cannot be labelled; the job goes on without it and says so."""
+    """An image that cannot be labeled. The job records the failure and continues with the other images."""
 
     def __init__(self, reason: Reason, message: str) -> None:
         super().__init__(f"{reason}: {message}")
@@ -42,7 +42,7 @@ class ImageFailure(ValueError):
 
 
 def describe_error(error: Exception) -> str:
-    """An error as one line, without pydantic's addresses."""
+    """Return an error's message on one line; of a pydantic error, only the first problem and without its URL."""
     if isinstance(error, ValidationError):
         first = error.errors()[0]
         return ": ".join(filter(None, [".".join(map(str, first["loc"])), first["msg"]]))
@@ -50,21 +50,24 @@ def describe_error(error: Exception) -> str:
 
 
 def run_program(main: Callable[[], int]) -> NoReturn:
-    """Run an entry point: what only the user can mend becomes one sentence and exit code 2, Ctrl-C exit code 130."""
+    """Run a program's main function and exit with the code that it returns.
+
+    A UserError or OSError is printed as one sentence and exits with code 2, Ctrl-C exits with code 130.
+    """
     try:
         code = main()
         sys.stdout.flush()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         code = 2
-    except BrokenPipeError:  # of `| head`, which has read enough
+    except BrokenPipeError:  # the reader, such as `| head`, has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1
-    except OSError as error:  # a disk that is full, a folder that may not be read
+    except OSError as error:  # such as a full disk or a missing permission
         where = f"{error.filename}: " if error.filename and error.strerror else ""
         print(f"error: {where}{error.strerror or describe_error(error)}", file=sys.stderr)
         code = 2
     except KeyboardInterrupt:
-        print("stopped; run the same command again to go on", file=sys.stderr)
+        print("stopped; run the same command again to resume", file=sys.stderr)
         code = 130
     sys.exit(code)

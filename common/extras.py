@@ -1,4 +1,4 @@
-"""Packages that only some programs need: the extras of pyproject.toml."""
+"""Check for packages that only some programs need: the optional dependencies of pyproject.toml."""
 
 import importlib
 
@@ -11,13 +11,16 @@ EXTRAS = {
 }
 
 
-def require_extra(extra: str, what: str) -> None:
-    """Raises UserError, which says `what` needs it, where a package of an extra is missing or cannot be loaded."""
+def require_extra(extra: str, feature: str) -> None:
+    """Check that all packages of an extra can be imported.
+
+    Raises UserError that says that `feature` needs the first missing package, and how to install it.
+    """
     for package in EXTRAS[extra]:
         try:
             importlib.import_module(package)
         except ImportError as error:
             raise UserError(
-                f"{what} needs the package {package} ({describe_error(error)}); in the project's checkout: "
+                f"{feature} needs the package {package} ({describe_error(error)}); in the project's checkout: "
                 f"pip install --constraint constraints.txt '.[{extra}]'"
             ) from None

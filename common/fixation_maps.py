@@ -1,4 +1,4 @@
-"""Maps that no network makes: those of people's fixations, and the centre prior that looks at no image."""
+"""Attention maps that no network predicts: blurred human fixations and the center prior."""
 
 import math
 from collections.abc import Sequence
@@ -9,8 +9,8 @@ from torch import Tensor
 
 from common.saliency import Points, points_to_pixels
 
-REACH = 4.0  # the Gaussian is cut off at so many sigmas, as scipy.ndimage does
-CENTER_SHARE = 0.25  # where the prior does best on OSIE's eye fixations (CC 0.30, NSS 0.85); 0.2 to 0.33 do as well
+TRUNCATE = 4.0  # the Gaussian is cut off at this many sigmas, the default of scipy.ndimage.gaussian_filter
+CENTER_SHARE = 0.25  # scores best on OSIE's eye fixations (CC 0.30, NSS 0.85); shares from 0.2 to 0.33 are as good
 
 
 def blur_fixations(
@@ -20,39 +20,47 @@ def blur_fixations(
     sigma: float,
     weights: Points | Sequence[Points] | None = None,
 ) -> Tensor:
-    """A fixation map: one impulse a point, blurred with a Gaussian of `sigma` pixels of this map.
+    """Return a fixation map: one impulse per fixation, blurred with a Gaussian.
 
-    Human maps have sigma 19 at a width of 640, so 19 / 640 * width at another. The Gaussian is cut off at 4 sigmas and
-    what falls outside of the frame is lost: scipy.ndimage.gaussian_filter with mode="constant".
-    `points` [n, 2 or more] -> float32 [H, W]; a list of B -> [B, H, W]. `weights` [n] or a list of B: the impulses'
-    heights, 1 by default. No points give a map of zeros. Raises ValueError like the metrics.
+    Equals scipy.ndimage.gaussian_filter with mode="constant": the Gaussian is cut off at 4 sigmas, and what falls
+    outside of the frame is lost. Human attention maps have sigma 19 at a width of 640, so 19 / 640 * width at another.
+
+    Args:
+        points: fixations of one image, [n, 2 or more] with x and y in [0, 1] in the first columns, or a list of B.
+        height, width: size of the map in pixels.
+        sigma: standard deviation of the Gaussian, in pixels of the map; 0 does not blur.
+        weights: height of each impulse, [n] or a list of B; 1 by default.
+
+    Returns float32 [H, W], or [B, H, W] for a list. Without fixations the map is zero. Raises ValueError if a point is
+    outside of the frame, if a weight is not finite, or if shapes do not match.
     """
     if not (math.isfinite(sigma) and sigma >= 0):
         raise ValueError(f"sigma: expected pixels, 0 or more, found {sigma}")
     if isinstance(points, np.ndarray | Tensor):
-        return blur_fixations([points], height, width, sigma, None if weights is None else [weights])[0]  # type: ignore[list-item]
+        batch_weights = None if weights is None else [torch.as_tensor(weights, dtype=torch.float64)]
+        return blur_fixations([points], height, width, sigma, batch_weights)[0]
     device = next((array.device for array in points if isinstance(array, Tensor)), torch.device("cpu"))
     impulses = torch.zeros(len(points), height, width, dtype=torch.float64, device=device)
     pixels, counts = points_to_pixels("points", points, impulses)
     images = torch.arange(len(points)).repeat_interleave(torch.from_numpy(counts))
-    heights = _weights(weights, counts).to(device)
+    heights = _concat_weights(weights, counts).to(device)
     impulses.view(-1).index_add_(0, (images * height * width + pixels).to(device), heights)
-    return (_blurring(height, sigma).to(device) @ impulses @ _blurring(width, sigma).to(device)).float()
+    return (_blur_matrix(height, sigma).to(device) @ impulses @ _blur_matrix(width, sigma).to(device)).float()
 
 
 def center_prior(height: int, width: int, share: float = CENTER_SHARE) -> Tensor:
-    """The baseline that looks at no image: a Gaussian in the middle whose sigma is `share` of either side.
+    """Return the baseline that ignores the image: a centered Gaussian whose sigma is `share` of each side.
 
-    Returns float32 [H, W], 1 at the middle of the frame. Raises ValueError where `share` is not above 0.
+    Returns float32 [H, W], 1 at the center of the frame. Raises ValueError if `share` is not above 0.
     """
     if not share > 0:
         raise ValueError(f"share: expected a share of the frame above 0, found {share}")
-    down, right = (torch.exp(-0.5 * (torch.arange(1 - n, n, 2) / (2 * n * share)) ** 2) for n in (height, width))
-    return torch.outer(down, right)
+    column, row = (torch.exp(-0.5 * (torch.arange(1 - n, n, 2) / (2 * n * share)) ** 2) for n in (height, width))
+    return torch.outer(column, row)
 
 
-def _weights(weights: Points | Sequence[Points] | None, counts: np.ndarray) -> Tensor:
-    """The weights of all points, image after image, float64 [N]."""
+def _concat_weights(weights: Points | Sequence[Points] | None, counts: np.ndarray) -> Tensor:
+    """Return the weights of all points, image after image, float64 [N]."""
     if weights is None:
         return torch.ones(int(counts.sum()), dtype=torch.float64)
     arrays = [torch.as_tensor(array, dtype=torch.float64).cpu() for array in weights]
@@ -61,14 +69,14 @@ def _weights(weights: Points | Sequence[Points] | None, counts: np.ndarray) -> T
         raise ValueError(f"weights: expected one for each point, of shapes {expected}, found {found}")
     joined = torch.cat([torch.empty(0, dtype=torch.float64), *arrays])
     if not joined.isfinite().all():
-        raise ValueError("weights: NaN or infinity")
+        raise ValueError("weights: expected finite numbers, found NaN or infinity")
     return joined
 
 
-def _blurring(size: int, sigma: float) -> Tensor:
-    """The matrix that blurs `size` pixels along one side, float64 [size, size]; symmetric."""
-    reach = int(REACH * sigma + 0.5)
-    profile = torch.exp(-0.5 * (torch.arange(reach + 1, dtype=torch.float64) / max(sigma, 1e-300)) ** 2)
-    profile /= 2 * profile.sum() - 1
+def _blur_matrix(size: int, sigma: float) -> Tensor:
+    """Return the symmetric matrix that blurs one side of `size` pixels, float64 [size, size]."""
+    radius = int(TRUNCATE * sigma + 0.5)
+    kernel = torch.exp(-0.5 * (torch.arange(radius + 1, dtype=torch.float64) / max(sigma, 1e-300)) ** 2)
+    kernel /= 2 * kernel.sum() - 1  # the sum over both halves, which share the center
     distances = (torch.arange(size)[:, None] - torch.arange(size)).abs()
-    return torch.where(distances <= reach, profile[distances.clamp(max=reach)], 0)
+    return torch.where(distances <= radius, kernel[distances.clamp(max=radius)], 0)

@@ -1,4 +1,4 @@
-"""Means, and how sure they are: of scores over images, of figures over runs."""
+"""Means with their uncertainty: bootstrap intervals over images, standard errors over training runs."""
 
 import math
 from collections.abc import Sequence
@@ -8,13 +8,20 @@ from typing import Any
 import numpy as np
 
 RESAMPLES = 2000
-INTERVAL = (2.5, 97.5)  # percentiles of the resamples' means
+INTERVAL_PERCENTILES = (2.5, 97.5)
 
 
 def bootstrap_mean(values: np.ndarray, seed: int) -> dict[str, Any]:
-    """The mean of the values that are not NaN, and its 95 % bootstrap interval over images; None where there are none.
+    """Return the mean of the values that are not NaN, and its 95 % percentile bootstrap interval over images.
 
-    Percentiles of the means of 2,000 resamples. The same seed draws the same resamples for equally many images.
+    The same seed draws the same 2,000 resamples for equally many images.
+
+    Args:
+        values: scores by image, [n]; NaN for images without a score.
+        seed: seed of the resampling.
+
+    Returns `mean`, `ci95` (lower and upper bound; `mean` and `ci95` are None if no image has a score) and `images`, the
+    number of images with a score.
     """
     valid = values[~np.isnan(values)]
     if not len(valid):
@@ -23,16 +30,16 @@ def bootstrap_mean(values: np.ndarray, seed: int) -> dict[str, Any]:
     means = [valid[generator.integers(len(valid), size=len(valid))].mean() for _ in range(RESAMPLES)]
     return {
         "mean": float(valid.mean()),
-        "ci95": [float(bound) for bound in np.percentile(means, INTERVAL)],
+        "ci95": [float(bound) for bound in np.percentile(means, INTERVAL_PERCENTILES)],
         "images": len(valid),
     }
 
 
 def standard_error(values: Sequence[float]) -> float | None:
-    """Of the mean of several runs; None of a single value or none."""
+    """Return the standard error of the mean of several runs; None for fewer than two."""
     return stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
 
 
 def format_mean(value: float, error: float | None, digits: int = 2) -> str:
-    """A mean with its standard error, if there is one."""
+    """Format a mean, followed by "± error" unless the standard error is None."""
     return f"{value:.{digits}f}" + ("" if error is None else f" ± {error:.{digits}f}")

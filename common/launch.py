@@ -1,4 +1,4 @@
-"""The same training function alone, under torchrun, or under Ray Train: it is told its place among the processes."""
+"""Run a training function in one process, under torchrun or under Ray Train, and pass it the rank of its process."""
 
 import logging
 import os
@@ -11,12 +11,12 @@ import torch.distributed
 
 from common.errors import UserError, describe_error
 
-MOST_FAILURES = 3  # of workers, after which a run under Ray Train ends
+MAX_WORKER_FAILURES = 3  # failures of workers after which a run under Ray Train ends
 
 
 @dataclass(frozen=True)
 class Rank:
-    """A process among those that train together, and the device that it trains on."""
+    """A process of a training run: its index, the number of processes, and the device that it trains on."""
 
     index: int
     world_size: int
@@ -34,35 +34,43 @@ class Rank:
 
 
 def is_main_process() -> bool:
-    """Is this the only process that was started, or the first of torchrun's? One of them speaks and writes for all."""
+    """Return whether this process prints and writes for the run: the first one of torchrun's, or the only one."""
     return int(os.environ.get("RANK", "0")) == 0
 
 
 def world_size(workers: int) -> int:
-    """How many train together: so many as torchrun has started, else `workers`."""
+    """Return the number of training processes: as many as torchrun has started, else `workers`."""
     return int(os.environ.get("WORLD_SIZE", workers))
 
 
 def launch(function: Callable[[Rank], None], workers: int, folder: Path) -> None:
-    """Run the function: in this process, in those that torchrun started, or in `workers` of a Ray cluster.
+    """Run the function in the processes that torchrun started, in this process, or in `workers` of a Ray cluster.
 
-    A single worker is this process, unless RAY_ADDRESS names a cluster, as it does in submitted jobs: what drives a job
-    may be a machine without a GPU.
-    Where a worker of the cluster dies, the function begins again in all of them, and goes on from its own checkpoint.
-    Ray keeps its notes in `folder`. Raises UserError, also where the cluster has no room or the workers keep failing.
+    A single worker runs in this process, unless RAY_ADDRESS names a cluster: a job that was submitted to a cluster may
+    be driven by a machine without a GPU. If a worker of the cluster dies, the function is started again on all workers
+    and has to resume from its own checkpoint. Ray stores its files in `folder`.
+
+    Raises UserError, also if the cluster is too small or the workers fail too often.
     """
     if world_size(1) > 1:
-        _under_torchrun(function)
+        _run_under_torchrun(function)
     elif workers == 1 and os.environ.get("RAY_ADDRESS", "local") == "local":
         function(Rank(0, 1, default_device(0)))
     else:
-        _under_ray(function, workers, folder)
+        _run_under_ray(function, workers, folder)
 
 
-def _under_torchrun(function: Callable[[Rank], None]) -> None:
+def default_device(index: int | None = None) -> torch.device:
+    """Return the GPU with this index (default: the current one) if PyTorch finds a usable GPU, else the CPU."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda") if index is None else torch.device("cuda", index)
+
+
+def _run_under_torchrun(function: Callable[[Rank], None]) -> None:
     device = default_device(int(os.environ["LOCAL_RANK"]))
     if device.type == "cuda":
-        torch.cuda.set_device(device)  # where NCCL moves Python objects, too
+        torch.cuda.set_device(device)  # collectives of Python objects use the current device
     torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
         function(_current_rank(device))
@@ -70,41 +78,47 @@ def _under_torchrun(function: Callable[[Rank], None]) -> None:
         torch.distributed.destroy_process_group()
 
 
-def _under_ray(function: Callable[[Rank], None], workers: int, folder: Path) -> None:
+def _run_under_ray(function: Callable[[Rank], None], workers: int, folder: Path) -> None:
     import ray
-    from ray.train import FailureConfig, RunConfig, ScalingConfig, UserCallback
-    from ray.train.torch import TorchTrainer, get_device
+    from ray.train.torch import get_device
+
+    # `ray.train` exports these classes at run time, but to mypy it shows those of its first version
+    from ray.train.v2.api.callback import UserCallback
+    from ray.train.v2.api.config import FailureConfig, RunConfig, ScalingConfig
     from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError, WorkerGroupError
+    from ray.train.v2.torch.torch_trainer import TorchTrainer
 
     from common.cluster import join_ray, worker_environment
 
     join_ray(show_workers_output=True)
     resources = ray.cluster_resources()
     kind = "GPU" if resources.get("GPU", 0) else "CPU"
-    if resources.get(kind, 0) < workers:
-        found = f"{resources.get(kind, 0):g} {kind}s"
+    available = resources.get(kind, 0)
+    if available < workers:
+        found = f"{available:g} {kind}" + ("" if available == 1 else "s")
         raise UserError(f"--workers {workers}: expected a {kind} for each, this cluster has {found}; ask for fewer")
 
-    class EndsAtMistakes(UserCallback):
-        """Workers that die begin again; a UserError ends the run at once: it is raised here, which Ray does not retry.
+    class StopOnUserError(UserCallback):
+        """Callback that ends the run at a UserError. Other failures of workers are retried.
 
-        The other workers' errors are not shown: they only say that a partner was lost.
+        Ray does not retry an error that a callback raises. The other workers' errors are not shown: they only report
+        that the connection to the failed worker was lost.
         """
 
         def after_exception(self, run_context: object, worker_exceptions: dict[int, Exception]) -> None:
-            for error in map(_cause, worker_exceptions.values()):
+            for error in map(_original_error, worker_exceptions.values()):
                 if isinstance(error, UserError):
-                    logging.getLogger("ray.train").setLevel(logging.CRITICAL)  # it would print the callback's traceback
+                    logging.getLogger("ray.train").setLevel(logging.CRITICAL)  # hide the callback's traceback
                     raise error
 
     trainer = TorchTrainer(
         lambda: function(_current_rank(get_device())),
         scaling_config=ScalingConfig(num_workers=workers, use_gpu=kind == "GPU"),
-        run_config=RunConfig(  # type: ignore[call-arg]  # the types are those of Ray Train's first version
+        run_config=RunConfig(
             name="ray",
             storage_path=str(folder.resolve()),
-            failure_config=FailureConfig(max_failures=MOST_FAILURES),
-            callbacks=[EndsAtMistakes()],  # type: ignore[list-item]
+            failure_config=FailureConfig(max_failures=MAX_WORKER_FAILURES),
+            callbacks=[StopOnUserError()],
             worker_runtime_env={"env_vars": worker_environment()},
         ),
     )
@@ -114,21 +128,14 @@ def _under_ray(function: Callable[[Rank], None], workers: int, folder: Path) -> 
         if isinstance(error, ControllerError):
             raise UserError(describe_error(error.controller_failure)) from error
         failures = list(error.worker_failures.values()) if isinstance(error, WorkerGroupError) else [error]
-        raise UserError(describe_error(_cause(failures[0]))) from error
+        raise UserError(describe_error(_original_error(failures[0]))) from error
 
 
-def _cause(failure: Exception) -> Exception:
-    """What was raised in a worker, out of what Ray wraps around it."""
+def _original_error(failure: Exception) -> Exception:
+    """Return the exception that a worker raised, without Ray's wrapper."""
     cause = getattr(failure, "cause", None)
     return cause if isinstance(cause, Exception) else failure
 
 
 def _current_rank(device: torch.device) -> Rank:
     return Rank(torch.distributed.get_rank(), torch.distributed.get_world_size(), device)
-
-
-def default_device(index: int | None = None) -> torch.device:
-    """The GPU with this index (the current one by default) if PyTorch finds a usable GPU, else the CPU."""
-    if not torch.cuda.is_available():
-        return torch.device("cpu")
-    return torch.device("cuda") if index is None else torch.device("cuda", index)

@@ -1,6 +1,6 @@
-"""EXIF orientations: pictures turned upright for people and teachers, maps and points turned back to stored pixels.
+"""EXIF orientations: turn images, maps and points upright, or back into the frame of the stored pixels.
 
-Upright = the stored pixels, transposed or not, then flipped along x or y or both.
+An upright image is the image of the stored pixels, transposed or not, then flipped along x, along y, or both.
 """
 
 from typing import TYPE_CHECKING, NamedTuple
@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor  # importing torch takes seconds, and pages do not need it
 
 
 class _Turn(NamedTuple):
@@ -18,7 +18,7 @@ class _Turn(NamedTuple):
     flip_y: bool
 
 
-TURNS = {
+TURNS = {  # from stored to upright, by EXIF orientation
     1: _Turn(False, False, False),
     2: _Turn(False, True, False),
     3: _Turn(False, True, True),
@@ -31,7 +31,7 @@ TURNS = {
 
 
 def to_upright(pixels: "Tensor", orientation: int) -> "Tensor":
-    """Stored pixels [..., H, W] -> the picture as people see it."""
+    """Turn stored pixels [..., H, W] upright. The result may be a view."""
     turn = TURNS[orientation]
     if turn.transpose:
         pixels = pixels.transpose(-1, -2)
@@ -40,34 +40,34 @@ def to_upright(pixels: "Tensor", orientation: int) -> "Tensor":
 
 
 def to_upright_image(image: Image.Image, orientation: int) -> Image.Image:
-    """The same of an image of Pillow's."""
+    """Turn a Pillow image of stored pixels upright."""
     turn = TURNS[orientation]
     steps = (
         (turn.transpose, Image.Transpose.TRANSPOSE),
         (turn.flip_x, Image.Transpose.FLIP_LEFT_RIGHT),
         (turn.flip_y, Image.Transpose.FLIP_TOP_BOTTOM),
     )
-    for wanted, step in steps:
-        image = image.transpose(step) if wanted else image
+    for needed, step in steps:
+        image = image.transpose(step) if needed else image
     return image
 
 
 def to_upright_point(x: float, y: float, orientation: int) -> tuple[float, float]:
-    """A point in [0, 1] of the stored pixels -> of the upright picture."""
+    """Convert a point, x and y in [0, 1], from the frame of the stored pixels to that of the upright image."""
     turn = TURNS[orientation]
     x, y = (y, x) if turn.transpose else (x, y)
     return 1 - x if turn.flip_x else x, 1 - y if turn.flip_y else y
 
 
 def map_to_stored(attention: np.ndarray, orientation: int) -> np.ndarray:
-    """A map [H, W] of the upright picture -> of the stored pixels."""
+    """Turn a map [H, W] of the upright image into the frame of the stored pixels. The result is contiguous."""
     turn = TURNS[orientation]
     attention = attention[:: -1 if turn.flip_y else 1, :: -1 if turn.flip_x else 1]
     return np.ascontiguousarray(attention.T if turn.transpose else attention)
 
 
 def points_to_stored(points: np.ndarray, orientation: int) -> np.ndarray:
-    """Points [n, 3] of x, y in [0, 1] and strength, of the upright picture -> of the stored pixels."""
+    """Convert points [n, 3] (x and y in [0, 1], strength) from the upright image's frame to the stored pixels'."""
     turn = TURNS[orientation]
     x = 1 - points[:, 0] if turn.flip_x else points[:, 0]
     y = 1 - points[:, 1] if turn.flip_y else points[:, 1]

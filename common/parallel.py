@@ -1,4 +1,4 @@
-"""Work side by side: in threads with bounded memory, in processes with a line of progress."""
+"""Parallel work: a bounded, ordered map over threads, a map over processes with a progress bar, and decoder pools."""
 
 import functools
 import multiprocessing
@@ -13,78 +13,59 @@ from typing import Any, NamedTuple, TypeVar
 from common.errors import UserError
 from common.progress import progress_bar
 
-SILENT = 2.0  # seconds until progress is worth a line
+PROGRESS_DELAY = 2.0  # seconds before `in_processes` shows a progress bar: quick work needs none
 T = TypeVar("T")
 R = TypeVar("R")
 
 
 def default_decoders(gpus: int) -> int:
-    """How many threads or processes decode for one, on a machine that has so many GPUs for as many workers.
+    """Return the default number of decoder threads (without GPUs) or processes (with GPUs) per worker.
 
-    Many feed a GPU; beside a network on the CPU, two are enough.
+    With GPUs, assumes one worker for each of the machine's `gpus`; the workers share the CPU cores. Without GPUs two
+    threads decode faster than the network trains.
     """
     return max(4, min(16, (os.cpu_count() or 4) // gpus)) if gpus else 2
 
 
 class Decoders(NamedTuple):
-    """Who decodes: so many threads, or processes.
+    """The number of threads, or processes, that decode samples for a worker.
 
-    Threads share Python's lock, which each operation takes and gives: more than a few keep each other waiting, and the
-    thread that feeds a GPU.
+    Decoding consists of short operations that each take and release the interpreter lock, so more than a few threads
+    block each other and the thread that feeds a GPU. Processes do not.
     """
 
     number: int
     processes: bool
 
     def pool(self) -> Executor:
-        """A new pool of them; what it is given must be such that it can be sent to a process."""
+        """Create a pool of these threads or processes. For processes, functions and arguments must be picklable."""
         if not self.processes:
-            return ThreadPoolExecutor(self.number, initializer=_with_one_thread)
+            return ThreadPoolExecutor(self.number, initializer=_use_one_torch_thread)
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["torchvision"])  # once for all of them
-        return ProcessPoolExecutor(self.number, context, initializer=_as_a_process)
+        context.set_forkserver_preload(["torchvision"])  # import it once, not in every process
+        return ProcessPoolExecutor(self.number, context, initializer=_initialize_decoder_process)
 
 
 def decoder_result(future: "Future[R]") -> R:
-    """What one of them has made, or raised. Raises UserError where it died."""
+    """Return a decoder's result, or raise its exception. Raises UserError if its process died."""
     try:
         return future.result()
     except BrokenExecutor:
         raise UserError(
-            "a process that decodes samples died (out of memory, or of shared memory, of which a container has little "
-            "unless it is given more: docker run --shm-size); ask for fewer --threads"
+            "a process that decodes samples died (probably out of memory or of shared memory, of which containers get "
+            "little by default: docker run --shm-size); ask for fewer --threads"
         ) from None
 
 
-def _with_one_thread() -> None:
-    import torch
-
-    torch.set_num_threads(1)
-
-
-def _as_a_process() -> None:
-    """Neither Ctrl-C, which every process of a terminal gets, nor the end of the program leaves anything behind."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_the_program, daemon=True).start()
-    _with_one_thread()
-
-
-def _end_with_the_program() -> None:
-    program = multiprocessing.parent_process()
-    assert program is not None
-    program.join()
-    os._exit(1)
-
-
 def in_order(pool: ThreadPoolExecutor, function: Callable[[T], R], items: Iterable[T], ahead: int) -> Iterator[R]:
-    """Map in threads, in the order of the items, with at most `ahead` results waiting to be taken."""
-    waiting: deque[Future[R]] = deque()
+    """Map in threads, in the order of the items, with at most `ahead` items submitted and not yet yielded."""
+    pending: deque[Future[R]] = deque()
     for item in items:
-        waiting.append(pool.submit(function, item))
-        if len(waiting) >= ahead:
-            yield waiting.popleft().result()
-    while waiting:
-        yield waiting.popleft().result()
+        pending.append(pool.submit(function, item))
+        if len(pending) >= ahead:
+            yield pending.popleft().result()
+    while pending:
+        yield pending.popleft().result()
 
 
 def in_processes(
@@ -94,17 +75,42 @@ def in_processes(
     unit: str,
     start: Callable[[], object] | None = None,
 ) -> Iterator[R]:
-    """Map over arguments in their order, by default in a process a core; where one is enough it is this one.
+    """Map over sequences of arguments in order, in several processes and with a progress bar.
 
-    Each process calls `start` first, if there is one. `unit` names the items on the line of progress.
+    Args:
+        function: called with one element of each sequence.
+        arguments: sequences of equal length.
+        processes: at most this many, one per CPU core by default. A single one is the calling process.
+        unit: noun for the items, shown in the progress bar.
+        start: called once in each process before its first item.
     """
-    number = len(arguments[0])
-    processes = min(processes or os.cpu_count() or 1, number)
-    shown = functools.partial(progress_bar, total=number, unit=f" {unit}", delay=SILENT)
+    total = len(arguments[0])
+    processes = min(processes or os.cpu_count() or 1, total)
+    with_progress = functools.partial(progress_bar, total=total, unit=f" {unit}", delay=PROGRESS_DELAY)
     if processes <= 1:
         if start:
             start()
-        yield from shown(map(function, *arguments))
+        yield from with_progress(map(function, *arguments))
         return
     with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), start) as pool:
-        yield from shown(pool.map(function, *arguments))
+        yield from with_progress(pool.map(function, *arguments))
+
+
+def _use_one_torch_thread() -> None:
+    import torch
+
+    torch.set_num_threads(1)
+
+
+def _initialize_decoder_process() -> None:
+    """Ignore Ctrl-C, which a terminal sends to every process of a program, and exit when the main process does."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_exit_with_main_process, daemon=True).start()
+    _use_one_torch_thread()
+
+
+def _exit_with_main_process() -> None:
+    main_process = multiprocessing.parent_process()
+    assert main_process is not None
+    main_process.join()
+    os._exit(1)

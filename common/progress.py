@@ -1,4 +1,4 @@
-"""A line of progress: redrawn in place on a terminal, one line after the other in a log."""
+"""Progress bars: redrawn in place on a terminal, printed as separate lines to a log."""
 
 import io
 import sys
@@ -7,11 +7,11 @@ from typing import Any
 
 from tqdm import tqdm
 
-EVERY = 15.0  # seconds, in a log
+LOG_INTERVAL = 15.0  # seconds between two lines in a log
 
 
-class _Lines(io.TextIOBase):
-    """Each state of the line is a line of its own, which Ray hands on from its workers too."""
+class _LineWriter(io.TextIOBase):
+    """Text stream that prints each update of a progress bar as a line, which Ray also forwards from its workers."""
 
     def write(self, text: str) -> int:
         if text.strip():
@@ -20,7 +20,7 @@ class _Lines(io.TextIOBase):
 
 
 def progress_bar(items: Iterable[Any] | None = None, **options: Any) -> "tqdm[Any]":
-    """tqdm's bar with such options, on standard error."""
+    """Return a tqdm progress bar on standard error. `options` are tqdm's."""
     if sys.stderr.isatty():
         return tqdm(items, mininterval=0.2, **options)
-    return tqdm(items, file=_Lines(), mininterval=EVERY, **options)
+    return tqdm(items, file=_LineWriter(), mininterval=LOG_INTERVAL, **options)

@@ -1,4 +1,4 @@
-"""The sample: what one image becomes in a shard, written to and read from plain tar files."""
+"""The samples of a shard: what a data set stores for one image, and how it is written to and read from tar files."""
 
 import hashlib
 import io
@@ -15,45 +15,56 @@ from pydantic import Field
 from common.manifest import SCHEMA_VERSION, Document, canonical_json
 from common.sources.tars import tar_headers
 
-PNG_LEVEL = 1  # 16 KB a map; level 9 saves a tenth for ten times the time
-# numpy parses a header as Python source, which two threads of Python 3.11 cannot do at once: "AST constructor recursion
-# depth mismatch" (python/cpython#106905)
-ONE_PARSER = threading.Lock()
-MEMBERS = ("jpg", "cls", "json", "attn.png", "gaze.npy")  # in this order; jpg and cls may be absent throughout
+PNG_LEVEL = 1  # 16 KB per map; level 9 saves a tenth of that and takes ten times as long
+# numpy parses the header of an npy file as Python source, which two threads of Python 3.11 cannot do at the same time:
+# "AST constructor recursion depth mismatch" (python/cpython#106905)
+NPY_HEADER_LOCK = threading.Lock()
+MEMBERS = ("jpg", "cls", "json", "attn.png", "gaze.npy")  # in this order; all jpg or all cls members may be absent
 
 
 class SampleInfo(Document):
-    """The content of `<key>.json`. No value is null: readers that infer types from the first samples would trip."""
+    """Content of `<key>.json`, the metadata of one sample.
+
+    No value is null, so that readers that infer types from the first samples find one type per key.
+    """
 
     schema_version: Literal["1.0"] = SCHEMA_VERSION
-    source: str = Field(description="the image's path, relative to the input")
+    source: str = Field(description="path of the source image, relative to the input")
     wnid: str = Field(
-        description="the folder that held the image, the WordNet id in ImageNet; empty where there was none"
+        description="name of the folder or tar file that contains the source image, in ImageNet the WordNet id of its "
+        "class; empty if it is not in one"
     )
-    width: int = Field(gt=0, description="of the stored pixels")
-    height: int = Field(gt=0, description="of the stored pixels")
-    exif_orientation: int = Field(ge=1, le=8, description="how a viewer turns the stored pixels; 1 is upright")
-    source_sha256: str = Field(pattern="^[0-9a-f]{64}$", description="checksum of the source file's bytes")
+    width: int = Field(gt=0, description="width of the stored pixels, before the EXIF orientation is applied")
+    height: int = Field(gt=0, description="height of the stored pixels, before the EXIF orientation is applied")
+    exif_orientation: int = Field(
+        ge=1, le=8, description="EXIF orientation that turns the stored pixels upright; 1 means that they are upright"
+    )
+    source_sha256: str = Field(pattern="^[0-9a-f]{64}$", description="SHA-256 of the bytes of the source image")
     reencoded_from: str = Field(
-        description="the source's format where the jpg is not the source's own bytes; empty where it is"
+        description='format and mode of the source image, such as "PNG RGBA", if the jpg was re-encoded from it; empty '
+        "if the jpg is the source image itself"
     )
-    teacher: str = Field(description="name@checksum of the network that made the map")
-    map_max: float = Field(description="the map's maximum before it was divided by it")
-    gaze_points: int = Field(ge=0, description="rows of gaze.npy")
+    teacher: str = Field(
+        description="network that predicted the attention map: its name, @, and the first digits of its SHA-256"
+    )
+    map_max: float = Field(
+        description="maximum of the attention map as predicted; attn.png stores the map divided by it"
+    )
+    gaze_points: int = Field(ge=0, description="number of gaze points, the rows of gaze.npy")
 
 
 class Sample(NamedTuple):
-    """One labelled image. `attention` is uint8 [S, S]; `gaze` float32 [n, 3] of x, y, strength."""
+    """One labeled image. All data is in the frame of the stored pixels."""
 
     key: str
-    jpeg: bytes | None
-    class_index: int | None
+    jpeg: bytes | None  # None in a data set without images
+    class_index: int | None  # None in a data set without classes
     info: SampleInfo
-    attention: np.ndarray
-    gaze: np.ndarray
+    attention: np.ndarray  # uint8 [S, S], 255 at the maximum
+    gaze: np.ndarray  # float32 [n, 3]: x, y and strength, each in [0, 1]
 
     def members(self) -> dict[str, bytes]:
-        """The files of this sample by extension, in their order."""
+        """Return the files of this sample by extension, in the order of `MEMBERS`."""
         members = {
             "jpg": self.jpeg,
             "cls": None if self.class_index is None else str(self.class_index).encode(),
@@ -65,73 +76,69 @@ class Sample(NamedTuple):
 
 
 class ShardWriter:
-    """Write samples to a tar that depends on nothing but the samples: USTAR, mtime 0, owner 0, mode 0444.
+    """Writer of samples to a tar file whose bytes depend only on the samples: USTAR, mtime 0, owner 0, mode 0444.
 
-    The checksum is taken on the way. `close` completes the tar but leaves the file open.
+    Counts samples and bytes and computes the checksum while it writes. The file is only appended to, and is left open.
     """
 
     def __init__(self, file: BinaryIO) -> None:
-        self._hashing = _HashingFile(file)
-        self._tar = tarfile.TarFile(fileobj=self._hashing, mode="w", format=tarfile.USTAR_FORMAT)  # type: ignore[arg-type]
         self.samples = 0
+        self.bytes = 0
+        self._file = file
+        self._digest = hashlib.sha256()
 
     def add(self, key: str, members: dict[str, bytes]) -> None:
-        """Append one sample: its members by extension, in their order."""
+        """Append one sample: its files by extension, in this order."""
         for extension, content in members.items():
             header = tarfile.TarInfo(f"{key}.{extension}")
             header.size = len(content)
             header.mode = 0o444
-            self._tar.addfile(header, io.BytesIO(content))
+            self._write(header.tobuf(tarfile.USTAR_FORMAT))
+            self._write(content)
+            self._pad(tarfile.BLOCKSIZE)
         self.samples += 1
 
     def close(self) -> None:
-        """Write the end of the archive."""
-        self._tar.close()
+        """Write the end-of-archive marker, which completes the tar file. Call it once."""
+        self._write(bytes(2 * tarfile.BLOCKSIZE))
+        self._pad(tarfile.RECORDSIZE)
 
     @property
     def sha256(self) -> str:
-        """Checksum of what was written so far."""
-        return self._hashing.digest.hexdigest()
+        """SHA-256 of the bytes written so far."""
+        return self._digest.hexdigest()
 
-    @property
-    def bytes(self) -> int:
-        """Size of what was written so far."""
-        return self._hashing.position
+    def _pad(self, multiple: int) -> None:
+        self._write(bytes(-self.bytes % multiple))
 
-
-class _HashingFile:
-    """The part of a file that tarfile writes through."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-        self.digest = hashlib.sha256()
-        self.position = 0
-
-    def write(self, content: bytes) -> int:
-        self.digest.update(content)
-        self.position += len(content)
-        return self._file.write(content)
-
-    def tell(self) -> int:
-        return self.position
+    def _write(self, content: bytes) -> None:
+        self._file.write(content)
+        self._digest.update(content)
+        self.bytes += len(content)
 
 
 def read_members(file: BinaryIO) -> Iterator[tuple[tarfile.TarInfo, bytes]]:
-    """The files of a shard with their headers, in order. Raises tarfile.ReadError on a damaged archive."""
+    """Yield the header and content of each file of a shard, in order. Raises tarfile.ReadError on a damaged archive."""
     for header in tar_headers(file):
         file.seek(header.offset_data)
         yield header, file.read(header.size)
 
 
 def read_samples(file: BinaryIO) -> Iterator[tuple[str, dict[str, bytes]]]:
-    """The samples of a shard, as key and members by extension. Raises tarfile.ReadError on a damaged archive."""
+    """Yield the key of each sample of a shard, and its files by extension.
+
+    Raises tarfile.ReadError on a damaged archive.
+    """
     members = ((*header.name.partition(".")[::2], content) for header, content in read_members(file))
     for key, group in itertools.groupby(members, key=lambda member: member[0]):
         yield key, {extension: content for _, extension, content in group}
 
 
 def decode_sample(key: str, members: dict[str, bytes]) -> Sample:
-    """The inverse of `Sample.members`. Raises KeyError, ValueError or Pillow's errors on missing or damaged members."""
+    """Decode a sample, the inverse of `Sample.members`.
+
+    Raises KeyError if a file is missing, and ValueError or one of Pillow's exceptions if one is damaged.
+    """
     return Sample(
         key,
         members.get("jpg"),
@@ -143,28 +150,28 @@ def decode_sample(key: str, members: dict[str, bytes]) -> Sample:
 
 
 def encode_map(attention: np.ndarray) -> bytes:
-    """uint8 [S, S] -> PNG, 8-bit grey."""
+    """Encode a map, uint8 [S, S], as an 8-bit gray PNG."""
     buffer = io.BytesIO()
     Image.fromarray(attention).save(buffer, "PNG", compress_level=PNG_LEVEL)
     return buffer.getvalue()
 
 
 def decode_map(content: bytes) -> np.ndarray:
-    """PNG -> uint8 [S, S]. Raises ValueError where it is not 8-bit grey."""
+    """Decode the PNG of a map to uint8 [S, S]. Raises ValueError or OSError if it is not an 8-bit gray PNG."""
     image = Image.open(io.BytesIO(content))
     if image.format != "PNG" or image.mode != "L":
-        raise ValueError(f"expected an 8-bit grey PNG, found {image.format} {image.mode}")
+        raise ValueError(f"expected an 8-bit gray PNG, found {image.format} {image.mode}")
     return np.asarray(image)
 
 
 def encode_points(points: np.ndarray) -> bytes:
-    """float32 [n, 3] -> npy, version 1.0, no pickle."""
+    """Encode points [n, 3] as an npy file of float32 (version 1.0, without pickle)."""
     buffer = io.BytesIO()
     np.lib.format.write_array(buffer, np.ascontiguousarray(points, np.float32), version=(1, 0), allow_pickle=False)
     return buffer.getvalue()
 
 
 def decode_points(content: bytes) -> np.ndarray:
-    """npy -> the array. Raises ValueError where it is not one."""
-    with ONE_PARSER:
+    """Decode an npy file. Raises ValueError if the content is not one, or contains pickled objects."""
+    with NPY_HEADER_LOCK:
         return np.load(io.BytesIO(content), allow_pickle=False)

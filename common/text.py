@@ -1,14 +1,14 @@
-"""Short pieces of text that messages are made of: lists cut short, counts with their nouns."""
+"""Building blocks of messages: shortened lists of names, and counts with their nouns."""
 
 from collections.abc import Sequence
 
-NAMES_IN_A_MESSAGE = 5
+MAX_NAMES = 5  # of a list in a message
 
 
-def join_names(names: Sequence[str], most: int = NAMES_IN_A_MESSAGE, total: int | None = None) -> str:
-    """Join the first `most` names with commas, then "and N more".
+def join_names(names: Sequence[str], most: int = MAX_NAMES, total: int | None = None) -> str:
+    """Join the first `most` names with commas, followed by "and N more" if there are others.
 
-    `total` is the number of all names where `names` holds only the first of them.
+    `total` is the number of all names, for callers whose `names` holds only the first ones.
     """
     remaining = (len(names) if total is None else total) - min(len(names), most)
     return ", ".join(names[:most]) + (f" and {remaining:,} more" if remaining > 0 else "")

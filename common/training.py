@@ -1,4 +1,4 @@
-"""What every training run needs: checkpoints that are whole, a log of figures, a schedule, a line of progress."""
+"""Building blocks of training runs: atomic checkpoints, a learning rate schedule, a metric log and a progress line."""
 
 import io
 import json
@@ -19,25 +19,28 @@ from common.storage.files import open_atomically, write_atomically
 from common.storage.run_folder import RunFolder
 
 METRICS = "metrics.jsonl"
-FOREIGN_OBJECT = re.compile(r"Unsupported global: GLOBAL (\S+)")  # how torch names what it does not unpickle
+UNSUPPORTED_CLASS = re.compile(r"Unsupported global: GLOBAL (\S+)")  # in torch's refusal to unpickle a class
+MAX_REASON_LENGTH = 200  # characters of torch's message that an error repeats
 
 
 def warmup_cosine(step: int, steps: int, warmup: int) -> float:
-    """The share of the peak learning rate at a step: a straight rise over `warmup` steps, then a cosine down to 0."""
+    """Return the learning rate at a step as a fraction of its peak.
+
+    It rises linearly over the first `warmup` of all `steps`, then falls to 0 along half a cosine.
+    """
     if step < warmup:
         return (step + 1) / warmup
     return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(steps - warmup, 1)))
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Write a checkpoint, whole or not at all. Raises UserError."""
+    """Write a checkpoint atomically. Raises UserError if that fails; an earlier file at this path is not changed."""
     try:
         with open_atomically(path) as file:
             torch.save(state, file)
-    except (OSError, RuntimeError) as error:  # RuntimeError: how torch tells of a full disk
-        raise UserError(
-            f"{path}: the checkpoint cannot be written, the last one stays: {describe_error(error)[:200]}"
-        ) from None
+    except (OSError, RuntimeError) as error:  # torch raises RuntimeError when the disk is full
+        reason = describe_error(error)[:MAX_REASON_LENGTH]
+        raise UserError(f"{path}: the checkpoint cannot be written, the previous one is unchanged: {reason}") from None
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
@@ -49,27 +52,26 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def load_torch_file(location: str, file: Path | bytes) -> Any:
-    """Load what `torch.save` wrote, tensors on the CPU, without running any code that the file may hold.
+    """Load what `torch.save` wrote, tensors on the CPU, without running any code that the file may contain.
 
     Args:
         location: name of the file for error messages.
         file: its path or its content.
 
-    Raises UserError if it is damaged, or holds pickled objects other than tensors and plain values.
+    Raises UserError if it is damaged, or contains pickled objects other than tensors and plain values.
     """
     try:
         return torch.load(io.BytesIO(file) if isinstance(file, bytes) else file, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many types on damaged files
-        if foreign := FOREIGN_OBJECT.search(str(error)):
+        if unsupported := UNSUPPORTED_CLASS.search(str(error)):
             raise UserError(
-                f"{location}: expected tensors alone, found a pickled {foreign[1]}, which could run any program; "
+                f"{location}: expected tensors alone, found a pickled {unsupported[1]}, which could run any program; "
                 "save the model's state_dict() instead"
             ) from None
-        # torch's first sentences on pickles explain how to load them anyway
-        reason = (
-            describe_error(error).rpartition("WeightsUnpickler error: ")[2].partition(" Check the documentation")[0]
-        )
-        raise UserError(f"{location}: cannot be read as a checkpoint: {reason[:200]}") from None
+        # around the reason, torch explains how to load an untrusted file anyway
+        reason = describe_error(error).rpartition("WeightsUnpickler error: ")[2]
+        reason = reason.partition(" Check the documentation")[0][:MAX_REASON_LENGTH]
+        raise UserError(f"{location}: cannot be read as a checkpoint: {reason}") from None
 
 
 def save_or_check_settings(folder: RunFolder, name: str, settings: dict[str, Any]) -> None:
@@ -80,57 +82,57 @@ def save_or_check_settings(folder: RunFolder, name: str, settings: dict[str, Any
         folder.write_json(name, settings)
 
 
+def check_same_settings(location: str, before: dict[str, Any], now: dict[str, Any]) -> None:
+    """Check that a resumed run has the settings it was started with. Raises UserError that names the differences."""
+    if different := [name for name in now if before.get(name) != now[name]]:
+        found = "; ".join(f"{name} was {before.get(name)!r}, is {now[name]!r}" for name in different)
+        raise UserError(f"--output {location} holds a run with other settings: {found}; choose another folder")
+
+
 def split_by_weight_decay(parameters: Iterable[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
     """Split parameters into those that decay (weights of convolutions and linear layers) and the rest.
 
     Biases and normalization parameters, which have one dimension, do not decay.
     """
     parameters = list(parameters)
-    return [one for one in parameters if one.ndim > 1], [one for one in parameters if one.ndim <= 1]
-
-
-def check_same_settings(location: str, before: dict[str, Any], now: dict[str, Any]) -> None:
-    """A run goes on with the settings that it began with. Raises UserError that names what differs."""
-    if different := [name for name in now if before.get(name) != now[name]]:
-        found = "; ".join(f"{name} was {before.get(name)!r}, is {now[name]!r}" for name in different)
-        raise UserError(f"--output {location} holds a run with other settings: {found}; choose another folder")
+    decayed = [parameter for parameter in parameters if parameter.ndim > 1]
+    return decayed, [parameter for parameter in parameters if parameter.ndim <= 1]
 
 
 class MetricLog:
-    """`metrics.jsonl` for programs and TensorBoard's events for people, in a run's folder.
+    """Writer of a run's metrics, to `metrics.jsonl` and to TensorBoard event files.
 
-    A run that goes on from `step` first loses what had been logged after it, so that its curve is that of a run which
-    never stopped.
+    A run that resumes from `step` first removes later entries from the log, so that no step is logged twice.
     """
 
     def __init__(self, folder: Path, step: int) -> None:
         from tensorboardX import SummaryWriter  # half a second to import
 
         self._path = folder / METRICS
-        kept = [line for line in _lines(self._path) if json.loads(line)["step"] <= step]
-        write_atomically(self._path, "".join(f"{line}\n" for line in kept).encode())
+        earlier = [line for line in _complete_lines(self._path) if json.loads(line)["step"] <= step]
+        write_atomically(self._path, "".join(f"{line}\n" for line in earlier).encode())
         self._file = open(self._path, "a", buffering=1)  # noqa: SIM115 - closed by close()
         self._events = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
 
-    def write(self, step: int, **figures: float | dict[str, float]) -> None:
-        """Log the figures of a step; a dict is a group of them."""
-        self._file.write(json.dumps({"step": step, **figures}) + "\n")
-        for name, value in figures.items():
+    def write(self, step: int, **metrics: float | dict[str, float]) -> None:
+        """Log the metrics of a step; a dict is a named group of metrics."""
+        self._file.write(json.dumps({"step": step, **metrics}) + "\n")
+        for name, value in metrics.items():
             group = value if isinstance(value, dict) else {"": value}
-            for part, figure in group.items():
-                self._events.add_scalar(f"{name}/{part}" if part else name, figure, step)
+            for part, number in group.items():
+                self._events.add_scalar(f"{name}/{part}" if part else name, number, step)
 
     def close(self) -> None:
-        """Flush and close both files."""
+        """Flush and close all files."""
         self._file.close()
         self._events.close()
 
 
 class ProgressLine:
-    """Steps done, the latest figures, the rate and the time left: in place on a terminal, now and then in a log."""
+    """Progress of a training run: steps, latest metrics, images per second and remaining time."""
 
     def __init__(self, steps: int, first: int, images_per_step: int) -> None:
-        self._images = images_per_step
+        self._images_per_step = images_per_step
         self._bar = progress_bar(
             total=steps,
             initial=first,
@@ -138,24 +140,25 @@ class ProgressLine:
             smoothing=0.05,
         )
 
-    def step(self, **figures: float) -> None:
-        """One more step is done."""
+    def step(self, **metrics: float) -> None:
+        """Count one more step and show its metrics."""
         rate = self._bar.format_dict["rate"]
-        speed = f", {rate * self._images:.1f} images/s" if rate else ""
-        self._bar.set_postfix_str(", ".join(f"{name} {value:.4g}" for name, value in figures.items()) + speed, False)
+        speed = f", {rate * self._images_per_step:.1f} images/s" if rate else ""
+        text = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
+        self._bar.set_postfix_str(text + speed, False)
         self._bar.update()
 
     def log(self, text: str) -> None:
-        """A line above the progress line."""
+        """Print a line above the progress line."""
         tqdm.write(text, file=sys.stderr)
 
     def close(self) -> None:
-        """Leave the line as it is."""
+        """Stop updating; the line stays on the screen."""
         self._bar.close()
 
 
-def _lines(path: Path) -> list[str]:
-    """The whole lines of a log; the last one may have been cut off."""
+def _complete_lines(path: Path) -> list[str]:
+    """Return the lines of a log, without a last one that was cut off by an interruption."""
     if not path.exists():
         return []
     text = path.read_text()

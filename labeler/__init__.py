@@ -1,1 +1,1 @@
-"""The labelling job: photographs in, ImageNet-Attn shards out."""
+"""The labeler: reads images and writes ImageNet-Attn shards with attention maps and gaze points."""

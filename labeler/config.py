@@ -1,4 +1,4 @@
-"""Every setting of a labelling job: what decides the bytes of the shards, and how the work is done."""
+"""Settings of the labeling commands: what determines the bytes of the shards, and how the work is done."""
 
 from pydantic import BaseModel, Field
 from pydantic_settings import CliPositionalArg, SettingsConfigDict
@@ -12,71 +12,76 @@ DEMO_OUTPUTS = {"demo:photos": "runs/demo/photos", "demo:scenes": "runs/demo/sce
 
 
 class WorkSettings(BaseModel):
-    """How the work is done, and when its result is good enough: none of it changes the bytes of a shard."""
+    """Settings of how the work is done and when its result is accepted. They do not change the bytes of a shard."""
 
     workers: int | None = Field(
-        None, ge=1, description="labelling processes; by default as many as fit, on CPUs one a core"
+        None, ge=1, description="number of labeling processes; by default as many as fit: one per CPU core or GPU share"
     )
     gpus_per_worker: float | None = Field(
         None,
         ge=0,
         allow_inf_nan=False,
-        description="GPUs of each worker, a fraction to share one; by default 0.25 where there are GPUs",
+        description="GPUs per worker; a fraction lets workers share a GPU, 0 uses the CPU; by default 0.25 if the "
+        "cluster has GPUs",
     )
     threads_per_worker: int | None = Field(
         None,
         ge=1,
-        description="threads that fetch, decode and encode; by default 2, of a worker with a GPU 4 to 16, as there are "
-        "cores, of one with a part of a GPU that part of them",
+        description="threads per worker that fetch, decode and encode images; by default 2 on a CPU; on a GPU, one per "
+        "core (4 to 16), scaled by --gpus-per-worker if workers share the GPU (at least 2)",
+    )
+    price_per_hour: float | None = Field(
+        None, ge=0, allow_inf_nan=False, description="price of a machine per hour; adds a projected cost to the report"
+    )
+    max_bad_fraction: float = Field(
+        0.1, ge=0, le=1, description="maximum fraction of images that may fail; if more fail, nothing is published"
     )
     wait_for_machines: float = Field(
         30, ge=0, allow_inf_nan=False, description="seconds to wait for a cluster that is still starting machines"
     )
-    max_bad_fraction: float = Field(
-        0.1, ge=0, le=1, description="share of images that may fail before publishing is refused"
-    )
-    price_per_hour: float | None = Field(
-        None, ge=0, allow_inf_nan=False, description="what a machine costs an hour: the report then projects the cost"
-    )
 
 
 class LabelSettings(LabelConfig, WorkSettings, Settings):
-    """Label photographs with where people look: images in, ImageNet-Attn shards out.
+    """Label images with predicted human attention and write them as ImageNet-Attn shards.
 
-    Without arguments a dozen demo photographs are labelled into runs/demo/photos. The same command again goes on where
-    a stopped run left off. Every flag can also be set in a YAML file (--config) or as an environment variable
+    Without arguments, a dozen demo photographs are labeled into runs/demo/photos. Run the same command again to resume
+    a stopped run. Every flag can also be set in a YAML file (--config) or as an environment variable
     (LABELER_SAMPLES_PER_SHARD=500).
     """
 
     model_config = SettingsConfigDict(env_prefix="LABELER_", cli_prog_name="python -m labeler.run")
     longer_prefixes = ("LABELER_RETRY_",)
+    help_groups = {
+        "input and output": ("input", "output", "teacher", "limit", "append", "plan_only"),
+        "labels": ("map_size", "gaze_threshold", "max_gaze_points"),
+        "shards": ("samples_per_shard", "include_images", "seed"),
+        "hardware": ("workers", "gpus_per_worker", "threads_per_worker", "batch_size", "price_per_hour"),
+        "fault handling": ("max_bad_fraction", "max_pixels", "min_side", "wait_for_machines"),
+    }
 
     input: str = Field(
         "demo:photos",
         min_length=1,
-        description="folder of images or of class folders, or a tar file, local or s3://BUCKET/PREFIX; demo:photos or "
-        "demo:scenes",
+        description="folder of images or of class folders, or a tar file, local or s3://BUCKET/PREFIX; or demo:photos "
+        "or demo:scenes",
     )
     output: str | None = Field(
         None,
-        description="folder of the data set, new or to be resumed, local or s3://BUCKET/PREFIX; by default below "
-        "runs/demo for the demo, else needed",
+        description="folder of the data set, new or to be resumed, local or s3://BUCKET/PREFIX; required unless the "
+        "input is a demo, whose default is a folder in runs/demo",
     )
-    teacher: str = Field(
-        DEFAULT_TEACHER,
-        description=TEACHERS,
-    )
+    teacher: str = Field(DEFAULT_TEACHER, description=TEACHERS)
     append: bool = Field(
-        False, description="go on with a data set whose input has grown: label what it lacks, in further shards"
+        False, description="extend a data set whose input has grown: label its new images into additional shards"
     )
-    plan_only: bool = Field(False, description="write the plan, print shards, images and bytes, and stop")
+    plan_only: bool = Field(False, description="write the plan, print the number of shards, images and bytes, and exit")
 
     def label_config(self) -> LabelConfig:
-        """The settings that decide the bytes of the shards."""
+        """Return the settings that determine the bytes of the shards."""
         return LabelConfig(**{name: getattr(self, name) for name in LabelConfig.model_fields})
 
     def output_folder(self) -> str:
-        """Where the data set goes. Raises UserError where nothing says so."""
+        """Return the location of the data set. Raises UserError if neither `output` nor a demo input determines it."""
         output = self.output or DEMO_OUTPUTS.get(self.input)
         if not output:
             raise UserError(f"--output is needed: the folder for the shards made from {self.input}")
@@ -84,13 +89,20 @@ class LabelSettings(LabelConfig, WorkSettings, Settings):
 
 
 class RetrySettings(WorkSettings, Settings):
-    """Try again what failed: shards that were set aside, and images that were left out.
+    """Retry what failed: shards that were set aside, and images that are missing from the data set.
 
-    The images are labelled into further shards of the same data set, which is then published again.
+    The images are labeled into additional shards of the same data set, which is then published again.
     """
 
     model_config = SettingsConfigDict(env_prefix="LABELER_RETRY_", cli_prog_name="python -m labeler.retry")
+    help_groups = {
+        "input and output": ("dataset", "input", "teacher"),
+        "hardware": ("workers", "gpus_per_worker", "threads_per_worker", "price_per_hour"),
+        "fault handling": ("max_bad_fraction", "wait_for_machines"),
+    }
 
     dataset: CliPositionalArg[str] = Field(description="folder of the data set, local or s3://BUCKET/PREFIX")
-    input: str | None = Field(None, description="where the images are now; by default where they were")
-    teacher: str | None = Field(None, description="the same teacher as before, where it was a file")
+    input: str | None = Field(None, description="new location of the images, if they have moved")
+    teacher: str | None = Field(
+        None, description="path of the data set's teacher, if it is a file; by default found by its name"
+    )

@@ -8,7 +8,7 @@ from common.errors import UserError, describe_error
 from common.storage import open_storage
 from common.training import load_torch_file
 from trainer.config import TrainConfig
-from trainer.objectives.base import Model
+from trainer.objectives import Model
 from trainer.recipes import build
 
 

@@ -1,4 +1,4 @@
-"""Every setting of a training run."""
+"""All settings of a training run."""
 
 from typing import Any, Literal
 
@@ -19,118 +19,175 @@ DEMO: dict[str, Any] = {
     "warmup_epochs": 1.0,
     "temperature": 0.5,  # for small batches
 }
-DEMO_CONTRASTIVE_RATE = 2.0  # of so few steps: SimCLR's rule for long runs is slower
+DEMO_CONTRASTIVE_RATE = 2.0  # learning rate of the demo's few steps; SimCLR's rule for long runs is too slow
 
 
 class ModelConfig(BaseModel):
-    """What is trained, and towards what."""
+    """Settings of the model and its losses."""
 
-    backbone: Literal["resnet18", "resnet34", "resnet50"] = Field("resnet50", description="network that learns")
+    backbone: Literal["resnet18", "resnet34", "resnet50"] = Field("resnet50", description="network to train")
     norm: Literal["batch", "group"] = Field(
         "batch",
-        description="batch norm (over all GPUs; on CPUs over each worker's images), or group norm, with which batches "
-        "may be cut anywhere",
+        description="batch norm, synchronized over GPUs (on CPUs each worker has its own statistics), or group norm, "
+        "whose result does not depend on how a batch is split",
     )
-    head_layers: int = Field(2, ge=2, le=4, description="layers of SimCLR's projection head")
-    temperature: float = Field(0.1, gt=0, allow_inf_nan=False, description="of the contrastive loss")
+    head_layers: int = Field(2, ge=2, le=4, description="number of layers of SimCLR's projection head")
+    temperature: float = Field(0.1, gt=0, allow_inf_nan=False, description="temperature of the contrastive loss")
     reduction: Literal["sum_of_views", "mean"] = Field(
-        "sum_of_views", description="of the contrastive loss: the reference's sum, or half of it"
+        "sum_of_views",
+        description="reduction of the contrastive loss: the sum of the two views' means, as in the SimCLR reference, "
+        "or their mean, which is half of it",
     )
     select: Literal["gap_argmax", "channel_max", "channel_mean"] = Field(
-        "gap_argmax", description="which map of a stage the attention read-out takes"
+        "gap_argmax",
+        description="map of each stage that the attention read-out uses: the channel with the highest mean (paper), or "
+        "the maximum or mean over channels",
     )
-    kld_weight: float = Field(1.0, ge=0, allow_inf_nan=False, description="lambda, of KLD in the attention loss")
-    nss_weight: float = Field(0.1, ge=0, allow_inf_nan=False, description="beta, of NSS in the attention loss")
+    kld_weight: float = Field(
+        1.0, ge=0, allow_inf_nan=False, description="weight of KLD in the attention loss (lambda in the paper)"
+    )
+    nss_weight: float = Field(
+        0.1, ge=0, allow_inf_nan=False, description="weight of NSS in the attention loss (beta in the paper)"
+    )
     second_order: bool = Field(
-        False, description="of ContraCAM: let the attention loss change how channels are weighted, too"
+        False, description="contrastive-contracam: differentiate through the channel weights of ContraCAM as well"
     )
 
 
 class TrainConfig(ModelConfig):
-    """What decides the weights that come out."""
+    """The settings that decide the trained weights. A resumed run must have the same."""
 
-    data: str = Field(DEMO_DATA, description="folder of a labelled data set, local or s3://BUCKET/PREFIX")
+    data: str = Field(DEMO_DATA, description="labeled data set: local folder or s3://BUCKET/PREFIX")
     recipe: str = Field("contrastive-attn-teacher", description=f"row of Table 1: {', '.join(recipe_names())}")
-    image_size: int = Field(224, ge=32, description="side of views and clean images, in pixels")
-    batch_size: int = Field(2048, ge=2, description="images in a step, over all workers")
-    epochs: int = Field(400, ge=1, description="passes over the data")
+    image_size: int = Field(224, ge=32, description="side of views and clean images in pixels")
+    batch_size: int = Field(2048, ge=2, description="images per step, over all workers")
+    epochs: int = Field(400, ge=1, description="number of passes over the data")
     learning_rate: float | None = Field(
         None,
         gt=0,
         allow_inf_nan=False,
-        description="at its peak; by default 0.075 * sqrt(batch size), of supervised recipes 0.1 * batch size / 256",
+        description="peak learning rate; by default 0.075 * sqrt(batch size), for supervised recipes 0.1 * batch size "
+        "/ 256",
     )
-    warmup_epochs: float = Field(10, ge=0, allow_inf_nan=False, description="epochs in which the learning rate rises")
-    weight_decay: float = Field(1e-6, ge=0, allow_inf_nan=False, description="of convolutions' and linear weights")
-    probe: bool | None = Field(None, description="train a linear probe too; by default where the data have classes")
+    warmup_epochs: float = Field(
+        10, ge=0, allow_inf_nan=False, description="epochs of linear learning-rate warm-up; a cosine to 0 follows"
+    )
+    weight_decay: float = Field(
+        1e-6, ge=0, allow_inf_nan=False, description="weight decay of convolutions and linear layers"
+    )
+    probe: bool | None = Field(
+        None, description="train a linear probe alongside; by default if the data set has classes"
+    )
     precision: Literal["auto", "float32", "bfloat16"] = Field(
-        "auto", description="of the network's passes, weights stay float32; auto: bfloat16 on GPUs, float32 on CPUs"
+        "auto",
+        description="arithmetic of the network, weights stay float32; auto: bfloat16 autocast on GPUs, float32 on CPUs",
     )
-    seed: int = Field(0, ge=0, lt=2**32, description="of weights, order and views")
+    seed: int = Field(0, ge=0, lt=2**32, description="random seed for initialization, sample order and augmentation")
     human_data: list[str] = Field(
         [],
-        description="FORMAT:FOLDER of photographs with fixations (salicon:, osie-eye:, osie-mouse: or csv:) for "
-        "contrastive-attn-cotrain; may be repeated; of a data set with a split train only that",
+        description="contrastive-attn-cotrain: FORMAT:FOLDER of photographs with fixations (salicon:, osie-eye:, "
+        "osie-mouse: or csv:); may be repeated; only the split `train` where a data set has one",
     )
     human_batch_size: int | None = Field(
-        None, ge=1, description="of these photographs in a step, over all workers; by default as many as --batch-size"
+        None, ge=1, description="photographs of --human-data per step, over all workers; by default --batch-size"
     )
     micro_batch: int | None = Field(
-        None, ge=1, description="images of a worker that pass the network at once (GradCache); by default all of them"
+        None,
+        ge=1,
+        description="maximum images of a worker in one pass of the network (GradCache); the loss still covers the "
+        "whole batch; by default all",
     )
-    unfinished: bool = Field(False, description="train on the shards of a data set that is not finished yet")
-    skip_damaged: bool = Field(False, description="put another sample in place of one that cannot be read, and count")
+    unfinished: bool = Field(False, description="train on the finished shards of a data set that is still being made")
+    skip_damaged: bool = Field(
+        False, description="replace samples that cannot be read by others, and count them, instead of stopping"
+    )
+
+    def probe_classes(self, data_classes: int | None) -> int | None:
+        """Return the number of classes that a probe or classifier is trained on; None: there is none.
+
+        `data_classes` is the number of classes of the data set, None without classes.
+        """
+        return None if self.probe is False else data_classes
 
 
 class TrainSettings(TrainConfig, Settings):
-    """Train a vision model on labelled shards: SimCLR that also learns where people look.
+    """Train a vision model on labeled shards: SimCLR that also predicts where people look.
 
-    Without arguments a small model learns from runs/demo/scenes in a few minutes on a CPU. The same command again goes
-    on where a stopped run left off. Every flag can also be set in a YAML file (--config) or as an environment variable
+    Without arguments a small model is trained on runs/demo/scenes, in a few minutes on a CPU. Run the same command
+    again to resume a stopped run. Every flag can also be set in a YAML file (--config) or as an environment variable
     (TRAINER_EPOCHS=100).
     """
 
     model_config = SettingsConfigDict(env_prefix="TRAINER_", cli_prog_name="python -m trainer.run")
     longer_prefixes = ("TRAINER_TABLE_", "TRAINER_SEARCH_", "TRAINER_EVALUATE_")
+    help_groups = {
+        "input and output": ("data", "output", "recipe"),
+        "model and losses": (
+            "backbone",
+            "image_size",
+            "kld_weight",
+            "nss_weight",
+            "temperature",
+            "select",
+            "reduction",
+            "head_layers",
+            "norm",
+            "probe",
+            "second_order",
+        ),
+        "optimization": (
+            "epochs",
+            "batch_size",
+            "learning_rate",
+            "warmup_epochs",
+            "weight_decay",
+            "seed",
+        ),
+        "co-training with human attention": ("human_data", "human_batch_size"),
+        "hardware": ("workers", "threads", "precision", "compile", "micro_batch"),
+        "fault handling": ("checkpoint_every", "skip_damaged", "unfinished"),
+    }
 
     output: str | None = Field(
         None,
-        description="folder of the run, new or to go on with, local or s3://BUCKET/PREFIX; by default "
-        f"{DEMO_OUTPUT} for the demo, else needed",
+        description="folder of the run, new or to be resumed, local or s3://BUCKET/PREFIX; required, except for the "
+        f"demo ({DEMO_OUTPUT})",
     )
-    workers: int = Field(1, ge=1, description="processes that train together, each on a GPU of its own if there are")
+    workers: int = Field(1, ge=1, description="processes that train together, each on its own GPU if there are GPUs")
     threads: int | None = Field(
         None,
         ge=1,
-        description="threads of each worker that decode and crop, beside a GPU processes; by default 2, beside a GPU 4 "
-        "to 16, as there are cores for each GPU",
+        description="decoder threads (CPU) or processes (GPU) per worker; by default 2 on a CPU, and 4 to 16 on a GPU, "
+        "depending on the cores per GPU",
     )
-    checkpoint_every: int = Field(500, ge=1, description="steps between two checkpoints; one is made after each epoch")
+    checkpoint_every: int = Field(
+        500, ge=1, description="steps between two checkpoints; each epoch ends with one as well"
+    )
     compile: bool = Field(False, description="compile the network with torch.compile")
 
     def train_config(self) -> TrainConfig:
-        """The part of the settings that decides the weights. Raises UserError.
+        """Return the settings that decide the weights. Raises UserError for an unknown recipe.
 
-        What was not given is as the recipe has it; for the demo it makes a small model.
+        Settings that were not given take the recipe's defaults and, for the demo, those of a small model.
         """
         from trainer.optim import SIMCLR  # both import torch
         from trainer.recipes import get_recipe
 
-        chosen = get_recipe(self.recipe)
-        usual = {**chosen.defaults, **(DEMO if self.data == DEMO_DATA else {})}
-        if self.data == DEMO_DATA and chosen.optimisation is SIMCLR:
-            usual["learning_rate"] = DEMO_CONTRASTIVE_RATE
-        unset = {name: value for name, value in usual.items() if name not in self.model_fields_set}
+        recipe = get_recipe(self.recipe)
+        defaults = {**recipe.defaults, **(DEMO if self.data == DEMO_DATA else {})}
+        if self.data == DEMO_DATA and recipe.optimizer is SIMCLR:
+            defaults["learning_rate"] = DEMO_CONTRASTIVE_RATE
+        unset = {name: value for name, value in defaults.items() if name not in self.model_fields_set}
         return TrainConfig(**{name: getattr(self, name) for name in TrainConfig.model_fields} | unset)
 
     def output_folder(self) -> str:
-        """Where the run goes. Raises UserError where nothing says so."""
+        """Return the folder of the run. Raises UserError if none was given, except for the demo."""
         if self.output is None and self.data != DEMO_DATA:
-            raise UserError(f"--output is needed: the folder for what is learnt from {self.data}")
+            raise UserError(f"--output is needed: the folder of the run that trains on {self.data}")
         return self.output or DEMO_OUTPUT
 
     def threads_per_worker(self, device: str) -> int:
-        """That decode, on a device of this type, of which every other one here may have a worker too."""
+        """Return the decoders per worker on a type of device ("cpu" or "cuda"), assuming one worker per local GPU."""
         import torch
 
         return self.threads or default_decoders(torch.cuda.device_count() if device == "cuda" else 0)

@@ -13,7 +13,7 @@ from common.extras import require_extra
 from trainer.checkpoint import Trained
 from trainer.model.backbone import GROUPS, MEAN, STD
 from trainer.model.contracam import ContraCAM
-from trainer.objectives.base import AttentionObjective, Model
+from trainer.objectives import AttentionObjective, Model
 
 IMAGENET_CLASSES = 1000  # of torchvision's classifier, unless it is told otherwise
 EXAMPLE_SIDES = (64, 96)
@@ -58,7 +58,7 @@ def _classifier(model: Model) -> dict[str, Tensor] | None:
     """What tells classes from a ResNet's features; None where nothing does, or only from features under a block."""
     if not isinstance(model.block, nn.Identity):
         return None
-    return next((found for part in model.parts if (found := part.classifier()) is not None), None)  # type: ignore[operator]
+    return next((found for objective in model.objectives if (found := objective.classifier()) is not None), None)
 
 
 def _classes(trained: Trained) -> int:
@@ -91,7 +91,7 @@ class Deployed(nn.Module):
     def __init__(self, model: Model) -> None:
         super().__init__()
         self.model = model
-        part = model.part(AttentionObjective)
+        part = model.objective(AttentionObjective)
         self._attends = part is None or not isinstance(part.readout, ContraCAM)
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:

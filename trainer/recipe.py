@@ -1,4 +1,4 @@
-"""What a row of Table 1 is made of: a model of parts and, where they differ from SimCLR's, its views and optimiser."""
+"""The description of one row of Table 1: its model and, where they differ from SimCLR's, its views and optimizer."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -10,38 +10,46 @@ from trainer.data.augment import Draw, draw_augmentation
 from trainer.optim import SIMCLR, OptimizerSpec
 
 if TYPE_CHECKING:
-    from trainer.objectives.base import Model
+    from trainer.objectives import Model
 
-STRIDE = 32  # pixels of an image to a place of a ResNet's last stage
+LAST_STAGE_STRIDE = 32  # pixels of the image per position of a ResNet's last stage
+
+Check = Callable[[TrainConfig, int | None, int, bool], None]  # settings, classes, workers, compiled -> UserError
 
 
-def _anything_goes(config: TrainConfig, classes: int | None, workers: int, compiled: bool) -> None:
+def _accept_all(config: TrainConfig, classes: int | None, workers: int, compiled: bool) -> None:
     pass
 
 
 def check_map_size(config: TrainConfig, classes: int | None, workers: int, compiled: bool) -> None:
-    """A `check` of recipes whose prediction is a map of the last stage. Raises UserError where that has one place."""
-    if config.image_size <= STRIDE:
+    """Raise UserError if the last stage's map has a single position: a `check` for recipes that predict that map."""
+    if config.image_size <= LAST_STAGE_STRIDE:
         raise UserError(
             f"--image-size {config.image_size}: {config.recipe} predicts attention from the last stage's map, which "
-            f"has a single place up to {STRIDE} pixels, and would learn nothing; choose more"
+            f"has a single position up to {LAST_STAGE_STRIDE} pixels and cannot be trained; choose more"
         )
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """A row of Table 1. `build` composes the model; a recipe that learns classes gets their number, None without.
+    """One row of Table 1.
 
-    `views` draw what happens to each random crop of an image, `defaults` are settings that hold unless others are
-    given, `human_data`: it looks at human-labelled images in place of the shards' clean ones. `check` raises UserError
-    for settings, a number of classes or of workers, or compiling, that this recipe cannot do. `paper` has top-1 in % of
-    the paper's Table 1 by backbone, mean and standard error; without the latter it is the best of all its runs.
+    Attributes:
+        build: function from settings and the number of classes (None without classes) to the model.
+        views: one function per view that draws the augmentation of a random crop.
+        optimizer: the optimizer and its learning rate rule.
+        defaults: default values of settings that differ from `TrainConfig`'s.
+        human_data: whether photographs with human fixations replace the shards' clean images.
+        check: function of settings, number of classes, number of workers, and whether the network is compiled; raises
+            UserError for combinations that the recipe does not support.
+        paper: top-1 accuracy in percent in the paper's Table 1 by backbone: mean and standard error; without the latter
+            the figure is that of the best run.
     """
 
     build: "Callable[[ModelConfig, int | None], Model]"
     views: tuple[Draw, ...] = (draw_augmentation, draw_augmentation)
-    optimisation: OptimizerSpec = SIMCLR
+    optimizer: OptimizerSpec = SIMCLR
     defaults: Mapping[str, Any] = field(default_factory=dict)
     human_data: bool = False
-    check: Callable[[TrainConfig, int | None, int, bool], None] = _anything_goes
+    check: Check = _accept_all
     paper: Mapping[str, tuple[float, float | None]] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""What every format's reader does alike: looks become fixated images, and what is left out is counted."""
+"""Shared by all readers: turn recorded fixations into fixated images, and count what is excluded."""
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -10,24 +10,26 @@ from PIL import Image
 
 from common.errors import UserError, describe_error
 from common.fixations.data import FixatedImage, FixationData
+from common.fixations.exclusions import (
+    MISSING,
+    OUTSIDE,
+    REPEATED,
+    UNFIXATED,
+    UNPLACED,
+    UNREADABLE,
+    describe_exclusion,
+)
 from common.sources.local import LocalSource
 
-ASPECT_TOLERANCE = 0.02  # between an image and the frame that its fixations were recorded in
-
-OUTSIDE = "fixations outside of their image"
-UNPLACED = "fixations without a position"
-REPEATED = "trajectory samples at a pixel that the subject had been at before"
-MISSING = "images that have fixations but no file"
-UNFIXATED = "images without a fixation"
-UNREADABLE = "images whose file cannot be read"
-NAMED = 3  # images by reason
+ASPECT_TOLERANCE = 0.02  # relative difference of aspect ratio between an image and the frame of its fixations
+MAX_NAMES_PER_REASON = 3  # excluded images that are recorded by name
 
 
 class RawFixations(NamedTuple):
-    """What was recorded for one image.
+    """The fixations recorded on one image, in pixels.
 
-    `positions` is [n, 2]: x, y in pixels of the recorded frame, (0, 0) its upper left corner, so that the first
-    pixel's centre is (0.5, 0.5). `subjects` is [n], `durations` [n] in milliseconds.
+    `positions` is [n, 2]: x and y in pixels of the recorded frame. (0, 0) is the frame's upper left corner, so the
+    center of the first pixel is (0.5, 0.5). `subjects` is [n]; `durations` is [n] in milliseconds.
     """
 
     positions: np.ndarray
@@ -36,115 +38,116 @@ class RawFixations(NamedTuple):
 
 
 class Collector:
-    """Turns looks into fixated images and counts what is left out.
+    """Builder of a `FixationData` from the recorded fixations of each image.
 
-    `images` are the files by name. Fixations outside of the frame or without a position (NaN) are dropped; images
-    without a file, with one that no decoder knows, or without a fixation are kept out.
+    `folder` is the data set's folder, for messages; `images` maps the names of images to their files. Fixations outside
+    of the frame or without a position (NaN) are excluded, as are images without a file, with an unreadable file or
+    without a fixation.
     """
 
-    def __init__(self, place: Path, images: dict[str, Path]) -> None:
-        self._place = place
+    def __init__(self, folder: Path, images: dict[str, Path]) -> None:
+        self._folder = folder
         self._files = images
-        self._named: set[str] = set()
+        self._added: set[str] = set()
         self._recorded = 0
         self._images: list[FixatedImage] = []
-        self._left_out: Counter[str] = Counter()
-        self._first: defaultdict[str, list[str]] = defaultdict(list)
+        self._excluded: Counter[str] = Counter()
+        self._first_excluded: defaultdict[str, list[str]] = defaultdict(list)
 
     def add(
         self,
         name: str,
-        looks: RawFixations,
+        raw: RawFixations,
         frame: tuple[float, float] | None = None,
         trajectory: bool = False,
         split: str = "",
         map_path: Path | None = None,
     ) -> None:
-        """Take an image's looks. `frame` is width, height of what they were recorded on, the image's own if None.
+        """Add the fixations of one image.
 
-        Of a `trajectory` each subject's first sample at every pixel is kept. Raises UserError for an image of another
-        shape than the frame or seen before, and for a map of another size than its image.
+        `frame` is the width and height of the frame that `raw` refers to; by default the image's own. If `trajectory`,
+        only each subject's first sample at every pixel is used. Raises UserError if the image was added before, if its
+        aspect ratio differs from that of the frame, or if its map has another size than the image.
         """
         path = self._files.get(name)
-        if name in self._named:
-            raise UserError(f"{self._place}: the fixations of {name} are there twice")
-        self._named.add(name)
+        if name in self._added:
+            raise UserError(f"{self._folder}: found two records of fixations for {name}, expected one")
+        self._added.add(name)
         if path is None or not path.is_file():
-            return self._leave_out(MISSING, [name])
+            return self._exclude(MISSING, [name])
         try:
             size = image_size(path)
         except UserError:
-            return self._leave_out(UNREADABLE, [name])
-        map_size = size if map_path is None else image_size(map_path)
-        if map_size != size:
-            raise UserError(f"{map_path}: the map is {_told_size(map_size)}, its image {_told_size(size)}")
-        if frame is not None and abs(frame[0] / frame[1] * size[1] / size[0] - 1) > ASPECT_TOLERANCE:
-            raise UserError(
-                f"{path}: the image is {_told_size(size)}, its fixations were recorded on {_told_size(frame)}"
-            )
+            return self._exclude(UNREADABLE, [name])
+        _check_map_size(map_path, size)
+        _check_aspect_ratio(path, size, frame)
         bounds = np.asarray(frame or size, np.float64)
-        looks = self._placed(name, looks, bounds)
+        raw = self._select_inside(name, raw, bounds)
         if trajectory:
-            looks = self._unrepeated(looks)
-        if not len(looks.positions):
-            return self._leave_out(UNFIXATED, [name])
+            raw = self._select_first_visits(raw)
+        if not len(raw.positions):
+            return self._exclude(UNFIXATED, [name])
         self._images.append(
             FixatedImage(
                 name=name,
                 path=path,
                 width=size[0],
                 height=size[1],
-                fixations=(looks.positions.clip(0.5, bounds - 0.5) / bounds).astype(np.float32),
-                subjects=looks.subjects.astype(np.int32),
-                durations=None if looks.durations is None else looks.durations.astype(np.float32),
+                fixations=(raw.positions.clip(0.5, bounds - 0.5) / bounds).astype(np.float32),
+                subjects=raw.subjects.astype(np.int32),
+                durations=None if raw.durations is None else raw.durations.astype(np.float32),
                 split=split,
                 map_path=map_path,
             )
         )
 
     def finish(self) -> FixationData:
-        """The data set. Raises UserError where no image is left, or most fixations lie outside of their images."""
-        self._leave_out(UNFIXATED, sorted(self._files.keys() - self._named))
-        left_out = +self._left_out
-        if left_out[OUTSIDE] > self._recorded / 2:
+        """Return the data set. Raises UserError if it has no image, or if most fixations lie outside of the images."""
+        self._exclude(UNFIXATED, sorted(self._files.keys() - self._added))
+        excluded = +self._excluded
+        if excluded[OUTSIDE] > self._recorded / 2:
             raise UserError(
-                f"{self._place}: {left_out[OUTSIDE]} of {self._recorded} fixations lie outside of their images; "
+                f"{self._folder}: {excluded[OUTSIDE]:,} of {self._recorded:,} fixations lie outside of their images; "
                 "their coordinates must be pixels of the images as they are stored here"
             )
         if not self._images:
-            counts = ", ".join(f"{count} {reason}" for reason, count in left_out.items()) or "no images"
-            named = next((f" (the first: {self._first[why][0]})" for why in (MISSING, UNREADABLE) if left_out[why]), "")
-            raise UserError(f"{self._place}: no image with fixations; found {counts}{named}")
-        return FixationData(sorted(self._images, key=lambda image: image.name), left_out, dict(self._first))
+            counts = ", ".join(describe_exclusion(reason, count) for reason, count in excluded.items()) or "no images"
+            faults = [reason for reason in (MISSING, UNREADABLE) if excluded[reason]]
+            example = f" (first: {self._first_excluded[faults[0]][0]})" if faults else ""
+            raise UserError(f"{self._folder}: expected images with fixations; found {counts}{example}")
+        return FixationData(sorted(self._images, key=lambda image: image.name), excluded, dict(self._first_excluded))
 
-    def _leave_out(self, reason: str, names: Sequence[str], count: int | None = None) -> None:
-        """Count images, or as many fixations of one."""
+    def _exclude(self, reason: str, names: Sequence[str], count: int | None = None) -> None:
+        """Count the images `names` as excluded or, if `count` is given, that many fixations of a single image."""
         number = len(names) if count is None else count
         if number:
-            self._left_out[reason] += number
-            self._first[reason] += names[: NAMED - len(self._first[reason])]
+            self._excluded[reason] += number
+            self._first_excluded[reason] += names[: MAX_NAMES_PER_REASON - len(self._first_excluded[reason])]
 
-    def _placed(self, name: str, looks: RawFixations, bounds: np.ndarray) -> RawFixations:
-        """Without the fixations that have no position, or one outside of the frame."""
-        unplaced = np.any(np.isnan(looks.positions), axis=1)
-        inside = np.asarray(np.all((looks.positions >= 0) & (looks.positions <= bounds), axis=1))
+    def _select_inside(self, name: str, raw: RawFixations, bounds: np.ndarray) -> RawFixations:
+        """Select the fixations that have a position inside of the frame."""
+        unplaced = np.any(np.isnan(raw.positions), axis=1)
+        inside = np.asarray(np.all((raw.positions >= 0) & (raw.positions <= bounds), axis=1))
         self._recorded += len(inside)
-        self._leave_out(UNPLACED, [name], int(unplaced.sum()))
-        self._leave_out(OUTSIDE, [name], int((~inside & ~unplaced).sum()))
-        return _chosen(looks, inside)
+        self._exclude(UNPLACED, [name], int(unplaced.sum()))
+        self._exclude(OUTSIDE, [name], int((~inside & ~unplaced).sum()))
+        return _select(raw, inside)
 
-    def _unrepeated(self, looks: RawFixations) -> RawFixations:
-        """Each subject's first sample at every pixel."""
-        columns, rows = np.floor(looks.positions).astype(np.int64).T
-        _, subjects = np.unique(looks.subjects, return_inverse=True)
+    def _select_first_visits(self, raw: RawFixations) -> RawFixations:
+        """Select each subject's first sample at every pixel."""
+        columns, rows = np.floor(raw.positions).astype(np.int64).T
+        _, subjects = np.unique(raw.subjects, return_inverse=True)
         pixels = (subjects * (rows.max(initial=0) + 1) + rows) * (columns.max(initial=0) + 1) + columns
         first = np.sort(np.unique(pixels, return_index=True)[1])
-        self._left_out[REPEATED] += len(pixels) - len(first)
-        return _chosen(looks, first)
+        self._excluded[REPEATED] += len(pixels) - len(first)
+        return _select(raw, first)
 
 
 def image_files(folder: Path) -> dict[str, Path]:
-    """The images in a folder, to any depth, by their paths below it. Raises UserError where there is no such folder."""
+    """Return the image files below a folder, at any depth, by their relative paths.
+
+    Raises UserError if there is no such folder.
+    """
     if not folder.is_dir():
         raise UserError(f"{folder.parent}: expected a folder {folder.name} with the images")
     table = LocalSource(folder).list().table
@@ -152,18 +155,32 @@ def image_files(folder: Path) -> dict[str, Path]:
 
 
 def image_size(path: Path) -> tuple[int, int]:
-    """Width and height, from the header alone. Raises UserError."""
+    """Return an image's width and height, reading only its header. Raises UserError if it cannot be read."""
     try:
         with Image.open(path) as image:
             return image.size
-    except Exception as error:  # Pillow raises many kinds on hostile bytes
+    except Exception as error:  # Pillow raises exceptions of many types for malformed files
         raise UserError(f"{path}: the image cannot be read: {describe_error(error)}") from None
 
 
-def _chosen(looks: RawFixations, which: np.ndarray) -> RawFixations:
-    durations = None if looks.durations is None else looks.durations[which]
-    return RawFixations(looks.positions[which], looks.subjects[which], durations)
+def _check_map_size(map_path: Path | None, size: tuple[int, int]) -> None:
+    map_size = size if map_path is None else image_size(map_path)
+    if map_size != size:
+        raise UserError(f"{map_path}: the map is {_format_size(map_size)}, its image {_format_size(size)}")
 
 
-def _told_size(size: tuple[float, float]) -> str:
+def _check_aspect_ratio(path: Path, size: tuple[int, int], frame: tuple[float, float] | None) -> None:
+    if frame is not None and abs(frame[0] / frame[1] * size[1] / size[0] - 1) > ASPECT_TOLERANCE:
+        raise UserError(
+            f"{path}: the image is {_format_size(size)}, its fixations were recorded on {_format_size(frame)}"
+        )
+
+
+def _select(raw: RawFixations, selection: np.ndarray) -> RawFixations:
+    """Index every field with `selection`, a mask or indices."""
+    durations = None if raw.durations is None else raw.durations[selection]
+    return RawFixations(raw.positions[selection], raw.subjects[selection], durations)
+
+
+def _format_size(size: tuple[float, float]) -> str:
     return f"{size[0]:g} x {size[1]:g} pixels"

@@ -1,7 +1,8 @@
-"""Anyone's own eye tracking: a folder `images` and a table `fixations.csv` with a line for each fixation.
+"""Reader of eye tracking in a simple layout: a folder `images` and a table `fixations.csv` with a line per fixation.
 
-Columns are `image` (path below `images`), `subject` (a number or a name), `x`, `y` and, if known, `duration_ms`; others
-are ignored. x and y are pixels of the image from its upper left corner: 0 is its left edge, its width the right one.
+Required columns are `image` (path below `images`), `subject` (a number or a name), `x` and `y`; `duration_ms` is
+optional, and other columns are ignored. x and y are pixels measured from the image's upper left corner: x = 0 is the
+left edge, x = width the right edge.
 """
 
 import csv
@@ -17,89 +18,96 @@ from common.errors import UserError, describe_error
 from common.fixations.collector import Collector, RawFixations, image_files
 from common.fixations.data import FixationData
 
-REQUIRED = ("image", "subject", "x", "y")
-DURATION = "duration_ms"
+REQUIRED_COLUMNS = ("image", "subject", "x", "y")
+DURATION_COLUMN = "duration_ms"
 
 
-class Rows(Protocol):
-    """What `csv.reader` makes."""
+class CsvReader(Protocol):
+    """The interface of the object that `csv.reader` returns, whose own type is private."""
 
     line_num: int
 
     def __iter__(self) -> Iterator[list[str]]: ...
 
 
-class _Line(NamedTuple):
+class _Row(NamedTuple):
     image: str
     subject: str
     x: float
     y: float
-    duration: float
+    duration: float  # milliseconds; NaN if unknown
 
 
 def read_csv(folder: Path) -> FixationData:
-    """Read such a folder. Subjects are numbered through all images, in the order of their names. Raises UserError."""
+    """Read a folder in this layout. Raises UserError if a part of it is missing or the table cannot be parsed.
+
+    Subjects are numbered across all images, in the order of their names.
+    """
     path, images = folder / "fixations.csv", folder / "images"
     for needed in (path, images):
         if not needed.exists():
             raise UserError(f"{folder}: expected images/ and fixations.csv; there is no {needed}")
-    columns, lines = _read(path)
-    numbers = _numbered({line.subject for line in lines})
+    columns, rows = _read_table(path)
+    subject_numbers = _number_subjects({row.subject for row in rows})
     collector = Collector(folder, image_files(images))
-    by_image: dict[str, list[_Line]] = defaultdict(list)
-    for line in lines:
-        by_image[line.image].append(line)
-    for name, looks in by_image.items():
-        positions = np.array([(line.x, line.y) for line in looks])
-        subjects = np.array([numbers[line.subject] for line in looks])
-        durations = np.array([line.duration for line in looks]) if DURATION in columns else None
+    rows_by_image: dict[str, list[_Row]] = defaultdict(list)
+    for row in rows:
+        rows_by_image[row.image].append(row)
+    for name, image_rows in rows_by_image.items():
+        positions = np.array([(row.x, row.y) for row in image_rows])
+        subjects = np.array([subject_numbers[row.subject] for row in image_rows])
+        durations = np.array([row.duration for row in image_rows]) if DURATION_COLUMN in columns else None
         collector.add(name, RawFixations(positions, subjects, durations))
     return collector.finish()
 
 
-def _read(path: Path) -> tuple[list[str], list[_Line]]:
+def _read_table(path: Path) -> tuple[list[str], list[_Row]]:
+    """Return the names of the columns, and all rows."""
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:  # Excel puts a byte order mark before its tables
-            rows = csv.reader(file, skipinitialspace=True)
-            columns = [name.strip() for name in next(rows, [])]
-            missing = [name for name in REQUIRED if name not in columns]
+        with path.open(newline="", encoding="utf-8-sig") as file:  # Excel writes a byte order mark
+            reader = csv.reader(file, skipinitialspace=True)
+            columns = [name.strip() for name in next(reader, [])]
+            missing = [name for name in REQUIRED_COLUMNS if name not in columns]
             if missing:
                 found = ", ".join(columns) or "nothing"
                 raise UserError(
-                    f"{path}: expected the columns {', '.join(REQUIRED)}; {missing[0]} is missing in: {found}"
+                    f"{path}: expected the columns {', '.join(REQUIRED_COLUMNS)}; {missing[0]} is missing in: {found}"
                 )
-            return columns, list(_lines(path, rows, columns))
+            return columns, list(_parse_rows(path, reader, columns))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path}: cannot be read as a table: {describe_error(error)}") from None
 
 
-def _lines(path: Path, rows: Rows, columns: list[str]) -> Iterator[_Line]:
-    image, subject, x, y = (columns.index(name) for name in REQUIRED)
-    duration = columns.index(DURATION) if DURATION in columns else None
-    for row in rows:
-        if not any(row):
+def _parse_rows(path: Path, reader: CsvReader, columns: list[str]) -> Iterator[_Row]:
+    image, subject, x, y = (columns.index(name) for name in REQUIRED_COLUMNS)
+    duration = columns.index(DURATION_COLUMN) if DURATION_COLUMN in columns else None
+    for fields in reader:
+        if not any(fields):
             continue
-        where = f"{path}: line {rows.line_num}"
-        if len(row) != len(columns):
-            raise UserError(f"{where}: expected {len(columns)} fields, found {len(row)}")
-        for name, text in (("image", row[image]), ("subject", row[subject])):
+        where = f"{path}: line {reader.line_num}"
+        if len(fields) != len(columns):
+            raise UserError(f"{where}: expected {len(columns)} fields, found {len(fields)}")
+        for name, text in (("image", fields[image]), ("subject", fields[subject])):
             if not text.strip():
                 raise UserError(f"{where}: {name} is empty")
-        time = math.nan if duration is None else _number(row[duration], where, DURATION)
-        yield _Line(
-            row[image].strip(), row[subject].strip(), _number(row[x], where, "x"), _number(row[y], where, "y"), time
+        yield _Row(
+            image=fields[image].strip(),
+            subject=fields[subject].strip(),
+            x=_parse_number(fields[x], where, "x"),
+            y=_parse_number(fields[y], where, "y"),
+            duration=math.nan if duration is None else _parse_number(fields[duration], where, DURATION_COLUMN),
         )
 
 
-def _number(text: str, where: str, column: str) -> float:
-    """An empty field, as eye trackers leave at blinks, is NaN."""
+def _parse_number(text: str, where: str, column: str) -> float:
+    """Parse a number; an empty field, which eye trackers write during blinks, becomes NaN."""
     try:
         return float(text) if text.strip() else math.nan
     except ValueError:
         raise UserError(f"{where}: {column}: expected a number, found {text!r}") from None
 
 
-def _numbered(names: set[str]) -> dict[str, int]:
-    """Numbers for subjects: 2 before 10 where all of them are numbers."""
+def _number_subjects(names: set[str]) -> dict[str, int]:
+    """Number the subjects by name; sorted numerically (2 before 10) if all names are numbers."""
     key = (lambda name: (int(name), name)) if all(name.isdecimal() for name in names) else (lambda name: (0, name))
     return {name: number for number, name in enumerate(sorted(names, key=key))}

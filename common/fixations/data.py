@@ -1,4 +1,4 @@
-"""A photograph with the places that people looked at, whatever the format that it came in."""
+"""Images with human fixations, in one representation for all file formats."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -13,17 +13,18 @@ from common.errors import ImageFailure, UserError, describe_error
 if TYPE_CHECKING:
     from torch import Tensor
 
-SALICON_SIGMA = 19 / 640  # of the Gaussian that blurs fixations, as a part of the map's width
+SALICON_SIGMA = 19 / 640  # standard deviation of SALICON's Gaussian blur, as a fraction of the map's width
 
 
 @dataclass(frozen=True, eq=False)
 class FixatedImage:
-    """A photograph and where people looked at it. Its pixels are read, and its map is made, when asked for.
+    """An image file and the fixations recorded on it. Pixels and attention maps are computed on request only.
 
-    `fixations` is float32 [n, 2], n > 0: x and y in (0, 1) of the stored frame (EXIF ignored), pixel centres at
-    (i + 0.5) / size; in the order of the files. Of mouse trajectories these are each subject's unique
-    pixels. `subjects` is int32 [n]: one number, one person, in this image at least. `durations` is float32 [n],
-    milliseconds, NaN where unknown.
+    `fixations` is float32 [n, 2] with n > 0, in the order of the files: x and y as fractions of width and height, in
+    (0, 1), in the frame of the stored pixels (EXIF orientation ignored). The center of pixel i is at (i + 0.5) / size.
+    For mouse trajectories these are the distinct pixels that each subject visited.
+    `subjects` is int32 [n]: equal numbers within an image mean the same person.
+    `durations` is float32 [n] in milliseconds, NaN where unknown.
     """
 
     name: str  # path relative to the folder of images; unique in its data set
@@ -33,12 +34,12 @@ class FixatedImage:
     fixations: np.ndarray
     subjects: np.ndarray
     durations: np.ndarray | None = None
-    split: str = ""  # "train", "val", ... where the data set has splits
-    map_path: Path | None = None  # the map that the data set itself gives, of the image's size
+    split: str = ""  # "train", "val" or "test" if the data set has splits
+    map_path: Path | None = None  # attention map published with the data set, of the same size as the image
 
     def pixels(self) -> "Tensor":
-        """The photograph, uint8 [3, height, width]. Raises UserError where it cannot be read."""
-        from common.images import read_photograph  # torch takes seconds to import
+        """Decode the image to uint8 [3, height, width]. Raises UserError if it cannot be read."""
+        from common.images import read_photograph  # importing torch takes seconds
 
         try:
             pixels, _ = read_photograph(self.path.read_bytes(), self.width * self.height, 1)
@@ -52,26 +53,23 @@ class FixatedImage:
         return pixels
 
     def attention_map(self, height: int, width: int, sigma: float | None = None) -> "Tensor":
-        """The fixations as a map [height, width], blurred with `sigma` pixels of that map (SALICON's: 19 at 640)."""
+        """Return the fixations as a blurred map, float32 [height, width].
+
+        `sigma` is the standard deviation of the Gaussian in pixels of that map; by default that of SALICON, 19 pixels
+        at a width of 640.
+        """
         from common.fixation_maps import blur_fixations
 
         return blur_fixations(self.fixations, height, width, SALICON_SIGMA * width if sigma is None else sigma)
 
 
 class FixationData(NamedTuple):
-    """A data set of human attention: its images sorted by name, and counts of what was left out, by reason.
+    """A data set of human fixations: its images, sorted by name, and what was excluded from it.
 
-    `first` names the first images that a reason is about, where it is a fault.
+    `excluded` counts the excluded images or fixations by reason (see `common.fixations.exclusions`). `first_excluded`
+    names the first affected images by reason, for reasons that indicate faulty data.
     """
 
     images: list[FixatedImage]
-    left_out: Counter[str]
-    first: Mapping[str, Sequence[str]]
-
-
-def exclusion_notes(place: str, left_out: Mapping[str, int], first: Mapping[str, Sequence[str]]) -> list[str]:
-    """What a reader should know of images and fixations that were left out, a sentence a reason."""
-    names = {reason: f" (the first: {', '.join(images)})" for reason, images in first.items()}
-    return [
-        f"Left out of {place}: {count:,} {reason}{names.get(reason, '')}" for reason, count in sorted(left_out.items())
-    ]
+    excluded: Counter[str]
+    first_excluded: Mapping[str, Sequence[str]]

@@ -12,38 +12,45 @@ MatlabRecord = dict[str, Any]
 
 
 def read_mat(path: Path) -> MatlabRecord:
-    """The variables of a .mat file: structs as dicts, cell and struct arrays as lists, all squeezed. Raises UserError.
+    """Return the variables of a .mat file: structs become dicts, cell and struct arrays become lists.
 
-    Squeezing is what makes files alike that nest the same records as 1 x 1 cells, n x 1 or 1 x n arrays.
+    All arrays are squeezed, so that the same records read alike whether they are nested as 1 x 1 cells, n x 1 or 1 x n
+    arrays. Raises UserError if the file cannot be read.
     """
     try:
         return scipy.io.loadmat(path, simplify_cells=True)
-    except NotImplementedError:  # scipy reads all but HDF5
+    except NotImplementedError:  # MATLAB 7.3 files are HDF5, which scipy does not read
         raise UserError(f"{path}: a MATLAB 7.3 file; save it again with -v7") from None
-    except Exception as error:  # scipy raises many kinds on damaged files
+    except Exception as error:  # scipy raises exceptions of many types for damaged files
         raise UserError(f"{path}: cannot be read as a MATLAB file: {describe_error(error)}") from None
 
 
-def field(record: MatlabRecord, name: str, where: str) -> Any:
-    """A field or variable. Raises UserError where it is missing."""
+def get_field(record: MatlabRecord, name: str, where: str) -> Any:
+    """Return a field or variable. Raises UserError if it is missing; `where` begins the message, here and below."""
     if name not in record:
-        there = ", ".join(sorted(key for key in record if not key.startswith("__"))) or "nothing"
-        raise UserError(f"{where}: expected a field {name}, found {there}")
+        fields = ", ".join(sorted(key for key in record if not key.startswith("__"))) or "nothing"
+        raise UserError(f"{where}: expected a field {name}, found {fields}")
     return record[name]
 
 
-def records(value: Any, where: str) -> list[MatlabRecord]:
-    """A struct, or an array of them, as a list; elements that are empty become empty dicts. Raises UserError."""
-    found = [value] if isinstance(value, dict) else list(value) if isinstance(value, list | np.ndarray) else [value]
-    found = [{} if isinstance(each, np.ndarray) and not each.size else each for each in found]
-    if not all(isinstance(each, dict) for each in found):
+def as_records(value: Any, where: str) -> list[MatlabRecord]:
+    """Return a struct or an array of structs as a list; empty elements become empty dicts.
+
+    Raises UserError if the value or one of its elements is something else.
+    """
+    elements = list(value) if isinstance(value, list | np.ndarray) else [value]
+    records = [{} if isinstance(element, np.ndarray) and not element.size else element for element in elements]
+    if not all(isinstance(record, dict) for record in records):
         raise UserError(f"{where}: expected structs")
-    return found
+    return records
 
 
-def numbers(record: MatlabRecord, name: str, where: str, columns: int = 1) -> np.ndarray:
-    """A field's numbers as float64: [n], or [n, columns] where there are several. Raises UserError."""
-    value = np.asarray(field(record, name, where))
+def get_numbers(record: MatlabRecord, name: str, where: str, columns: int = 1) -> np.ndarray:
+    """Return the numbers in a field as float64 [n], or [n, columns] if `columns` is above 1.
+
+    Raises UserError if the field is missing or holds something else.
+    """
+    value = np.asarray(get_field(record, name, where))
     if value.size == 0:
         value = np.zeros(0)
     if value.dtype.kind not in "buif" or (columns > 1 and value.size and value.shape[-1] != columns):
@@ -51,8 +58,8 @@ def numbers(record: MatlabRecord, name: str, where: str, columns: int = 1) -> np
     return value.astype(np.float64).reshape((-1, columns) if columns > 1 else -1)
 
 
-def same_length(arrays: dict[str, np.ndarray], where: str) -> None:
-    """Raises UserError where these fields differ in length."""
-    if len({len(array) for array in arrays.values()}) > 1:
-        lengths = ", ".join(f"{name} {len(array)}" for name, array in arrays.items())
-        raise UserError(f"{where}: expected as many of each, found {lengths}")
+def check_same_length(fields: dict[str, np.ndarray], where: str) -> None:
+    """Raise UserError unless these fields, given by name, have the same length."""
+    if len({len(array) for array in fields.values()}) > 1:
+        lengths = ", ".join(f"{name} {len(array)}" for name, array in fields.items())
+        raise UserError(f"{where}: expected fields of the same length, found {lengths}")

@@ -1,7 +1,7 @@
-"""OSIE (Xu et al., Journal of Vision 2014): eye tracking, and the mouse tracking of a crowd, on 700 photographs.
+"""Reader of OSIE (Xu et al., Journal of Vision 2014): eye tracking and crowdsourced mouse tracking on 700 photographs.
 
-The layout is that of github.com/NUS-VIP/predicting-human-gaze-beyond-pixels; its folder `data` may be named, or the one
-that holds it. Coordinates are MATLAB's, 1-based: the first pixel's centre is (1, 1).
+The layout is that of github.com/NUS-VIP/predicting-human-gaze-beyond-pixels; the location may be its folder `data` or
+the folder that contains `data`. Coordinates are MATLAB's, 1-based: the center of the first pixel is (1, 1).
 """
 
 from pathlib import Path
@@ -11,39 +11,43 @@ import numpy as np
 from common.errors import UserError
 from common.fixations.collector import Collector, RawFixations, image_files
 from common.fixations.data import FixationData
-from common.fixations.matlab import MatlabRecord, field, numbers, read_mat, records, same_length
+from common.fixations.matlab import MatlabRecord, as_records, check_same_length, get_field, get_numbers, read_mat
 
 
 def read_osie_eye(folder: Path) -> FixationData:
-    """`stimuli/*.jpg` and `eye/fixations.mat`; subjects are numbered as in the file. Raises UserError."""
-    data = _data(folder, "eye/fixations.mat")
+    """Read the eye tracking: `stimuli/*.jpg` and `eye/fixations.mat`; subjects are numbered as in the file.
+
+    Raises UserError if files are missing or cannot be parsed.
+    """
+    data = _data_folder(folder, "eye/fixations.mat")
     path = data / "eye" / "fixations.mat"
     collector = Collector(folder, image_files(data / "stimuli"))
-    for index, record in enumerate(records(field(read_mat(path), "fixations", str(path)), f"{path}: fixations")):
-        name = str(field(record, "img", f"{path}: record {index + 1}"))
-        collector.add(name, _eye_looks(record, f"{path}: {name}"))
+    records = as_records(get_field(read_mat(path), "fixations", str(path)), f"{path}: fixations")
+    for index, record in enumerate(records):
+        name = str(get_field(record, "img", f"{path}: record {index + 1}"))
+        collector.add(name, _eye_fixations(record, f"{path}: {name}"))
     return collector.finish()
 
 
 def read_osie_mouse(folder: Path) -> FixationData:
-    """`stimuli/*.jpg` and `mouse_amt/*.mat`, of whose trajectories each subject's unique pixels are kept.
+    """Read the mouse tracking: `stimuli/*.jpg` and `mouse_amt/*.mat`; the fixations are each subject's distinct pixels.
 
-    Subjects have the files' numbers. Raises UserError.
+    Subjects have the numbers that the files give them. Raises UserError if files are missing or cannot be parsed.
     """
-    data = _data(folder, "mouse_amt")
+    data = _data_folder(folder, "mouse_amt")
     files = image_files(data / "stimuli")
     by_stem = {Path(name).stem: name for name in files}
     collector = Collector(folder, files)
     for path in sorted((data / "mouse_amt").glob("*.mat")):
-        found = records(field(read_mat(path), "fixations", str(path)), f"{path}: fixations")
-        if len(found) != 1:
-            raise UserError(f"{path}: fixations: expected one struct with subj and coord, found {len(found)}")
-        looks = _mouse_looks(found[0], f"{path}: fixations")
-        collector.add(by_stem.get(path.stem, path.stem), looks, trajectory=True)
+        records = as_records(get_field(read_mat(path), "fixations", str(path)), f"{path}: fixations")
+        if len(records) != 1:
+            raise UserError(f"{path}: fixations: expected one struct with subj and coord, found {len(records)}")
+        samples = _mouse_samples(records[0], f"{path}: fixations")
+        collector.add(by_stem.get(path.stem, path.stem), samples, trajectory=True)
     return collector.finish()
 
 
-def _data(folder: Path, needed: str) -> Path:
+def _data_folder(folder: Path, needed: str) -> Path:
     data = folder / "data" if (folder / "data").is_dir() else folder
     for name in ("stimuli", needed):
         if not (data / name).exists():
@@ -51,23 +55,24 @@ def _data(folder: Path, needed: str) -> Path:
     return data
 
 
-def _eye_looks(record: MatlabRecord, where: str) -> RawFixations:
+def _eye_fixations(record: MatlabRecord, where: str) -> RawFixations:
     positions, subjects, durations = [np.zeros((0, 2))], [np.zeros(0)], [np.zeros(0)]
-    for number, subject in enumerate(records(field(record, "subjects", where), f"{where}: subjects")):
-        if not subject:  # did not see this image
+    for number, subject in enumerate(as_records(get_field(record, "subjects", where), f"{where}: subjects")):
+        if not subject:  # this subject did not view the image
             continue
-        there = f"{where}: subject {number + 1}"
-        columns = {name: numbers(subject, name, there) for name in ("fix_x", "fix_y", "fix_duration")}
-        same_length(columns, there)
+        subject_where = f"{where}: subject {number + 1}"
+        columns = {name: get_numbers(subject, name, subject_where) for name in ("fix_x", "fix_y", "fix_duration")}
+        check_same_length(columns, subject_where)
         positions.append(np.column_stack([columns["fix_x"], columns["fix_y"]]) - 0.5)
         subjects.append(np.full(len(positions[-1]), number))
         durations.append(columns["fix_duration"])
     return RawFixations(np.concatenate(positions), np.concatenate(subjects), np.concatenate(durations))
 
 
-def _mouse_looks(record: MatlabRecord, where: str) -> RawFixations:
-    rows_and_columns, subjects = numbers(record, "coord", where, columns=2), numbers(record, "subj", where)
-    same_length({"coord": rows_and_columns, "subj": subjects}, where)
+def _mouse_samples(record: MatlabRecord, where: str) -> RawFixations:
+    rows_and_columns = get_numbers(record, "coord", where, columns=2)
+    subjects = get_numbers(record, "subj", where)
+    check_same_length({"coord": rows_and_columns, "subj": subjects}, where)
     if not np.isfinite(subjects).all():
         raise UserError(f"{where}: subj: expected numbers, found NaN")
     return RawFixations(rows_and_columns[:, ::-1] - 0.5, subjects)

@@ -1,4 +1,4 @@
-"""Photographs with fixations -> some to train on and some to validate on; copies of one picture stay together."""
+"""Division of fixated images into training and validation, with duplicates of an image on the same side."""
 
 import hashlib
 from collections import defaultdict
@@ -10,49 +10,55 @@ from PIL import Image
 
 from common.errors import UserError, describe_error
 from common.fixations.data import FixatedImage
+from common.text import pluralize
 
-SIDE = 16  # of the thumbnails that tell whether two files show the same picture
-TOLERANCE = 20  # grey levels: encoding and scaling a picture anew make up to 15, the most alike of 1,298 others 68
-CHUNK = 10_000  # pairs of thumbnails compared at once
+THUMBNAIL_SIDE = 16
+# Largest difference between thumbnails of duplicates, in gray levels. Encoding or scaling an image again changes its
+# thumbnail by up to 15; among 1,298 different images, the most similar two differ by 68.
+TOLERANCE = 20
+PAIRS_PER_CHUNK = 10_000  # pairs of thumbnails compared at once, which bounds the memory
 
 
 def split_images(
     images: Sequence[FixatedImage], validation: int | float, seed: int
 ) -> tuple[list[FixatedImage], list[FixatedImage]]:
-    """Divide by image into (train, validation), each sorted by name; whatever the order of `images`.
+    """Divide images into (training, validation), each sorted by name; the order of `images` does not matter.
 
-    `validation` is a number of images, or as a float a fraction of them. Files that show the same picture (the same
-    name, or thumbnails alike, as OSIE's 1279.jpg and 1374.jpg) stay together; where they do not fit, validation gets
-    fewer. An image's side hangs on the seed and its name, so that a data set that grows keeps most of its division.
-    Raises UserError where a side would be empty, or an image cannot be read.
+    `validation` is a number of images or, as a float, a fraction of them. Duplicates (images of the same name, or with
+    nearly equal thumbnails, as OSIE's 1279.jpg and 1374.jpg) stay together; where a group of them does not fit,
+    validation gets fewer images. The side of an image depends on the seed and its name, so that most images stay on
+    their side when the data set grows. Raises UserError if a side would be empty, or if an image cannot be read.
     """
-    fraction = isinstance(validation, float)
-    if not 0 < validation < (1 if fraction else len(images)):
+    is_fraction = isinstance(validation, float)
+    if not 0 < validation < (1 if is_fraction else len(images)):
         raise _cannot_divide(validation, images)
-    wanted = round(validation * len(images)) if fraction else validation
-    groups = duplicate_groups(images)
+    wanted = round(validation * len(images)) if is_fraction else validation
+    groups = group_duplicates(images)
     groups.sort(key=lambda group: hashlib.sha256(f"{seed} {group[0].name}".encode()).digest())
     train: list[FixatedImage] = []
-    chosen: list[FixatedImage] = []
+    held_out: list[FixatedImage] = []
     for group in groups:
-        (chosen if len(chosen) + len(group) <= wanted else train).extend(group)
-    if not train or not chosen:
+        (held_out if len(held_out) + len(group) <= wanted else train).extend(group)
+    if not train or not held_out:
         raise _cannot_divide(validation, images)
-    return sorted(train, key=_name), sorted(chosen, key=_name)
+    return sorted(train, key=_name_and_path), sorted(held_out, key=_name_and_path)
 
 
-def duplicate_groups(images: Sequence[FixatedImage]) -> list[list[FixatedImage]]:
-    """All images, those that show the same picture in one group; sorted by name. Reads every image, at an eighth."""
-    from scipy.sparse import coo_array  # with the tree below, a quarter of a second to import
+def group_duplicates(images: Sequence[FixatedImage]) -> list[list[FixatedImage]]:
+    """Group images so that duplicates share a group; groups and their images are sorted by name.
+
+    Reads every image, JPEGs at a reduced size. Raises UserError if one cannot be read.
+    """
+    from scipy.sparse import coo_array  # scipy.sparse and scipy.spatial take a quarter of a second to import
     from scipy.sparse.csgraph import connected_components
 
     if not images:
         return []
-    ordered = sorted(images, key=_name)
+    ordered = sorted(images, key=_name_and_path)
     with ThreadPoolExecutor() as pool:
-        thumbnails = np.stack(list(pool.map(thumbnail, ordered)))
+        thumbnails = np.stack(list(pool.map(_load_thumbnail, ordered)))
     same_name = [(i, i + 1) for i in range(len(ordered) - 1) if ordered[i].name == ordered[i + 1].name]
-    pairs = np.concatenate([_alike(thumbnails), np.array(same_name, np.int64).reshape(-1, 2)])
+    pairs = np.concatenate([_find_similar_pairs(thumbnails), np.array(same_name, np.int64).reshape(-1, 2)])
     links = coo_array((np.ones(len(pairs)), (pairs[:, 0], pairs[:, 1])), shape=(len(ordered), len(ordered)))
     groups: dict[int, list[FixatedImage]] = defaultdict(list)
     for image, label in zip(ordered, connected_components(links, directed=False)[1], strict=True):
@@ -60,41 +66,43 @@ def duplicate_groups(images: Sequence[FixatedImage]) -> list[list[FixatedImage]]
     return list(groups.values())
 
 
-def thumbnail(image: FixatedImage) -> np.ndarray:
-    """The whole picture in 16 x 16 pixels, int16 [16, 16, 3]. Raises UserError."""
+def _load_thumbnail(image: FixatedImage) -> np.ndarray:
+    """Return the image scaled to 16 x 16 pixels, int16 [16, 16, 3]. Raises UserError if it cannot be read."""
     try:
-        with Image.open(image.path) as picture:
-            picture.draft("RGB", (4 * SIDE, 4 * SIDE))  # a JPEG is decoded at an eighth of its size at best
-            small = picture.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BILINEAR)
-    except Exception as error:  # Pillow raises many kinds on hostile bytes
+        with Image.open(image.path) as original:
+            # faster: decodes a JPEG at a reduced size, down to an eighth
+            original.draft("RGB", (4 * THUMBNAIL_SIDE, 4 * THUMBNAIL_SIDE))
+            small = original.convert("RGB").resize((THUMBNAIL_SIDE, THUMBNAIL_SIDE), Image.Resampling.BILINEAR)
+    except Exception as error:  # Pillow raises exceptions of many types for malformed files
         raise UserError(f"{image.path}: the image cannot be read: {describe_error(error)}") from None
     return np.asarray(small, np.int16)
 
 
-def _alike(thumbnails: np.ndarray) -> np.ndarray:
-    """Pairs [n, 2] of thumbnails that differ by at most TOLERANCE everywhere.
+def _find_similar_pairs(thumbnails: np.ndarray) -> np.ndarray:
+    """Return the pairs of indices, [n, 2], of thumbnails whose pixels all differ by at most TOLERANCE.
 
-    Means over quarters differ by no more than their pixels do, so they tell in 12 dimensions which are worth comparing.
+    Candidates are found by the means over the four quadrants (12 numbers per thumbnail), which differ by no more than
+    the pixels do.
     """
     from scipy.spatial import cKDTree
 
-    half = SIDE // 2
-    quarters = thumbnails.reshape(-1, 2, half, 2, half, 3).mean(axis=(2, 4)).reshape(len(thumbnails), -1)
-    near = cKDTree(quarters).query_pairs(TOLERANCE, p=np.inf, output_type="ndarray")
-    chunks = [near[start : start + CHUNK] for start in range(0, len(near), CHUNK)]
-    alike = [
+    half = THUMBNAIL_SIDE // 2
+    quadrants = thumbnails.reshape(-1, 2, half, 2, half, 3).mean(axis=(2, 4)).reshape(len(thumbnails), -1)
+    candidates = cKDTree(quadrants).query_pairs(TOLERANCE, p=np.inf, output_type="ndarray")
+    chunks = [candidates[start : start + PAIRS_PER_CHUNK] for start in range(0, len(candidates), PAIRS_PER_CHUNK)]
+    similar = [
         chunk[np.abs(thumbnails[chunk[:, 0]] - thumbnails[chunk[:, 1]]).max(axis=(1, 2, 3)) <= TOLERANCE]
         for chunk in chunks
     ]
-    return np.concatenate([np.zeros((0, 2), np.int64), *alike])
+    return np.concatenate([np.zeros((0, 2), np.int64), *similar])
 
 
 def _cannot_divide(validation: float, images: Sequence[FixatedImage]) -> UserError:
     return UserError(
         f"validation = {validation}: expected a number of images, or a fraction below 1, that leaves some of the "
-        f"{len(images)} images on either side"
+        f"{pluralize(len(images), 'image')} for training and some for validation"
     )
 
 
-def _name(image: FixatedImage) -> tuple[str, str]:
+def _name_and_path(image: FixatedImage) -> tuple[str, str]:
     return image.name, str(image.path)

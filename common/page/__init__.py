@@ -1,3 +1,60 @@
-"""Self-contained HTML pages: markup, attention overlays, charts."""
+"""Self-contained HTML pages: markup, attention maps over photographs, and charts."""
 
-from common.page.html import *  # noqa: F403
+from common.page.attention import (
+    HEAT_OPACITY,
+    LONGEST_SIDE,
+    attention_picture,
+    color_map,
+    heat_colors,
+    layer_switches,
+    normalize_map,
+    thumbnail,
+)
+from common.page.charts import bar_chart, histogram
+from common.page.html import (
+    VOID_TAGS,
+    Html,
+    breakable,
+    data_uri,
+    document,
+    element,
+    escape,
+    figure,
+    grid,
+    notes,
+    paragraph,
+    picture,
+    section,
+    table,
+    tiles,
+    write_page,
+)
+
+__all__ = [
+    "HEAT_OPACITY",
+    "LONGEST_SIDE",
+    "VOID_TAGS",
+    "Html",
+    "attention_picture",
+    "bar_chart",
+    "breakable",
+    "color_map",
+    "data_uri",
+    "document",
+    "element",
+    "escape",
+    "figure",
+    "grid",
+    "heat_colors",
+    "histogram",
+    "layer_switches",
+    "normalize_map",
+    "notes",
+    "paragraph",
+    "picture",
+    "section",
+    "table",
+    "thumbnail",
+    "tiles",
+    "write_page",
+]

@@ -1,35 +1,26 @@
-"""Self-contained HTML pages: pictures, plots, tables, everything escaped; no scripts, and nothing is fetched."""
+"""HTML markup for self-contained pages: elements, sections, tables and figures, with all text escaped.
+
+The pages contain no scripts and load nothing: styles and images are embedded, and a Content-Security-Policy blocks
+every request.
+"""
 
 import base64
 import html
-import io
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
-from PIL import Image
-
 from common.errors import UserError
-from common.orientation import to_upright_image, to_upright_point
 from common.storage.files import write_atomically
 
-MEDIA_TYPES = {b"\xff\xd8\xff": "image/jpeg", b"\x89PNG\r\n\x1a\n": "image/png"}
-VOID_TAGS = ("img", "input", "meta", "wbr")  # have no closing tag
+MEDIA_TYPES = {b"\xff\xd8\xff": "image/jpeg", b"\x89PNG\r\n\x1a\n": "image/png"}  # by the first bytes of the image
+VOID_TAGS = ("img", "input", "meta", "wbr")  # elements without a closing tag
 INFERNO = ("#000004", "#210c4a", "#56106e", "#89226a", "#bb3754", "#e35932", "#f98c0a", "#f9c932", "#fcffa4")
-LONGEST_SIDE = 320  # pixels of a picture on a page
-JPEG_QUALITY = 80
-HEAT_SIDE = 112  # pixels of a map on a page; the browser interpolates
-HEAT_OPACITY = 0.85  # at the map's maximum
-HEAT_GAMMA = 0.8  # the lower, the more of the faint attention shows
-POINT_RADIUS = 0.034  # of the longest side, at strength 1
-CHART_WIDTH, CHART_HEIGHT, CHART_MARGIN = 520, 210, 24
-MOST_BAR_LABELS = 12
-POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"  # the browser itself keeps the page from asking
+CONTENT_SECURITY_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+MAX_LARGE_TILE_CHARACTERS = 16  # a tile shows longer text in a smaller font
 
 
 class Html(str):
-    """Markup, ready to be put on a page. Any other str is text, which `element` escapes."""
+    """Markup that goes onto a page as it is. `escape` and `element` treat any other str as text and escape it."""
 
 
 STYLE = Html(
@@ -78,27 +69,31 @@ body:has(#show-heat:not(:checked)) .photograph ~ .heat, body:has(#show-points:no
 
 
 def escape(text: object) -> Html:
-    """The one place where text becomes markup: `Html` stays, anything else is escaped."""
+    """Return text as markup with special characters escaped. `Html` is returned unchanged."""
     if isinstance(text, Html):
         return text
-    encodable = str(text).encode("utf-8", "replace").decode()  # half a surrogate pair could not be written
+    encodable = str(text).encode("utf-8", "replace").decode()  # UTF-8 cannot encode lone surrogates
     return Html(html.escape(encodable, quote=True))
 
 
 def element(tag: str, *content: object, **attributes: object) -> Html:
-    """`<tag ...>content</tag>`; attributes are always text; in their names `_` means `-`, a last one nothing."""
-    named = {name.removesuffix("_").replace("_", "-"): value for name, value in attributes.items()}
-    opening = "".join(f' {name}="{escape(str(value))}"' for name, value in named.items())
+    """Return `<tag attributes>content</tag>`.
+
+    Content is escaped unless it is `Html`; attribute values are always escaped. In attribute names, a trailing `_` is
+    removed (`class_`) and any other `_` becomes `-` (`stroke_width`).
+    """
+    by_name = {name.removesuffix("_").replace("_", "-"): value for name, value in attributes.items()}
+    opening = "".join(f' {name}="{escape(str(value))}"' for name, value in by_name.items())
     inner = "".join(map(escape, content))
     return Html(f"<{tag}{opening}>" + ("" if tag in VOID_TAGS else f"{inner}</{tag}>"))
 
 
 def document(title: str, subtitle: str, *content: Html) -> Html:
-    """The whole page."""
+    """Return a complete page: title, subtitle and content."""
     head = element(
         "head",
         element("meta", charset="utf-8"),
-        element("meta", http_equiv="Content-Security-Policy", content=POLICY),
+        element("meta", http_equiv="Content-Security-Policy", content=CONTENT_SECURITY_POLICY),
         element("meta", name="viewport", content="width=device-width, initial-scale=1"),
         element("title", title),
         element("style", STYLE),
@@ -108,70 +103,73 @@ def document(title: str, subtitle: str, *content: Html) -> Html:
 
 
 def write_page(path: Path, page: Html) -> None:
-    """Write a page, whole or not at all, making its folder if need be. Raises UserError."""
+    """Write a page atomically and create its folder if necessary. Raises UserError if the file cannot be written."""
     try:
         write_atomically(path, page.encode())
     except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}; expected the path of a file to write") from None
+        raise UserError(f"cannot write {path}: {error.strerror}; expected the path of a writable file") from None
 
 
 def section(title: str, *content: Html) -> Html:
-    """A part of the page with its heading."""
+    """Return a section with a heading."""
     return element("section", element("h2", title), *content)
 
 
 def paragraph(*content: object) -> Html:
-    """A paragraph of text."""
+    """Return a paragraph of text."""
     return element("p", *content)
 
 
 def notes(lines: Sequence[str]) -> Html:
-    """A framed list of things that the reader should know; nothing where there are none."""
+    """Return a framed list of remarks for the reader, or nothing if there are none."""
     return element("ul", *(element("li", line) for line in lines), class_="notes") if lines else Html("")
 
 
 def tiles(figures: Mapping[str, object]) -> Html:
-    """Key figures by name: a row of tiles with big numbers, integers with thousands separators."""
+    """Return key figures by name as a row of tiles. Numbers have thousands separators."""
     return element("dl", *(_tile(name, value) for name, value in figures.items()), class_="tiles")
 
 
 def _tile(name: str, value: object) -> Html:
-    text = _spelled(value)
-    return element("div", element("dt", name), element("dd", text, class_="long" if len(text) > 16 else "short"))
+    text = _format_value(value)
+    size = "long" if len(text) > MAX_LARGE_TILE_CHARACTERS else "short"
+    return element("div", element("dt", name), element("dd", text, class_=size))
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Html:
-    """A table with a heading row; numbers stand right."""
+    """Return a table with a header row. Numbers are right-aligned and have thousands separators."""
     head = element("thead", element("tr", *(element("th", name) for name in columns)))
     body = element("tbody", *(element("tr", *(_cell(value) for value in row)) for row in rows))
     return element("div", element("table", head, body), class_="scroll")
 
 
 def _cell(value: object) -> Html:
-    return element("td", _spelled(value), class_="number") if isinstance(value, int | float) else element("td", value)
+    if isinstance(value, int | float):
+        return element("td", _format_value(value), class_="number")
+    return element("td", value)
 
 
-def _spelled(value: object) -> str:
+def _format_value(value: object) -> str:
     return f"{value:,}" if isinstance(value, int | float) and not isinstance(value, bool) else str(value)
 
 
 def grid(figures: Iterable[Html], wide: bool = False) -> Html:
-    """Figures side by side, as many as the window holds; `wide` for charts."""
+    """Arrange figures in as many columns as fit the window. `wide` makes the columns wide enough for charts."""
     return element("div", *figures, class_="grid wide" if wide else "grid")
 
 
 def breakable(path: str) -> Html:
-    """A path that a narrow column breaks after a `/`, if it can."""
+    """Return a path in which a narrow column can break the line after each `/`."""
     return Html(element("wbr").join(escape(part) for part in path.replace("/", "/\0").split("\0")))
 
 
 def figure(content: Html, name: str, details: str = "") -> Html:
-    """A picture or chart with its caption: a name and, below, details."""
+    """Return an image or chart with a caption: its name and, below it, details."""
     return element("figure", content, element("figcaption", element("b", name), details))
 
 
 def data_uri(image: bytes) -> str:
-    """JPEG or PNG bytes as an address that holds the picture itself. Raises ValueError on other bytes."""
+    """Return JPEG or PNG bytes as a `data:` URI. Raises ValueError for any other bytes."""
     for magic, media_type in MEDIA_TYPES.items():
         if image.startswith(magic):
             return f"data:{media_type};base64,{base64.b64encode(image).decode()}"
@@ -179,110 +177,5 @@ def data_uri(image: bytes) -> str:
 
 
 def picture(image: bytes, description: str) -> Html:
-    """JPEG or PNG bytes as a picture; the description is for those who cannot see it."""
+    """Return an `<img>` that embeds JPEG or PNG bytes. The description is its alternative text."""
     return element("img", src=data_uri(image), alt=description, class_="picture")
-
-
-def attention_picture(
-    image: Image.Image | None, attention: np.ndarray, points: np.ndarray, size: tuple[int, int], orientation: int = 1
-) -> Html:
-    """A picture under its attention map (class `heat`) and its numbered gaze points (class `point`), turned upright.
-
-    attention: uint8 [H, W], covers the frame; points: [n, 3] of x, y in [0, 1] and strength in [0, 1].
-    All lie in the frame of the stored pixels, whose width and height are `size`; `orientation` is EXIF's, 1 to 8.
-    Without an image the map is shown alone, opaque.
-    """
-    scale = LONGEST_SIDE / max(size)
-    width, height = (max(1, round(side * scale)) for side in (size if orientation < 5 else size[::-1]))
-    gray = Image.fromarray(attention)
-    layers = [_layer(color_map(to_upright_image(gray, orientation), opaque=image is None), width, height, "heat")]
-    if image is not None:
-        layers.insert(0, _layer(thumbnail(to_upright_image(image, orientation)), width, height, "photograph"))
-    for rank, (x, y, strength) in enumerate(points.tolist(), start=1):
-        shown_x, shown_y = to_upright_point(x, y, orientation)
-        layers.append(_point(rank, shown_x * width, shown_y * height, strength))
-    names = {"role": "img", "aria_label": f"attention map with {len(points)} gaze points", "class_": "picture"}
-    return element("svg", *layers, viewBox=f"0 0 {width} {height}", **names)
-
-
-def layer_switches(points: bool = True, lowest: str = "none") -> Html:
-    """Check boxes that show and hide the maps and points of every `attention_picture`, and the maps' colour scale.
-
-    `lowest` says what the scale begins with.
-    """
-    layers = {"show-heat": "attention maps"} | ({"show-points": "gaze points"} if points else {})
-    box = {"type": "checkbox", "checked": ""}
-    boxes = [element("label", element("input", **box, id=name), f" {label}") for name, label in layers.items()]
-    scale = element("span", f"attention: {lowest}", element("span", class_="scale"), "the map's maximum")
-    return element("div", *boxes, scale, class_="switches")
-
-
-def thumbnail(image: Image.Image) -> bytes:
-    """The image as a JPEG whose longest side is at most `LONGEST_SIDE`."""
-    small, buffer = image.convert("RGB"), io.BytesIO()
-    small.thumbnail((LONGEST_SIDE, LONGEST_SIDE), Image.Resampling.LANCZOS)
-    small.save(buffer, "JPEG", quality=JPEG_QUALITY)
-    return buffer.getvalue()
-
-
-def normalize_map(attention: np.ndarray) -> np.ndarray:
-    """A map [H, W], not negative -> uint8, divided by its maximum, as `attention_picture` takes it."""
-    return np.asarray((attention / max(float(attention.max()), 1e-12) * 255).clip(0, 255).round(), np.uint8)
-
-
-def color_map(gray: Image.Image, opaque: bool) -> bytes:
-    """An 8-bit grey map -> PNG in the inferno colours; the lower the value the more transparent, unless `opaque`."""
-    small = gray.resize((HEAT_SIDE, HEAT_SIDE), Image.Resampling.BILINEAR)
-    small.putpalette(heat_colors().tobytes())
-    opacity = np.full(256, 255.0) if opaque else np.linspace(0, 1, 256) ** HEAT_GAMMA * 255 * HEAT_OPACITY
-    buffer = io.BytesIO()
-    small.save(buffer, "PNG", transparency=opacity.round().astype(np.uint8).tobytes(), optimize=True)
-    return buffer.getvalue()
-
-
-def heat_colors() -> np.ndarray:
-    """uint8 [256, 3]: the inferno scale, which is even to the eye, from nine of its colours."""
-    anchors = np.array([list(bytes.fromhex(colour[1:])) for colour in INFERNO])
-    positions = np.linspace(0, len(anchors) - 1, 256)
-    channels = [np.interp(positions, range(len(anchors)), channel) for channel in anchors.T]
-    return np.stack(channels, axis=1).round().astype(np.uint8)
-
-
-def _layer(image: bytes, width: int, height: int, name: str) -> Html:
-    return element("image", href=data_uri(image), width=width, height=height, preserveAspectRatio="none", class_=name)
-
-
-def _point(rank: int, x: float, y: float, strength: float) -> Html:
-    """A circle whose area tells the strength, with the point's rank in it."""
-    radius = POINT_RADIUS * LONGEST_SIDE * math.sqrt(min(max(strength, 0.2), 1.0))
-    tip = element("title", f"gaze point {rank}, strength {strength:.2f}")
-    circle = element("circle", cx=round(x, 1), cy=round(y, 1), r=round(radius, 1), stroke_width=1.5)
-    number = element("text", rank, x=round(x, 1), y=round(y, 1), font_size=round(radius * 1.1, 1))
-    return element("g", tip, circle, number, class_="point")
-
-
-def bar_chart(labels: Sequence[str], values: Sequence[int], description: str) -> Html:
-    """A bar chart: one bar a label, its value shown on hover, and above the highest."""
-    highest, step = max(values, default=0), CHART_WIDTH / max(len(values), 1)
-    floor, every = CHART_HEIGHT - CHART_MARGIN, math.ceil(len(labels) / MOST_BAR_LABELS)
-    parts = [element("line", x1=0, x2=CHART_WIDTH, y1=floor, y2=floor)]
-    for index, (label, value) in enumerate(zip(labels, values, strict=True)):
-        middle, tall = (index + 0.5) * step, (floor - CHART_MARGIN) * value / max(highest, 1)
-        box = {"x": round(middle - step * 0.42, 1), "y": round(floor - tall, 1), "width": round(step * 0.84, 1)}
-        parts.append(element("rect", element("title", f"{label}: {value:,}"), **box, height=round(tall, 1), rx=2))
-        if index % every == 0:
-            parts.append(element("text", label, x=round(middle, 1), y=CHART_HEIGHT - 8))
-        if value == highest > 0:
-            parts.append(element("text", f"{value:,}", x=round(middle, 1), y=round(floor - tall - 6, 1)))
-    box_of_chart = f"0 0 {CHART_WIDTH} {CHART_HEIGHT}"
-    return element("svg", *parts, viewBox=box_of_chart, role="img", aria_label=description, class_="chart")
-
-
-def histogram(name: str, values: Sequence[float], edges: np.ndarray) -> Html:
-    """A figure of how many values lie between the edges; each bar is named by its lower edge."""
-    counts = np.histogram(values, edges)[0].tolist()
-    return figure(
-        bar_chart([f"{edge:g}" for edge in edges[:-1]], counts, f"histogram: {name}"),
-        name,
-        "each bar named by its lower end",
-    )

@@ -1,4 +1,4 @@
-"""Where images come from: folders and tar files, on disk or in S3. Each lists its images and reads them again."""
+"""Sources of images: folders and tar files, on disk or in S3. A source lists its images and reads their bytes."""
 
 from pathlib import Path
 from typing import Protocol
@@ -8,35 +8,40 @@ from common.sources import demo
 from common.sources.listing import ImageRef, Listing, OnProgress, is_tar
 from common.sources.local import LocalSource
 
-COMPRESSED_TAR = (".tar.gz", ".tgz", ".tar.bz2", ".tbz", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".tzst")
+COMPRESSED_TAR_EXTENSIONS = (".tar.gz", ".tgz", ".tar.bz2", ".tbz", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".tzst")
 
 
 class Source(Protocol):
-    """A place that images come from."""
+    """An input that images are read from."""
 
-    def list(self, seen: OnProgress = lambda images: None) -> Listing:
-        """Every image, sorted by uri; `seen` is told of progress. Raises UserError where the place cannot be listed."""
+    def list(self, on_progress: OnProgress = lambda images: None) -> Listing:
+        """Return the listing of all images, sorted by uri.
+
+        `on_progress` is called repeatedly with the number of images so far. Raises UserError if the source cannot be
+        listed.
+        """
         ...
 
     def read(self, image: ImageRef) -> bytes:
-        """An image's bytes. Raises ImageFailure: missing, unreadable, changed, empty."""
+        """Return the bytes of an image. Raises ImageFailure if it is missing, unreadable or changed."""
         ...
 
 
 def open_source(location: str, flag: str = "--input") -> Source:
-    """The images of `demo:photos`, `demo:scenes`, a folder (with tar files or without), or one tar file.
+    """Open the source at a location: `demo:photos`, `demo:scenes`, a folder of images and tar files, or one tar file.
 
-    Folders and tar files are local paths or `s3://BUCKET/PREFIX`. Raises UserError, which names `flag`.
+    Folders and tar files are local paths or `s3://BUCKET/PREFIX`. Raises UserError for anything else; its message names
+    `flag` as the setting to correct.
     """
     if location.startswith("demo:"):
         return LocalSource(demo.demo_folder(location.removeprefix("demo:")))
-    compressed = location.lower().endswith(COMPRESSED_TAR)
+    compressed = location.lower().endswith(COMPRESSED_TAR_EXTENSIONS)
     hint = "unpack or decompress it first" if compressed else "name a folder or a .tar file"
     refusal = f"{flag} {location}: expected a folder of images or an uncompressed tar file; {hint}"
     if location.startswith("s3://"):
         if compressed:
             raise UserError(refusal)
-        from common.sources.s3 import S3Source  # boto3 takes a third of a second to import
+        from common.sources.s3 import S3Source  # importing boto3 takes a third of a second
 
         return S3Source(location)
     if "://" in location:

@@ -1,4 +1,4 @@
-"""Pictures to try everything with, without a download: real photographs, and rendered scenes of ten classes."""
+"""Demo images that need no download: photographs from scikit-image, and rendered scenes of ten classes."""
 
 import importlib.resources
 import os
@@ -11,7 +11,7 @@ from common.errors import UserError
 from common.sources.scenes import CLASSES, render_scene
 from common.storage.files import cache_folder
 
-PHOTOS = (  # of those inside the scikit-image wheel, the ones that show something to look at
+PHOTOS = (  # the images of the scikit-image wheel that have something salient in them
     "astronaut.png",
     "camera.png",
     "cell.png",
@@ -27,36 +27,36 @@ PHOTOS = (  # of those inside the scikit-image wheel, the ones that show somethi
 )
 SCENES_PER_CLASS = 60
 JPEG_QUALITY = 92
-VERSION = "v2"  # of the pictures: another one is made anew
+VERSION = "v2"  # part of the cache folder's name; increase it whenever the images change
 
 
 def demo_folder(name: str) -> Path:
-    """The local folder of the demo pictures `name`, made on first use in the user's cache.
+    """Return the local folder of the demo images `name`; on first use, create it in the user's cache.
 
-    "photos" is a flat folder of twelve photographs; "scenes" has ten class folders of 60 JPEGs, 160 wide, 120 high.
-    The folder is there completely or not at all, also when several processes ask at once.
-    Raises UserError for another name, where the cache cannot be written and where scikit-image is missing.
+    "photos" is a flat folder of 12 photographs; "scenes" has 10 class folders of 60 JPEGs, each 160 x 120 pixels.
+    The folder appears only when it is complete, also when several processes ask for it at the same time.
+    Raises UserError if the name is unknown, the cache cannot be written, or scikit-image is missing.
     """
-    if name not in MAKERS:
-        raise UserError(f"expected the demo pictures {' or '.join(MAKERS)}, found {name!r}; use one of these names")
+    if name not in WRITERS:
+        raise UserError(f"expected the demo images {' or '.join(WRITERS)}, found {name!r}; use one of these names")
     folder = cache_folder() / "demo" / f"{name}-{VERSION}"
     if not folder.is_dir():
         try:
-            _make_once(folder, MAKERS[name])
+            _write_once(folder, WRITERS[name])
         except OSError as error:
             raise UserError(
-                f"cannot make the demo pictures in {folder} ({error}); "
-                "set XDG_CACHE_HOME to a folder that can be written and has 10 MB free"
+                f"cannot write the demo images to {folder} ({error}); "
+                "set XDG_CACHE_HOME to a writable folder with 10 MB of free space"
             ) from error
     return folder
 
 
-def _make_once(folder: Path, make: Callable[[Path], None]) -> None:
-    """Make the folder under another name, then rename it; where another process was first, keep its folder."""
+def _write_once(folder: Path, write: Callable[[Path], None]) -> None:
+    """Fill a temporary folder and rename it to `folder`, unless another process has created `folder` meanwhile."""
     unfinished = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
     unfinished.mkdir(parents=True)
     try:
-        make(unfinished)
+        write(unfinished)
         os.rename(unfinished, folder)
     except OSError:
         if not folder.is_dir():
@@ -65,7 +65,7 @@ def _make_once(folder: Path, make: Callable[[Path], None]) -> None:
         shutil.rmtree(unfinished, ignore_errors=True)
 
 
-def _copy_photos(folder: Path) -> None:
+def _write_photos(folder: Path) -> None:
     try:
         source = importlib.resources.files("skimage") / "data"
     except ImportError as error:
@@ -74,12 +74,12 @@ def _copy_photos(folder: Path) -> None:
         (folder / photo).write_bytes((source / photo).read_bytes())
 
 
-def _render_scenes(folder: Path) -> None:
+def _write_scenes(folder: Path) -> None:
     for class_index, name in enumerate(CLASSES):
         (folder / name).mkdir()
-        for picture in range(SCENES_PER_CLASS):
-            scene = render_scene(class_index, picture)
-            scene.save(folder / name / f"{name}_{picture:02d}.jpg", "JPEG", quality=JPEG_QUALITY)
+        for image_index in range(SCENES_PER_CLASS):
+            scene = render_scene(class_index, image_index)
+            scene.save(folder / name / f"{name}_{image_index:02d}.jpg", "JPEG", quality=JPEG_QUALITY)
 
 
-MAKERS: dict[str, Callable[[Path], None]] = {"photos": _copy_photos, "scenes": _render_scenes}
+WRITERS: dict[str, Callable[[Path], None]] = {"photos": _write_photos, "scenes": _write_scenes}

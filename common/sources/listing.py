@@ -1,8 +1,9 @@
-"""The images of an input as a table, and what names say: is this an image, a tar, and of which class?
+"""The table of an input's images, and the classification of file names (image, tar, class).
 
-A listing is a pyarrow Table with one row an image, sorted by uri:
-`uri` (path relative to the input; members of a tar follow its name), `size` in bytes, `container` (the tar that holds
-it, relative to the input; null for a file of its own) and `offset` (where in the container its bytes begin).
+A listing is a pyarrow Table with one row per image, sorted by `uri`. Its columns are
+`uri` (path relative to the input; for a member of a tar, the path of the tar followed by the member's name),
+`size` (bytes), `container` (path of the tar that holds the image, relative to the input; null for a separate file) and
+`offset` (position of the image's first byte in the container).
 """
 
 import os
@@ -20,19 +21,19 @@ IMAGE_EXTENSIONS = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".webp", "
 TAR_EXTENSION = ".tar"
 SCHEMA = pa.schema(
     [
-        ("uri", pa.large_string()),  # more than 2 GB of them in a large listing
+        ("uri", pa.large_string()),  # a large listing exceeds the 2 GB that pa.string() can hold
         ("size", pa.int64()),
         ("container", pa.dictionary(pa.int32(), pa.string())),
         ("offset", pa.int64()),
     ]
 )
-CHUNK = 50_000  # images kept as Python objects before they become columns
+ROWS_PER_FLUSH = 50_000  # rows collected as Python objects before they are converted to compact columns
 
-OnProgress = Callable[[int], None]
+OnProgress = Callable[[int], None]  # called with the number of images listed so far
 
 
 class ImageRef(NamedTuple):
-    """Where an image's bytes are."""
+    """Location of an image's bytes within an input: one row of a listing."""
 
     uri: str
     size: int
@@ -41,31 +42,31 @@ class ImageRef(NamedTuple):
 
 
 class Listing(NamedTuple):
-    """All images of an input, and what else was there: counts of skipped files by kind."""
+    """All images of an input, and the numbers of skipped files by kind (see `file_kind`)."""
 
     table: pa.Table
     skipped: Counter[str]
 
 
 class ListingBuilder:
-    """Collects images in any order. `seen(images so far)` is called now and then."""
+    """Builder of a listing from images in any order, which reports progress after every `ROWS_PER_FLUSH` images."""
 
-    def __init__(self, seen: OnProgress) -> None:
+    def __init__(self, on_progress: OnProgress) -> None:
         self.skipped: Counter[str] = Counter()
-        self._seen = seen
+        self._on_progress = on_progress
         self._rows: list[ImageRef] = []
         self._tables: list[pa.Table] = []
         self._images = 0
 
     def add(self, images: Iterable[ImageRef]) -> None:
-        """More images."""
+        """Add images."""
         for image in images:
             self._rows.append(image)
-            if len(self._rows) >= CHUNK:
+            if len(self._rows) >= ROWS_PER_FLUSH:
                 self._flush()
 
     def finish(self) -> Listing:
-        """All of them, sorted by the bytes of their uri."""
+        """Return the listing of all images, sorted by the UTF-8 bytes of their uri."""
         self._flush()
         table = pa.concat_tables(self._tables).unify_dictionaries()
         self._tables = []
@@ -77,40 +78,48 @@ class ListingBuilder:
         self._tables.append(pa.Table.from_arrays(arrays, schema=SCHEMA))
         self._images += len(self._rows)
         self._rows = []
-        self._seen(self._images)
+        self._on_progress(self._images)
 
 
 def is_image(name: str) -> bool:
-    """By its extension; `._x.jpg` is what macOS leaves beside x.jpg in archives, not a picture."""
+    """Return whether a file is an image, judged by its extension.
+
+    Names such as `._x.jpg` are excluded: macOS adds these metadata files to archives.
+    """
     return os.path.splitext(name)[1].lower() in IMAGE_EXTENSIONS and not os.path.basename(name).startswith("._")
 
 
 def is_tar(name: str) -> bool:
-    """By its extension."""
+    """Return whether a file is an uncompressed tar file, judged by its extension."""
     return name.lower().endswith(TAR_EXTENSION)
 
 
 def file_kind(name: str) -> str:
-    """What a skipped file is counted as."""
+    """Return the kind under which a skipped file is counted: its extension in lower case, or "no extension"."""
     return PurePosixPath(name).suffix.lower() or "no extension"
 
 
 def class_folder(uri: str) -> str | None:
-    """The folder (or tar) that holds an image: its class in ImageNet's layout; None for an image at the top."""
+    """Return an image's class in ImageNet's layout: the name of the folder or tar that directly contains it.
+
+    Returns None for an image at the top of the input.
+    """
     parent = PurePosixPath(uri).parent.name
     return (parent[: -len(TAR_EXTENSION)] if is_tar(parent) else parent) or None
 
 
 def missing_failure() -> ImageFailure:
-    """What to raise for a listed image that is gone."""
+    """Return the failure of an image that was listed but no longer exists."""
     return ImageFailure(Reason.MISSING, "listed when the job was planned, gone now")
 
 
-def changed_failure(image: ImageRef, size: int) -> ImageFailure:
-    """What to raise for a listed image of another size than then."""
-    return ImageFailure(Reason.CHANGED, f"had {image.size} bytes when the job was planned, has {size} now")
+def check_size(image: ImageRef, file_size: int) -> None:
+    """Raise ImageFailure if the image's file, or the tar that contains it, has changed since it was listed.
 
-
-def truncated_failure(image: ImageRef, size: int) -> ImageFailure:
-    """What to raise for a listed image in a tar that ends before the image does."""
-    return ImageFailure(Reason.CHANGED, f"its tar holds only {size} of its {image.size} bytes now")
+    `file_size` is the current size of that file or tar in bytes.
+    """
+    if image.container is None and file_size != image.size:
+        raise ImageFailure(Reason.CHANGED, f"had {image.size} bytes when the job was planned, has {file_size} now")
+    if image.container is not None and file_size < image.offset + image.size:
+        remaining = max(0, file_size - image.offset)
+        raise ImageFailure(Reason.CHANGED, f"its tar holds only {remaining} of its {image.size} bytes now")

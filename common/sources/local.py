@@ -1,4 +1,4 @@
-"""Images in a local folder, or in a tar file."""
+"""Images in a local folder or a local tar file."""
 
 import os
 import stat
@@ -12,24 +12,23 @@ from common.sources.listing import (
     Listing,
     ListingBuilder,
     OnProgress,
-    changed_failure,
+    check_size,
     file_kind,
     is_image,
     is_tar,
     missing_failure,
-    truncated_failure,
 )
 from common.sources.tars import TarPart, Tars, decode_name, list_tars
 
 
 class LocalSource:
-    """A folder of images and tar files, to any depth, or a single tar file."""
+    """Source of the images in a folder, its subfolders and the tar files in them, or in a single tar file."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
 
-    def list(self, seen: OnProgress = lambda images: None) -> Listing:
-        builder = ListingBuilder(seen)
+    def list(self, on_progress: OnProgress = lambda images: None) -> Listing:
+        builder = ListingBuilder(on_progress)
         tars: Tars = []
         if self.root.is_file():
             tars.append(TarPart(self.root.name, ""))
@@ -41,21 +40,19 @@ class LocalSource:
     def read(self, image: ImageRef) -> bytes:
         path = self._path(image.container or image.uri)
         try:
-            # not blocking: a named pipe that calls itself .jpg must not hang the job
+            # O_NONBLOCK: opening a named pipe whose name ends in .jpg must not block the job
             with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
                 status = os.fstat(file.fileno())
                 if not stat.S_ISREG(status.st_mode):
                     raise ImageFailure(Reason.UNREADABLE, "not a regular file")
-                if image.container is None and status.st_size != image.size:
-                    raise changed_failure(image, status.st_size)
+                check_size(image, status.st_size)
                 file.seek(image.offset)
                 data = file.read(image.size)
         except FileNotFoundError:
             raise missing_failure() from None
         except OSError as error:
             raise ImageFailure(Reason.UNREADABLE, error.strerror or type(error).__name__) from None
-        if len(data) != image.size:
-            raise truncated_failure(image, len(data))
+        check_size(image, image.offset + len(data))  # in case the file became shorter since fstat
         return data
 
     def _path(self, name: str) -> Path:
@@ -65,7 +62,7 @@ class LocalSource:
         return self._path(name).open("rb")
 
     def _walk(self, builder: ListingBuilder, tars: Tars) -> Iterator[ImageRef]:
-        """Images outside of tars; the tars are collected."""
+        """Yield the images outside of tars; append the tars to `tars` and count other files in `builder`."""
         pending = [(self.root, "", frozenset({_identity(self.root)}))]
         while pending:
             folder, prefix, ancestors = pending.pop()
@@ -77,7 +74,7 @@ class LocalSource:
                 uri = prefix + decode_name(entry.name)
                 if _is_folder(entry):
                     identity = _identity(Path(entry.path))
-                    if identity not in ancestors:  # else a symbolic link back to a folder we are in
+                    if identity not in ancestors:  # otherwise a symbolic link forms a cycle
                         pending.append((Path(entry.path), f"{uri}/", ancestors | {identity}))
                 elif is_tar(entry.name) and entry.is_file():
                     tars.append(TarPart(uri, f"{uri}/"))
@@ -90,7 +87,7 @@ class LocalSource:
 def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
-    except OSError:  # a link to itself
+    except OSError:  # a symbolic link to itself
         return False
 
 
@@ -102,5 +99,5 @@ def _identity(folder: Path) -> tuple[int, int]:
 def _size(entry: os.DirEntry[str]) -> int:
     try:
         return entry.stat().st_size
-    except OSError:  # a dangling or circular link: planned, so that its failure is told
+    except OSError:  # a dangling or circular link is listed too, so that reading it reports the failure
         return 0

@@ -1,4 +1,4 @@
-"""Images in S3: objects under a prefix, and the insides of tar files among them."""
+"""Images in S3: objects under a prefix, including the images inside tar files."""
 
 import time
 from collections import deque
@@ -13,92 +13,92 @@ from common.sources.listing import (
     Listing,
     ListingBuilder,
     OnProgress,
-    changed_failure,
+    check_size,
     file_kind,
     is_image,
     is_tar,
     missing_failure,
-    truncated_failure,
 )
 from common.sources.tars import TarPart, Tars, list_tars
 from common.storage import s3_client
 
-THREADS = 16  # that list
-PAGES_AT_ONCE = 4 * THREADS  # of a thousand objects
+LISTING_THREADS = 16
+PAGES_IN_FLIGHT = 4 * LISTING_THREADS  # listing pages (of up to 1,000 objects each) requested at the same time
+MAX_FOLDER_DEPTH = 4  # levels of folders explored to find enough of them to list in parallel
 
-Objects = list[dict[str, Any]]  # as boto3 lists them
-DEPTH = 4  # of folders looked into for enough of them to list at the same time
+Objects = list[dict[str, Any]]  # the "Contents" of a listing page, as boto3 returns them
 
 
 class S3Source:
-    """The objects under a prefix, to any depth, or a single tar. Raises UserError where it cannot be listed."""
+    """Source of the images under an S3 prefix, at any depth and in tar files, or in a single tar object.
+
+    Raises UserError if the bucket cannot be listed.
+    """
 
     def __init__(self, location: str) -> None:
-        self.place = s3_client.parse_location(location)
-        self.location = location
-        s3_client.check_reachable(self.place)
-        self.single = is_tar(self.place.key) and self._size(self.place) is not None
+        self.root = s3_client.parse_location(location)
+        s3_client.check_reachable(self.root)
+        self.single_tar = is_tar(self.root.key) and self._size(self.root) is not None
 
-    def list(self, seen: OnProgress = lambda images: None) -> Listing:
-        builder = ListingBuilder(seen)
+    def list(self, on_progress: OnProgress = lambda images: None) -> Listing:
+        builder = ListingBuilder(on_progress)
         tars: Tars = []
-        if self.single:
-            tars.append(TarPart(self.place.key.rpartition("/")[2], ""))
+        if self.single_tar:
+            tars.append(TarPart(self.root.key.rpartition("/")[2], ""))
         else:
             for objects in self._pages():
-                builder.add(self._sort(objects, builder, tars))
-        list_tars(tars, self._open_tar, builder, THREADS)
+                builder.add(self._select_images(objects, builder, tars))
+        list_tars(tars, self._open_tar, builder, LISTING_THREADS)
         return builder.finish()
 
     def read(self, image: ImageRef) -> bytes:
-        place = self._object(image.container or image.uri)
-        for attempt in range(1, s3_client.ATTEMPTS + 1):
+        location = self._object(image.container or image.uri)
+        for attempt in range(1, s3_client.MAX_ATTEMPTS + 1):
             try:
                 data = (
-                    s3_client.get(place)[0]
+                    s3_client.get(location)[0]
                     if image.container is None
-                    else s3_client.get_range(place, image.offset, image.size)
+                    else s3_client.get_range(location, image.offset, image.size)
                 )
             except FileNotFoundError:
                 raise missing_failure() from None
-            except s3_client.Archived as error:
+            except s3_client.ArchivedError as error:
                 raise ImageFailure(Reason.UNREADABLE, str(error)) from None
             if len(data) == image.size:
                 return data
-            size = self._size(place)
+            size = self._size(location)
             if size is None:
                 raise missing_failure()
-            if image.container is None and size != image.size:
-                raise changed_failure(image, size)
-            if image.container is not None and size < image.offset + image.size:
-                raise truncated_failure(image, max(0, size - image.offset))
-            time.sleep(s3_client.backoff(attempt))  # an answer cut short on its way
+            check_size(image, size)
+            time.sleep(s3_client.backoff(attempt))  # the object is unchanged, so the response was cut short
         raise s3_client.S3Error(
-            f"{place}: {len(data)} of {image.size} bytes came, {s3_client.ATTEMPTS} times; check the network"
+            f"{location}: received {len(data)} of {image.size} bytes in each of {s3_client.MAX_ATTEMPTS} attempts; "
+            "check the network"
         )
 
     def _object(self, name: str) -> s3_client.S3Location:
-        return self.place if self.single else s3_client.S3Location(self.place.bucket, self._prefix() + name)
+        return self.root if self.single_tar else s3_client.S3Location(self.root.bucket, self._prefix() + name)
 
     def _prefix(self) -> str:
-        return f"{self.place.key}/" if self.place.key else ""
+        return f"{self.root.key}/" if self.root.key else ""
 
     def _open_tar(self, name: str) -> BinaryIO:
         return s3_client.open_object(self._object(name))
 
-    def _size(self, place: s3_client.S3Location) -> int | None:
+    def _size(self, location: s3_client.S3Location) -> int | None:
+        """Return an object's size in bytes, or None if it does not exist."""
         try:
-            return int(s3_client.call("HeadObject", place)["ContentLength"])
+            return int(s3_client.call("HeadObject", location)["ContentLength"])
         except FileNotFoundError:
             return None
 
-    def _sort(self, objects: Objects, builder: ListingBuilder, tars: Tars) -> Iterator[ImageRef]:
-        """Images among objects; tars are collected, other files counted."""
+    def _select_images(self, objects: Objects, builder: ListingBuilder, tars: Tars) -> Iterator[ImageRef]:
+        """Yield the images among objects; append the tars to `tars` and count other files in `builder`."""
         start = len(self._prefix())
         for item in objects:
             uri = item["Key"][start:]
             if not uri or uri.endswith("/"):
-                continue  # what consoles make to show an empty folder
+                continue  # the placeholder object that S3 consoles create for an empty folder
             if is_tar(uri):
                 tars.append(TarPart(uri, f"{uri}/"))
             elif is_image(uri):
@@ -107,30 +107,33 @@ class S3Source:
                 builder.skipped[file_kind(uri)] += 1
 
     def _pages(self) -> Iterator[Objects]:
-        """Every object, by the page: folder by folder, until there are enough folders to list many at a time."""
+        """Yield all objects, page by page.
+
+        The pages of one S3 prefix can only be listed in sequence. Therefore first descend folder by folder, until there
+        are at least `LISTING_THREADS` folders, and then list everything below these in parallel.
+        """
         folders = [self._prefix()]
-        for _ in range(DEPTH):
-            if len(folders) >= THREADS:
+        for _ in range(MAX_FOLDER_DEPTH):
+            if len(folders) >= LISTING_THREADS:
                 break
-            below = []
-            for page in self._listed(folders, "/"):
+            subfolders = []
+            for page in self._list_pages(folders, "/"):
                 yield page.get("Contents", [])
-                below += [found["Prefix"] for found in page.get("CommonPrefixes", [])]
-            folders = below
-        for page in self._listed(folders, ""):
+                subfolders += [entry["Prefix"] for entry in page.get("CommonPrefixes", [])]
+            folders = subfolders
+        for page in self._list_pages(folders, ""):
             yield page.get("Contents", [])
 
-    def _listed(self, folders: Iterable[str], delimiter: str) -> Iterator[dict[str, Any]]:
-        """The pages of many folders' listings, several at a time; only so many are held at once."""
+    def _list_pages(self, folders: Iterable[str], delimiter: str) -> Iterator[dict[str, Any]]:
+        """Yield the listing pages of many folders, requesting at most `PAGES_IN_FLIGHT` at the same time."""
         waiting = deque((folder, "") for folder in folders)
-        with ThreadPoolExecutor(THREADS) as pool:
+        with ThreadPoolExecutor(LISTING_THREADS) as pool:
             while waiting:
-                asked = [waiting.popleft() for _ in range(min(PAGES_AT_ONCE, len(waiting)))]
-                places = [s3_client.S3Location(self.place.bucket, folder) for folder, _ in asked]
-                tokens = [token for _, token in asked]
-                for (folder, _), page in zip(
-                    asked, pool.map(s3_client.list_page, places, tokens, repeat(delimiter)), strict=True
-                ):
+                requests = [waiting.popleft() for _ in range(min(PAGES_IN_FLIGHT, len(waiting)))]
+                locations = [s3_client.S3Location(self.root.bucket, folder) for folder, _ in requests]
+                tokens = [token for _, token in requests]
+                pages = pool.map(s3_client.list_page, locations, tokens, repeat(delimiter))
+                for (folder, _), page in zip(requests, pages, strict=True):
                     yield page
                     if page.get("IsTruncated"):
                         waiting.append((folder, page["NextContinuationToken"]))

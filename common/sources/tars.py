@@ -1,4 +1,7 @@
-"""The inside of tar files: headers, with an error where tarfile would take damage for the end, and images."""
+"""Reading the headers of tar files, and listing the images in them.
+
+The standard library's tarfile takes a damaged header for the end of the archive; this module raises an error instead.
+"""
 
 import tarfile
 from collections import Counter
@@ -11,10 +14,10 @@ from common.sources.listing import ImageRef, ListingBuilder, file_kind, is_image
 
 
 class TarPart(NamedTuple):
-    """A tar to be listed: a whole file, or the part of one that an inner tar takes."""
+    """A tar to list: a whole file, or the byte range of a file that holds a tar inside another tar."""
 
-    container: str  # the file, relative to the input
-    prefix: str  # of the uris of what is in it
+    container: str  # path of the file, relative to the input
+    prefix: str  # prepended to the names of the members to form their uris
     start: int = 0
     end: int | None = None
 
@@ -23,28 +26,32 @@ Tars = list[TarPart]
 
 
 class TarContent(NamedTuple):
-    """What was found in a tar."""
+    """The members of a tar: its images, the tars inside it, and the numbers of skipped members by kind."""
 
     images: list[ImageRef]
     inner: list[TarPart]
     skipped: Counter[str]
 
 
-def tar_headers(file: BinaryIO, start: int = 0, end: int | None = None) -> Iterator[tarfile.TarInfo]:
-    """The headers of the uncompressed tar that lies in a file from byte `start` (to `end`, where it is inside another).
+class _TarFile(tarfile.TarFile):
+    members: list[tarfile.TarInfo]  # not declared in typeshed
 
-    Offsets in the headers are the file's own. The caller may read elsewhere in the file meanwhile.
-    Raises tarfile.ReadError on damage.
+
+def tar_headers(file: BinaryIO, start: int = 0, end: int | None = None) -> Iterator[tarfile.TarInfo]:
+    """Yield the headers of an uncompressed tar that begins at byte `start` of a file.
+
+    `end` bounds a tar that lies inside another tar. The offsets in the headers count from the beginning of the file.
+    The caller may seek and read in the file between two headers. Raises tarfile.ReadError if the tar is damaged.
     """
     file.seek(start)
-    with tarfile.open(fileobj=file, mode="r:") as tar:
+    with _TarFile.open(fileobj=file, mode="r:") as tar:
         for header in tar:
             if end is not None and header.offset >= end:
-                return  # an inner tar without an end mark: what follows is the outer tar's
+                return  # an inner tar without an end marker: this header belongs to the outer tar
             if end is not None and header.offset_data + header.size > end:
-                raise tarfile.ReadError(f"{header.name} goes beyond the end of its tar")
+                raise tarfile.ReadError(f"{header.name} extends beyond the end of its tar")
             yield header
-            tar.members = []  # type: ignore[attr-defined]  # tarfile would keep every header
+            tar.members = []  # otherwise tarfile would hold all headers in memory
         stopped = tar.offset
     file.seek(stopped)
     if file.read(tarfile.BLOCKSIZE).strip(b"\0"):
@@ -52,18 +59,19 @@ def tar_headers(file: BinaryIO, start: int = 0, end: int | None = None) -> Itera
 
 
 def list_tars(
-    parts: list[TarPart], opened: Callable[[str], BinaryIO], builder: ListingBuilder, threads: int = 1
+    parts: list[TarPart], open_container: Callable[[str], BinaryIO], builder: ListingBuilder, threads: int = 1
 ) -> None:
-    """List the images in tars and in the tars inside them (ImageNet's own file is a tar of tars).
+    """Add the images in tars to `builder`, including those in tars inside tars (ImageNet's own file is a tar of tars).
 
-    `opened` opens a container. Raises UserError where one cannot be read or is damaged.
+    `open_container` opens the file with a given path for reading. Raises UserError if a tar cannot be read or is
+    damaged.
     """
     with ThreadPoolExecutor(threads) as pool:
         running: set[Future[TarContent]] = set()
         waiting = list(reversed(parts))
         while waiting or running:
             while waiting and len(running) < threads:
-                running.add(pool.submit(_content, waiting.pop(), opened))
+                running.add(pool.submit(_read_content, waiting.pop(), open_container))
             done, running = wait(running, return_when=FIRST_COMPLETED)
             for content in (future.result() for future in done):
                 builder.add(content.images)
@@ -71,20 +79,20 @@ def list_tars(
                 waiting += content.inner
 
 
-def _content(part: TarPart, opened: Callable[[str], BinaryIO]) -> TarContent:
-    """What is in one tar, with absolute offsets."""
+def _read_content(part: TarPart, open_container: Callable[[str], BinaryIO]) -> TarContent:
+    """Read the headers of one tar and sort its members."""
     content = TarContent([], [], Counter())
     try:
-        with opened(part.container) as file:
+        with open_container(part.container) as file:
             for header in tar_headers(file, part.start, part.end):
-                _sort(header, part, content)
+                _add_member(header, part, content)
     except (OSError, tarfile.TarError) as error:
         raise UserError(f"{part.container} cannot be read as an uncompressed tar file: {error}") from None
     return content
 
 
-def _sort(header: tarfile.TarInfo, part: TarPart, content: TarContent) -> None:
-    """An image, a tar inside, or something to be skipped?"""
+def _add_member(header: tarfile.TarInfo, part: TarPart, content: TarContent) -> None:
+    """Add a member to the images, inner tars or skipped files of `content`."""
     uri = part.prefix + decode_name(header.name)
     if header.isdir():
         return
@@ -99,5 +107,8 @@ def _sort(header: tarfile.TarInfo, part: TarPart, content: TarContent) -> None:
 
 
 def decode_name(name: str) -> str:
-    """A name as Unicode; bytes that are not UTF-8 are spelt out (such a file is then reported as missing)."""
+    """Return a file name as valid Unicode: bytes that are not UTF-8 are written as escapes such as `\\xe9`.
+
+    A file with such a name in a folder cannot be opened by its uri, so it is reported as missing when it is read.
+    """
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

@@ -1,4 +1,4 @@
-"""Where data sets lie: one small interface over a folder or S3, whose writes are whole or not at all."""
+"""One small interface to data sets in a local folder or in S3, with atomic writes."""
 
 import contextlib
 from pathlib import Path
@@ -9,70 +9,76 @@ from common.storage.local import LocalStorage
 
 
 class Storage(Protocol):
-    """A data set's place. Names are relative, with `/`; a name appears only when its content is complete."""
+    """Named objects in a folder or under an S3 prefix.
+
+    Names are relative, with `/` as separator. A name appears only when its content is complete.
+    """
 
     location: str  # as the user named it
     largest_object: int  # bytes
 
     def exists(self, name: str) -> bool:
-        """Is there such an object?"""
+        """Return whether there is an object with this name."""
         ...
 
     def list(self, folder: str = "") -> list[str]:
-        """Sorted names of the objects directly in a folder; empty where there is no such folder."""
+        """Return the sorted names of the objects directly in a folder; an absent folder has none."""
         ...
 
     def open(self, name: str) -> BinaryIO:
-        """Open for reading, seekable. Raises FileNotFoundError."""
+        """Open an object for reading, seekable. Raises FileNotFoundError."""
         ...
 
     def read(self, name: str) -> bytes:
-        """The whole content. Raises FileNotFoundError."""
+        """Return an object's whole content. Raises FileNotFoundError."""
         ...
 
     def read_range(self, name: str, start: int, size: int) -> bytes:
-        """So many bytes from `start` on. Raises FileNotFoundError."""
+        """Return `size` bytes from `start` on, fewer only at the object's end. Raises FileNotFoundError."""
         ...
 
     def scratch(self) -> contextlib.AbstractContextManager[BinaryIO]:
-        """A new local file to write to, gone after the `with` block unless it was put."""
+        """Open a new local file for writing. It is removed after the `with` block, unless `put_file` named it."""
         ...
 
     def put_file(self, name: str, file: BinaryIO) -> bool:
-        """Give a scratch file its name if nothing has that name yet; False where something has."""
+        """Store a scratch file under a name that is not in use, atomically. Return False if the name is in use."""
         ...
 
     def put(self, name: str, content: bytes) -> bool:
-        """Write if absent, atomically; False where something has that name."""
+        """Store content under a name that is not in use, atomically. Return False if the name is in use."""
         ...
 
     def replace(self, name: str, content: bytes) -> None:
-        """Write or overwrite, atomically."""
+        """Store content under a name, atomically, whether or not the name is in use."""
         ...
 
     def swap(self, name: str, expected: bytes | None, content: bytes) -> bool:
-        """Write or overwrite, atomically, if the content is `expected` (None: absent) or ours already; else False."""
+        """Replace an object's content atomically if it is still `expected` (None: the object is absent).
+
+        Return whether the object now has the new content, which includes that it had it before.
+        """
         ...
 
     def check_writable(self) -> None:
-        """Prove that new data can be written so. Raises UserError."""
+        """Write and remove a probe object. Raises UserError if the storage does not accept it."""
         ...
 
     def sweep(self) -> None:
-        """Remove what dead writers left unfinished."""
+        """Remove the unfinished files of writers that died."""
         ...
 
     def free_bytes(self) -> int:
-        """Space for new data."""
+        """Return the space for new objects."""
         ...
 
     def scratch_bytes(self) -> int:
-        """Space for scratch files, on this machine."""
+        """Return the space for scratch files on this machine."""
         ...
 
 
 def open_storage(location: str) -> Storage:
-    """The storage at a local path or at `s3://BUCKET/PREFIX`. Raises UserError where S3 cannot be reached or listed."""
+    """Return the storage at a local path or at `s3://BUCKET/PREFIX`. Raises UserError if S3 cannot list the bucket."""
     if location.startswith("s3://"):
         from common.storage.s3 import S3Storage
         from common.storage.s3_client import check_reachable  # boto3 takes a third of a second to import

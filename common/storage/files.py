@@ -1,4 +1,4 @@
-"""Writing a file whole or not at all, and where files are kept between runs."""
+"""Atomic writes of local files, and the folder of files that are cached between runs."""
 
 import contextlib
 import os
@@ -9,9 +9,9 @@ from typing import BinaryIO
 
 @contextlib.contextmanager
 def open_atomically(path: Path) -> Iterator[BinaryIO]:
-    """A file to write, with the folders that it needs; it gets its name once it is on the disk.
+    """Open a file for writing that gets its name when the `with` block ends and its content is on the disk.
 
-    Whatever was there before stays until then, and for ever where the writing fails. Raises OSError.
+    Missing folders are created. If the block raises, an earlier file at this path is unchanged. Raises OSError.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f"{path.name}.partial")
@@ -27,12 +27,12 @@ def open_atomically(path: Path) -> Iterator[BinaryIO]:
         raise
 
 
-def cache_folder() -> Path:
-    """Where what was fetched or drawn once lies for later runs: imagenet-attn in XDG_CACHE_HOME or ~/.cache."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "imagenet-attn"
-
-
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file likewise. Raises OSError."""
+    """Write a file so that readers see its old or its new content, never a part. Raises OSError."""
     with open_atomically(path) as file:
         file.write(content)
+
+
+def cache_folder() -> Path:
+    """Return the folder for files worth reusing in later runs: `imagenet-attn` in XDG_CACHE_HOME or ~/.cache."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "imagenet-attn"

@@ -1,4 +1,4 @@
-"""Storage in a local folder: files appear under their name whole, by hard links from a folder of unfinished files."""
+"""Storage in a local folder: complete files are hard-linked to their names from a folder of unfinished files."""
 
 import contextlib
 import fcntl
@@ -12,14 +12,14 @@ from typing import BinaryIO
 
 from common.errors import UserError
 
-PARTIAL = ".partial"  # unfinished files, of a running or a killed job
+PARTIAL = ".partial"  # folder of unfinished files, of running jobs or of killed ones
 
 
 class LocalStorage:
-    """A folder on a local or shared POSIX file system.
+    """A folder on a local or shared POSIX file system. `common.storage.Storage` documents the methods.
 
-    Files are written under `.partial/`, flushed to disk and hard-linked to their name: linking never overwrites.
-    Writers hold a lock on their unfinished file, so that `sweep` can tell a dead writer's files from a live one's.
+    Files are written under `.partial/`, flushed to disk and hard-linked to their name, because linking never overwrites
+    a file. A writer locks its unfinished file, so that `sweep` can distinguish the files of live and dead writers.
     """
 
     largest_object = sys.maxsize
@@ -34,7 +34,7 @@ class LocalStorage:
     def list(self, folder: str = "") -> list[str]:
         try:
             with os.scandir(self.root / folder) as entries:
-                return sorted(f"{folder}/{e.name}".lstrip("/") for e in entries if e.is_file())
+                return sorted(f"{folder}/{entry.name}".lstrip("/") for entry in entries if entry.is_file())
         except (FileNotFoundError, NotADirectoryError):
             return []
 
@@ -86,14 +86,14 @@ class LocalStorage:
             _sync_folder(target.parent)
 
     def swap(self, name: str, expected: bytes | None, content: bytes) -> bool:
-        with _locked(self.root):
+        with _lock_folder(self.root):
             found = self.read(name) if self.exists(name) else None
             if found == expected:
                 self.replace(name, content)
             return found in (expected, content)
 
     def check_writable(self) -> None:
-        """Prove that the folder takes files and hard links. Raises UserError."""
+        """Check that files and hard links can be created in the folder. Raises UserError."""
         try:
             self.root.mkdir(parents=True, exist_ok=True)
             with self.scratch() as file:
@@ -103,11 +103,11 @@ class LocalStorage:
         except OSError as error:
             raise UserError(
                 f"cannot write to {self.root}: {error.strerror}; "
-                "expected a folder, new or writable, on a file system with hard links"
+                "expected a new or writable folder on a file system with hard links"
             ) from None
 
     def sweep(self) -> None:
-        """Remove the unfinished files of writers that are dead; those of live ones stay."""
+        """Remove the unfinished files of writers that died, which are those that nobody has locked."""
         folder = self.root / PARTIAL
         if not folder.is_dir():
             return
@@ -119,30 +119,29 @@ class LocalStorage:
             folder.rmdir()
 
     def free_bytes(self) -> int:
-        """Free space for new files."""
         return shutil.disk_usage(self.root).free
 
-    scratch_bytes = free_bytes  # scratch files lie beside the data, so that they can be linked
+    scratch_bytes = free_bytes  # scratch files are in the same file system, so that they can be linked
 
     def _create_locked(self) -> tuple[Path, BinaryIO]:
-        """A new unfinished file that this process holds the lock of."""
+        """Create an unfinished file and lock it. Return its path and the open file."""
         while True:
             path = self.root / PARTIAL / uuid.uuid4().hex
             path.parent.mkdir(parents=True, exist_ok=True)
             try:
                 file = path.open("xb")
-            except FileNotFoundError:  # another run's sweep removed the folder just now
+            except FileNotFoundError:  # another process's sweep has just removed the folder
                 continue
-            with contextlib.suppress(OSError):  # a file system without locks: sweep will leave its files alone
+            with contextlib.suppress(OSError):  # without locks in the file system, `sweep` cannot remove files either
                 fcntl.flock(file, fcntl.LOCK_EX)
             if os.fstat(file.fileno()).st_nlink:
                 return path, file
-            file.close()  # another run's sweep took it between creation and lock
+            file.close()  # another process's sweep removed the file before it was locked
 
 
 @contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Keep other processes of this kind out; on a file system without locks, nobody is."""
+def _lock_folder(folder: Path) -> Iterator[None]:
+    """Hold an exclusive lock on a folder; without effect on a file system that has no locks."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         with contextlib.suppress(OSError):
@@ -153,7 +152,7 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make a new name in a folder survive a power cut."""
+    """Flush a folder to disk, so that a new name in it survives a power failure."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

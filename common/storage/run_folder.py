@@ -1,4 +1,4 @@
-"""The folder of a training run: files are written on this machine and, where its place is in S3, kept there."""
+"""The folder of a training run: a local folder, whose files are uploaded if the run's location is in S3."""
 
 import json
 import tempfile
@@ -11,43 +11,48 @@ from common.storage.files import write_atomically
 
 
 class RunFolder:
-    """A local folder that stands for `location`. For a local location it is that folder itself.
+    """Local folder of a run, at `path`. For a run in S3 it is temporary, and `location` has the uploaded files.
 
-    Of a run in S3 only what is kept survives this machine; several machines need a location that all of them see.
+    Files of a run in S3 that were not uploaded are lost with this object. Runs on several machines need a location that
+    all of them can reach.
     """
 
     def __init__(self, location: str) -> None:
         self._storage = open_storage(location)
         self._remote = "://" in location
         self.location = location.rstrip("/")
-        # removed with this object
-        self._made = tempfile.TemporaryDirectory(prefix="imagenet-attn-") if self._remote else None
-        self.path = Path(self._made.name if self._made else location)
+        # the folder is removed when this object is garbage collected
+        self._temporary = tempfile.TemporaryDirectory(prefix="imagenet-attn-") if self._remote else None
+        self.path = Path(self._temporary.name if self._temporary else location)
 
     def check_writable(self) -> None:
-        """Prove that the run can be kept here, before anything is trained. Raises UserError."""
+        """Check that the run can be saved here, before training starts. Raises UserError."""
         self._storage.check_writable()
 
-    def keep(self, *patterns: str) -> None:
-        """Send the files that match, such as `checkpoints/last` or `tensorboard/*`. Raises UserError."""
+    def upload(self, *patterns: str) -> None:
+        """Upload the files that match a pattern, such as `checkpoints/last` or `tensorboard/*`. Raises UserError.
+
+        Does nothing for a run in a local folder.
+        """
         if self._remote:
             for file in sorted({file for pattern in patterns for file in self.path.glob(pattern) if file.is_file()}):
                 self._storage.replace(file.relative_to(self.path).as_posix(), file.read_bytes())
 
     def write(self, name: str, text: str) -> None:
-        """Write a file, whole or not at all, and keep it. Raises UserError."""
+        """Write a text file atomically and upload it. Raises UserError."""
         try:
-            write_atomically(self.path / name, text.encode(errors="backslashreplace"))  # locations may be any bytes
+            # a text may contain a location, which may contain bytes that are not UTF-8
+            write_atomically(self.path / name, text.encode(errors="backslashreplace"))
         except OSError as error:
             raise UserError(f"{self.location}/{name}: cannot be written: {error.strerror}") from None
-        self.keep(name)
+        self.upload(name)
 
     def write_json(self, name: str, content: Any) -> None:
-        """Write a JSON document likewise."""
+        """Write a JSON document atomically and upload it. Raises UserError."""
         self.write(name, json.dumps(content, indent=1) + "\n")
 
     def read_json(self, name: str) -> Any:
-        """A JSON document, None where there is none. Raises UserError where it cannot be read."""
+        """Return the content of a JSON document, or None if it is absent. Raises UserError if it cannot be read."""
         path = self.fetch(name)
         try:
             return json.loads(path.read_text()) if path.exists() else None
@@ -55,7 +60,7 @@ class RunFolder:
             raise UserError(f"{self.location}/{name}: cannot be read: {describe_error(error)}; remove it") from None
 
     def fetch(self, name: str) -> Path:
-        """The local path of a file that may exist, fetched where it was kept."""
+        """Return the local path of a file, after downloading it if necessary. The run may have no such file."""
         local = self.path / name
         if self._remote and not local.exists() and self._storage.exists(name):
             local.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""A data set's place in S3: whole objects under conditional puts, so that two jobs cannot spoil one output."""
+"""Storage in S3: conditional puts of whole objects, so that two jobs cannot damage the same output."""
 
 import base64
 import contextlib
@@ -15,16 +15,18 @@ from typing import Any, BinaryIO
 from common.errors import UserError
 from common.storage import s3_client
 
-Names = list[str]
+Names = list[str]  # in the class, `list` is a method
 
-LARGEST_OBJECT = 5 << 30  # bytes that one put may have
-SSE, SSE_KMS_KEY = "IMAGENET_ATTN_SSE", "IMAGENET_ATTN_SSE_KMS_KEY_ID"  # environment variables, passed through
+MAX_PUT_SIZE = 5 << 30  # bytes, S3's limit for a single put
+HASH_CHUNK_SIZE = 1 << 20  # bytes of a file that are hashed at once
+# environment variables with the server-side encryption to request
+SSE, SSE_KMS_KEY = "IMAGENET_ATTN_SSE", "IMAGENET_ATTN_SSE_KMS_KEY_ID"
 
 
 class S3Storage:
-    """The objects under a prefix of a bucket. `common.storage.Storage` tells what each method promises."""
+    """The objects under a prefix of a bucket. `common.storage.Storage` documents the methods."""
 
-    largest_object = LARGEST_OBJECT
+    largest_object = MAX_PUT_SIZE
 
     def __init__(self, location: str) -> None:
         self.root = s3_client.parse_location(location)
@@ -32,40 +34,43 @@ class S3Storage:
 
     def exists(self, name: str) -> bool:
         try:
-            s3_client.call("HeadObject", self._place(name))
+            s3_client.call("HeadObject", self._object(name))
         except FileNotFoundError:
             return False
         return True
 
     def list(self, folder: str = "") -> list[str]:
-        prefix, start = self._place(f"{folder}/" if folder else ""), len(self._folder())
+        prefix = self._object(f"{folder}/" if folder else "")
         names: Names = []
         token: str | None = ""
         while token is not None:
             page = s3_client.list_page(prefix, token, "/")
-            names += [item["Key"][start:] for item in page.get("Contents", []) if not item["Key"].endswith("/")]
+            keys = [item["Key"] for item in page.get("Contents", [])]
+            names += [key.removeprefix(self._prefix()) for key in keys if not key.endswith("/")]
             token = page["NextContinuationToken"] if page.get("IsTruncated") else None
         return sorted(names)
 
     def open(self, name: str) -> BinaryIO:
-        return s3_client.open_object(self._place(name))
+        return s3_client.open_object(self._object(name))
 
     def read(self, name: str) -> bytes:
-        return s3_client.get(self._place(name))[0]
+        return s3_client.get(self._object(name))[0]
 
     def read_range(self, name: str, start: int, size: int) -> bytes:
-        return s3_client.get_range(self._place(name), start, size)
+        return s3_client.get_range(self._object(name), start, size)
 
     @contextlib.contextmanager
     def scratch(self) -> Iterator[BinaryIO]:
-        with tempfile.TemporaryFile() as file:  # without a name: a killed process leaves nothing
+        with tempfile.TemporaryFile() as file:  # it has no name, so a killed process leaves nothing behind
             yield file
 
     def put_file(self, name: str, file: BinaryIO) -> bool:
         file.flush()
         file.seek(0)
-        digest = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).digest()  # type: ignore[arg-type]
-        return self._put_if_absent(name, file, digest)
+        md5 = hashlib.md5(usedforsecurity=False)
+        while chunk := file.read(HASH_CHUNK_SIZE):
+            md5.update(chunk)
+        return self._put_if_absent(name, file, md5.digest())
 
     def put(self, name: str, content: bytes) -> bool:
         return self._put_if_absent(name, content, _md5(content))
@@ -76,17 +81,17 @@ class S3Storage:
     def swap(self, name: str, expected: bytes | None, content: bytes) -> bool:
         if expected is None:
             return self.put(name, content) or self.read(name) == content
-        found, etag = s3_client.get(self._place(name))
+        found, etag = s3_client.get(self._object(name))
         if found != expected:
             return found == content
         try:
             self._put(name, content, _md5(content), IfMatch=etag)
-        except s3_client.ConditionFailed:  # perhaps by our own put, whose answer was lost
+        except s3_client.ConditionFailed:  # perhaps because of our own put, if its response was lost
             return self.read(name) == content
         return True
 
     def check_writable(self) -> None:
-        """Prove that the store takes objects and honours conditional puts. Raises UserError."""
+        """Check that the store accepts objects and honors conditional puts. Raises UserError."""
         probe = f".partial/{uuid.uuid4().hex}.probe"
         try:
             for _ in range(2):
@@ -94,18 +99,17 @@ class S3Storage:
         except s3_client.ConditionFailed:
             return
         finally:
-            with contextlib.suppress(
-                s3_client.S3Error, FileNotFoundError
-            ):  # who may not delete leaves an empty object there
-                s3_client.call("DeleteObject", self._place(probe), False)
+            # without permission to delete, an empty object stays
+            with contextlib.suppress(s3_client.S3Error, FileNotFoundError):
+                s3_client.call("DeleteObject", self._object(probe), False)
         raise UserError(
             f"{self.location}: this store ignores conditional puts (If-None-Match), so two jobs on one output could "
-            "overwrite each other's shards unseen. Use a store that honours them (AWS S3 and most others do since "
+            "overwrite each other's shards unnoticed. Use a store that honors them (AWS S3 and most others do since "
             "2024), or label into a local folder and copy the data set when it is complete"
         )
 
     def sweep(self) -> None:
-        """A put is whole or not at all: there is nothing unfinished."""
+        """Do nothing: puts are atomic, so there are no unfinished objects."""
 
     def free_bytes(self) -> int:
         return sys.maxsize
@@ -113,31 +117,31 @@ class S3Storage:
     def scratch_bytes(self) -> int:
         return shutil.disk_usage(tempfile.gettempdir()).free
 
-    def _place(self, name: str) -> s3_client.S3Location:
-        return s3_client.S3Location(
-            self.root.bucket, "/".join(filter(None, [self.root.key, name])) if name else self._folder()
-        )
+    def _object(self, name: str) -> s3_client.S3Location:
+        return s3_client.S3Location(self.root.bucket, self._prefix() + name)
 
-    def _folder(self) -> str:
+    def _prefix(self) -> str:
         return f"{self.root.key}/" if self.root.key else ""
 
     def _put_if_absent(self, name: str, body: Any, digest: bytes) -> bool:
-        for attempt in range(1, s3_client.ATTEMPTS + 1):
+        for attempt in range(1, s3_client.MAX_ATTEMPTS + 1):
             try:
                 self._put(name, body, digest, IfNoneMatch="*")
                 return True
             except s3_client.ConditionFailed:
                 if self.exists(name):
                     return False
-            time.sleep(s3_client.backoff(attempt))  # a conflict with somebody who did not succeed either
-        raise s3_client.S3Error(f"{self._place(name)}: the store neither has this object nor takes it")
+            time.sleep(s3_client.backoff(attempt))  # the put conflicted with another one that failed too
+        raise s3_client.S3Error(
+            f"{self._object(name)}: the store refuses to create this object, although it does not exist"
+        )
 
     def _put(self, name: str, body: Any, digest: bytes, patient: bool = True, **conditions: str) -> None:
         if hasattr(body, "seek"):
             body.seek(0)
-        checksum = base64.b64encode(digest).decode()  # so that the store refuses what was damaged on the way
+        checksum = base64.b64encode(digest).decode()  # lets the store reject content that was damaged in transit
         s3_client.call(
-            "PutObject", self._place(name), patient, Body=body, ContentMD5=checksum, **conditions, **_encryption()
+            "PutObject", self._object(name), patient, Body=body, ContentMD5=checksum, **conditions, **_encryption()
         )
 
 
@@ -146,6 +150,6 @@ def _md5(content: bytes) -> bytes:
 
 
 def _encryption() -> dict[str, str]:
-    """Server-side encryption that the user asks for; without, the bucket's own default applies."""
-    asked = {"ServerSideEncryption": os.environ.get(SSE), "SSEKMSKeyId": os.environ.get(SSE_KMS_KEY)}
-    return {name: value for name, value in asked.items() if value}
+    """Return the server-side encryption that the environment requests; otherwise the bucket's default applies."""
+    requested = {"ServerSideEncryption": os.environ.get(SSE), "SSEKMSKeyId": os.environ.get(SSE_KMS_KEY)}
+    return {name: value for name, value in requested.items() if value}

@@ -1,6 +1,6 @@
-"""S3 through boto3: one client a process, errors that say what to check, reads that survive broken connections.
+"""S3 requests through boto3: one client per process, errors that say what to check, retries of interrupted reads.
 
-Endpoint, region and credentials come from boto3's usual chain alone (environment, ~/.aws, the machine's role).
+Endpoint, region and credentials come only from boto3's usual sources: the environment, ~/.aws or the machine's role.
 """
 
 import functools
@@ -26,11 +26,12 @@ from botocore.exceptions import (
 from common.errors import UserError
 
 SCHEME = "s3://"
-CHUNK = 4 << 20  # bytes that a file opened for reading fetches at once
-ATTEMPTS = 8  # of a request, with growing pauses; a body that breaks off counts too
-CONNECTIONS = 64
-LONGEST_PAUSE = 10.0  # seconds
-PERMISSIONS = {  # that an operation needs
+READ_BUFFER_SIZE = 4 << 20  # bytes that a file opened for reading requests at once
+MAX_ATTEMPTS = 8  # of a request, with growing pauses; reading the body of a response has as many
+MAX_ATTEMPTS_IMPATIENT = 3  # of a request that checks whether the store answers
+MAX_PAUSE = 10.0  # seconds between two attempts
+MAX_CONNECTIONS = 64
+PERMISSIONS = {  # required by each operation
     "ListObjectsV2": "s3:ListBucket",
     "GetObject": "s3:GetObject",
     "HeadObject": "s3:GetObject",
@@ -38,28 +39,31 @@ PERMISSIONS = {  # that an operation needs
     "DeleteObject": "s3:DeleteObject",
 }
 CREDENTIALS = "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN, AWS_PROFILE or the machine's role"
-ABSENT = {"404", "NoSuchKey", "NotFound"}
+
+# error codes of AWS and of other stores
+NOT_FOUND = {"404", "NoSuchKey", "NotFound"}
 ARCHIVED = "InvalidObjectState"
-PRECONDITION = {"412", "PreconditionFailed", "409", "ConditionalRequestConflict"}
+CONDITION_FAILED = {"412", "PreconditionFailed", "409", "ConditionalRequestConflict"}
 UNKNOWN_KEYS = {"InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken", "AuthFailure"}
-EXPIRED = {"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "RequestExpired"}
-ELSEWHERE = {"301", "PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException"}
+EXPIRED_KEYS = {"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "RequestExpired"}
+ACCESS_DENIED = {"403", "AccessDenied", "Forbidden", "AllAccessDisabled", "AccountProblem"}
+OTHER_REGION = {"301", "PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException"}
 
 
 class S3Error(UserError):
-    """A request that failed for good. The message names the object, the call, the endpoint and what to check."""
+    """A request that failed permanently. The message names the object, operation, endpoint and what to check."""
 
 
-class Archived(S3Error):
-    """An object that lies in an archive, from which its owner must restore it before anybody can read it."""
+class ArchivedError(S3Error):
+    """The object is in an archive, from which its owner must restore it before it can be read."""
 
 
 class ConditionFailed(Exception):
-    """`IfNoneMatch` or `IfMatch` does not hold: the object exists, or it is another one."""
+    """`IfNoneMatch` or `IfMatch` of a request does not hold: the object exists, or has changed."""
 
 
 class S3Location(NamedTuple):
-    """A bucket, and a key or the beginning of keys in it."""
+    """A bucket, and a key or key prefix in it."""
 
     bucket: str
     key: str
@@ -69,35 +73,38 @@ class S3Location(NamedTuple):
 
 
 def parse_location(location: str) -> S3Location:
-    """`s3://bucket/some/prefix` -> bucket and prefix, without slashes around it. Raises UserError."""
+    """Split `s3://bucket/some/prefix` into bucket and prefix, without slashes around the prefix. Raises UserError."""
     bucket, _, key = location.removeprefix(SCHEME).partition("/")
     if not location.startswith(SCHEME) or not bucket:
         raise UserError(f"{location}: expected s3://BUCKET/PREFIX")
-    if "@" in bucket:  # do not repeat what may be a secret
+    if "@" in bucket:  # the message must not repeat what may be a secret
         raise UserError(f"expected s3://BUCKET/PREFIX, found an @ in the bucket's name; credentials: set {CREDENTIALS}")
     return S3Location(bucket, key.strip("/"))
 
 
 @functools.cache
 def get_client(patient: bool = True) -> Any:
-    """This process's client (threads may share it). An impatient one finds out within a minute that nobody answers."""
+    """Return this process's boto3 client, which threads may share.
+
+    A client that is not `patient` reports within a minute that a store does not answer.
+    """
     core = botocore.session.get_session()
-    # nobody asks when an object was written: unread, a page of a listing takes 27 instead of 65 ms
+    # modification times are not used: without parsing them, a page of a listing takes 27 instead of 65 ms
     core.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=str)
     session = boto3.Session(botocore_session=core)
     timeouts = {"connect_timeout": 10, "read_timeout": 30} if patient else {"connect_timeout": 5, "read_timeout": 8}
     config = Config(
-        retries={"mode": "standard", "total_max_attempts": ATTEMPTS if patient else 3},
-        max_pool_connections=CONNECTIONS,
-        # other makers' stores do not all know AWS's trailing checksums; Content-MD5 they all check
+        retries={"mode": "standard", "total_max_attempts": MAX_ATTEMPTS if patient else MAX_ATTEMPTS_IMPATIENT},
+        max_pool_connections=MAX_CONNECTIONS,
+        # some S3-compatible stores do not support AWS's trailing checksums; all of them check Content-MD5
         request_checksum_calculation="when_required",
         **timeouts,
     )
     try:
-        made = session.client("s3", config=config, **_region(session))
-        if "amazonaws.com" in made.meta.endpoint_url or _chosen_style(session):
-            return made
-        # other makers' stores seldom have a host name for each bucket
+        client = session.client("s3", config=config, **_region(session))
+        if "amazonaws.com" in client.meta.endpoint_url or _addressing_style(session):
+            return client
+        # S3-compatible stores rarely have a host name for each bucket
         return session.client("s3", config=config.merge(Config(s3={"addressing_style": "path"})), **_region(session))
     except (BotoCoreError, ValueError) as error:
         raise S3Error(
@@ -105,112 +112,57 @@ def get_client(patient: bool = True) -> Any:
         ) from None
 
 
-os.register_at_fork(
-    after_in_child=get_client.cache_clear
-)  # a connection that two processes read mixes up their answers
+# two processes that share a connection receive each other's responses
+os.register_at_fork(after_in_child=get_client.cache_clear)
 
 
-def _region(session: boto3.Session) -> dict[str, str]:
-    """boto3 knows only AWS_DEFAULT_REGION; other makers' stores need a region for the signature alone."""
-    return {} if session.region_name else {"region_name": os.environ.get("AWS_REGION", "us-east-1")}
+def call(operation: str, location: S3Location, patient: bool = True, /, **arguments: Any) -> dict[str, Any]:
+    """Perform an operation on an object or, for ListObjectsV2, on a bucket, and return the response.
 
-
-def _chosen_style(session: boto3.Session) -> str | None:
-    """`s3.addressing_style` of the user's AWS configuration."""
-    return (session._session.get_scoped_config().get("s3") or {}).get("addressing_style")
-
-
-def call(operation: str, place: S3Location, patient: bool = True, /, **arguments: Any) -> dict[str, Any]:
-    """Carry out an operation on an object or, for ListObjectsV2, on a bucket.
-
-    Raises FileNotFoundError where there is no such object, ConditionFailed, Archived, S3Error.
+    Raises FileNotFoundError if there is no such object; ConditionFailed, ArchivedError or S3Error.
     """
     if operation != "ListObjectsV2":
-        arguments["Key"] = place.key
-    made = get_client(patient)
-    method = getattr(made, "".join(f"_{c.lower()}" if c.isupper() else c for c in operation).strip("_"))
+        arguments["Key"] = location.key
+    client = get_client(patient)
+    method = getattr(client, "".join(f"_{c.lower()}" if c.isupper() else c for c in operation).strip("_"))
     try:
-        answer: dict[str, Any] = method(Bucket=place.bucket, **arguments)
-        return answer
+        response: dict[str, Any] = method(Bucket=location.bucket, **arguments)
+        return response
     except ClientError as error:
-        code = str(error.response.get("Error", {}).get("Code", ""))
-        if code in ABSENT:
-            raise FileNotFoundError(f"{place}: there is no such object at {_endpoint(made)}") from None
-        if code in PRECONDITION:
-            raise ConditionFailed(str(place)) from None
+        code = _error_code(error)
+        if code in NOT_FOUND:
+            raise FileNotFoundError(f"{location}: there is no such object at {_endpoint(client)}") from None
+        if code in CONDITION_FAILED:
+            raise ConditionFailed(str(location)) from None
         if code == ARCHIVED:
-            raise Archived(f"{place}: lies in an archive (S3 Glacier): restore it first") from None
-        raise S3Error(_told(error, operation, place, made)) from None
+            raise ArchivedError(f"{location}: is in an archive (S3 Glacier): restore it first") from None
+        raise S3Error(_describe_failure(error, operation, location, client)) from None
     except (BotoCoreError, ValueError) as error:
-        raise S3Error(_told(error, operation, place, made)) from None
+        raise S3Error(_describe_failure(error, operation, location, client)) from None
 
 
-def _told(error: Exception, operation: str, place: S3Location, made: Any) -> str:
-    found, advice = _finding(error), _advice(error, operation)
-    return f"{place}: {operation} at {_endpoint(made)} failed: {found}. {advice}"
-
-
-def _endpoint(made: Any) -> str:
-    """Without a user and password that somebody may have put into it."""
-    return re.sub("//[^/]*@", "//", made.meta.endpoint_url)
-
-
-def _finding(error: Exception) -> str:
-    if isinstance(error, ClientError):
-        answer = error.response.get("Error", {})
-        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", "no status")
-        return f"{answer.get('Code', 'unknown error')} ({status}) {answer.get('Message', '')}".strip().rstrip(".")
-    return " ".join(str(error).split()).rstrip(".")
-
-
-def _advice(error: Exception, operation: str) -> str:
-    """What to check."""
-    code = str(error.response.get("Error", {}).get("Code", "")) if isinstance(error, ClientError) else ""
-    if code == "NoSuchBucket":
-        return "Check the bucket's name, and AWS_ENDPOINT_URL and AWS_DEFAULT_REGION, which say what store has it"
-    if code in UNKNOWN_KEYS:
-        return f"These credentials are not this endpoint's: check {CREDENTIALS}, and AWS_ENDPOINT_URL"
-    if code in EXPIRED:
-        return "The credentials have expired: renew them and run the same command again to go on"
-    if code in ELSEWHERE:
-        return "The bucket is in another region: set AWS_DEFAULT_REGION"
-    if code in ("403", "AccessDenied", "Forbidden", "AllAccessDisabled", "AccountProblem"):
-        needed = PERMISSIONS.get(operation, "this")
-        hint = " (S3 says so of absent objects too, where s3:ListBucket is not granted)" if "Get" in needed else ""
-        return f"The credentials do not grant {needed}{hint}: check the policies of the user and of the bucket"
-    if code == "RequestTimeTooSkewed":
-        return "Set this machine's clock"
-    if isinstance(error, NoCredentialsError):
-        return f"Set {CREDENTIALS}"
-    if isinstance(error, ReadTimeoutError | ConnectTimeoutError | ConnectionError | HTTPClientError):
-        return "Check AWS_ENDPOINT_URL, the network and that the store is up; then run the same command again to go on"
-    if isinstance(error, ClientError):
-        return "If it persists, ask those who run the store; the same command again goes on"
-    return "Check AWS_ENDPOINT_URL, AWS_PROFILE and AWS_DEFAULT_REGION"
-
-
-def get(place: S3Location, **arguments: Any) -> tuple[bytes, str]:
-    """An object's bytes (or those of `Range`) and its ETag. A body that breaks off is asked for again.
+def get(location: S3Location, **arguments: Any) -> tuple[bytes, str]:
+    """Return an object's content (or its `Range`) and its ETag. A read that is interrupted is repeated.
 
     Raises FileNotFoundError, ConditionFailed, S3Error.
     """
-    for attempt in range(1, ATTEMPTS + 1):
-        answer = call("GetObject", place, **arguments)
+    for attempt in range(1, MAX_ATTEMPTS + 1):
+        response = call("GetObject", location, **arguments)
         try:
-            return answer["Body"].read(), answer.get("ETag", "")
-        except BotoCoreError as error:  # what a stream raises: timeouts, resets, fewer bytes than were announced
-            if attempt == ATTEMPTS:
-                raise S3Error(_told(error, "GetObject", place, get_client())) from None
+            return response["Body"].read(), response.get("ETag", "")
+        except BotoCoreError as error:  # a timeout, a reset, or fewer bytes than announced
+            if attempt == MAX_ATTEMPTS:
+                raise S3Error(_describe_failure(error, "GetObject", location, get_client())) from None
         time.sleep(backoff(attempt))
     raise AssertionError("unreachable")
 
 
-def get_range(place: S3Location, start: int, length: int, **arguments: Any) -> bytes:
-    """So many bytes from `start` on; fewer only where the object ends before."""
+def get_range(location: S3Location, start: int, length: int, **arguments: Any) -> bytes:
+    """Return `length` bytes from `start` on; fewer only if the object ends before. Raises like `get`."""
     if length <= 0:
         return b""
     try:
-        return get(place, Range=f"bytes={start}-{start + length - 1}", **arguments)[0]
+        return get(location, Range=f"bytes={start}-{start + length - 1}", **arguments)[0]
     except S3Error as error:
         if "InvalidRange" in str(error) or "(416)" in str(error):
             return b""
@@ -218,22 +170,41 @@ def get_range(place: S3Location, start: int, length: int, **arguments: Any) -> b
 
 
 def backoff(attempt: int) -> float:
-    """Seconds before attempt `attempt + 1`: doubled each time, and never the same for two processes."""
-    return min(LONGEST_PAUSE, 0.1 * 2**attempt) * (0.5 + os.urandom(1)[0] / 512)
+    """Return the seconds to wait after attempt number `attempt`: doubled each time, with random jitter."""
+    return min(MAX_PAUSE, 0.1 * 2**attempt) * (0.5 + os.urandom(1)[0] / 512)
 
 
-def list_page(place: S3Location, token: str = "", delimiter: str = "") -> dict[str, Any]:
-    """A page of a listing: keys that begin with the place's key, all or only down to the next `delimiter`."""
-    after = {"ContinuationToken": token} if token else {}
-    return call("ListObjectsV2", place, Prefix=place.key, Delimiter=delimiter, **after)
+def list_page(prefix: S3Location, token: str = "", delimiter: str = "") -> dict[str, Any]:
+    """Return a page of the objects whose keys begin with a prefix: all, or those up to the next `delimiter`.
+
+    `token` is the `NextContinuationToken` of the previous page.
+    """
+    continuation = {"ContinuationToken": token} if token else {}
+    return call("ListObjectsV2", prefix, Prefix=prefix.key, Delimiter=delimiter, **continuation)
+
+
+def check_reachable(prefix: S3Location) -> None:
+    """Check within a minute that objects under a prefix can be listed. Raises S3Error."""
+    try:
+        call("ListObjectsV2", prefix, False, Prefix=prefix.key, MaxKeys=1)
+    except FileNotFoundError as error:  # some stores report an absent bucket as 404 without a code
+        raise S3Error(f"{error}. Check the bucket's name and AWS_ENDPOINT_URL") from None
+
+
+def open_object(location: S3Location) -> BinaryIO:
+    """Open an object as a buffered, seekable file. Raises FileNotFoundError, S3Error."""
+    return io.BufferedReader(RangeReader(location), READ_BUFFER_SIZE)
 
 
 class RangeReader(io.RawIOBase):
-    """An object as a raw, seekable file: each read is one ranged request, all of the same version of the object."""
+    """An object as a raw, seekable file. Each read is one ranged request, all for the same version of the object."""
 
-    def __init__(self, place: S3Location) -> None:
-        head = call("HeadObject", place)
-        self.place, self.size, self.etag, self.position = place, int(head["ContentLength"]), head["ETag"], 0
+    def __init__(self, location: S3Location) -> None:
+        head = call("HeadObject", location)
+        self.location = location
+        self.size = int(head["ContentLength"])
+        self.etag = head["ETag"]
+        self.position = 0
 
     def readable(self) -> bool:
         return True
@@ -254,22 +225,67 @@ class RangeReader(io.RawIOBase):
         if length <= 0:
             return 0
         try:
-            content = get_range(self.place, self.position, length, IfMatch=self.etag)
+            content = get_range(self.location, self.position, length, IfMatch=self.etag)
         except ConditionFailed:
-            raise S3Error(f"{self.place}: was replaced while it was read; run the same command again") from None
+            raise S3Error(f"{self.location}: was replaced while it was read; run the same command again") from None
         buffer[: len(content)] = content
         self.position += len(content)
         return len(content)
 
 
-def check_reachable(place: S3Location) -> None:
-    """Find out within a minute whether the bucket can be listed. Raises S3Error, or UserError where it is absent."""
-    try:
-        call("ListObjectsV2", place, False, Prefix=place.key, MaxKeys=1)
-    except FileNotFoundError as error:  # a store that says 404 and nothing more
-        raise S3Error(f"{error}. Check the bucket's name and AWS_ENDPOINT_URL") from None
+def _region(session: boto3.Session) -> dict[str, str]:
+    """Return the region argument of a client: AWS_REGION, which boto3 ignores, or a default for the signature."""
+    return {} if session.region_name else {"region_name": os.environ.get("AWS_REGION", "us-east-1")}
 
 
-def open_object(place: S3Location) -> BinaryIO:
-    """An object for reading, seekable, fetched in chunks. Raises FileNotFoundError, S3Error."""
-    return io.BufferedReader(RangeReader(place), CHUNK)
+def _addressing_style(session: boto3.Session) -> str | None:
+    """Return `s3.addressing_style` of the user's AWS configuration."""
+    return (session._session.get_scoped_config().get("s3") or {}).get("addressing_style")
+
+
+def _endpoint(client: Any) -> str:
+    """Return the endpoint's URL, without a user name and password that it may contain."""
+    return re.sub("//[^/]*@", "//", client.meta.endpoint_url)
+
+
+def _error_code(error: ClientError) -> str:
+    return str(error.response.get("Error", {}).get("Code", ""))
+
+
+def _describe_failure(error: Exception, operation: str, location: S3Location, client: Any) -> str:
+    reason, advice = _reason(error), _advice(error, operation)
+    return f"{location}: {operation} at {_endpoint(client)} failed: {reason}. {advice}"
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, ClientError):
+        details = error.response.get("Error", {})
+        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", "no status")
+        return f"{details.get('Code', 'unknown error')} ({status}) {details.get('Message', '')}".strip().rstrip(".")
+    return " ".join(str(error).split()).rstrip(".")
+
+
+def _advice(error: Exception, operation: str) -> str:
+    """Return a sentence that says what to check."""
+    code = _error_code(error) if isinstance(error, ClientError) else ""
+    if code == "NoSuchBucket":
+        return "Check the bucket's name, and AWS_ENDPOINT_URL and AWS_DEFAULT_REGION, which select the store"
+    if code in UNKNOWN_KEYS:
+        return f"The credentials are not valid at this endpoint: check {CREDENTIALS}, and AWS_ENDPOINT_URL"
+    if code in EXPIRED_KEYS:
+        return "The credentials have expired: renew them and run the same command again to resume"
+    if code in OTHER_REGION:
+        return "The bucket is in another region: set AWS_DEFAULT_REGION"
+    if code in ACCESS_DENIED:
+        permission = PERMISSIONS.get(operation, "this")
+        hint = " (without s3:ListBucket, S3 denies access to absent objects too)" if "Get" in permission else ""
+        return f"The credentials do not grant {permission}{hint}: check the policies of the user and of the bucket"
+    if code == "RequestTimeTooSkewed":
+        return "Correct this machine's clock"
+    if isinstance(error, NoCredentialsError):
+        return f"Set {CREDENTIALS}"
+    if isinstance(error, ReadTimeoutError | ConnectTimeoutError | ConnectionError | HTTPClientError):
+        return "Check AWS_ENDPOINT_URL, the network and that the store is up; then run the same command again to resume"
+    if isinstance(error, ClientError):
+        return "Run the same command again to resume; if the error persists, ask the operator of the store"
+    return "Check AWS_ENDPOINT_URL, AWS_PROFILE and AWS_DEFAULT_REGION"

@@ -1,1 +1,1 @@
-"""Labeling on a Ray cluster: the pipeline, its workers, and what watches them."""
+"""Labeling on a Ray cluster: the pipeline, its workers, and their progress, metrics and throughput."""

@@ -1,23 +1,24 @@
-"""What a running job tells Prometheus, through Ray: Ray adds the prefix `ray_` to each name."""
+"""Metrics of a labeling job for Prometheus, exported by Ray, which adds the prefix `ray_` to each name."""
 
 from ray.util.metrics import Counter, Gauge
 
 from common.manifest import Plan, ShardRecord
 
 METRICS = {
-    "labeler_images_total": "images labelled",
-    "labeler_failures_total": "images left out, by reason",
+    "labeler_images_total": "images labeled",
+    "labeler_failures_total": "images that failed, by reason",
     "labeler_shards_total": "shards committed",
-    "labeler_shards_failed_total": "shards set aside",
+    "labeler_shards_failed_total": "shards set aside after failing repeatedly",
     "labeler_bytes_total": "bytes of committed shards",
-    "labeler_phase_seconds_total": "seconds of work on committed shards, by phase; fetch, decode and encode in threads",
+    "labeler_phase_seconds_total": "seconds spent on committed shards, by phase; fetch, decode and encode are summed "
+    "over threads",
     "labeler_images_planned": "images of the plan",
     "labeler_shards_planned": "shards of the plan",
 }
 
 
 class WorkerMetrics:
-    """What a worker counts."""
+    """Counters of one worker."""
 
     def __init__(self, dataset: str) -> None:
         self.images = _counter("labeler_images_total", dataset)
@@ -26,8 +27,8 @@ class WorkerMetrics:
         self.bytes = _counter("labeler_bytes_total", dataset)
         self.seconds = _counter("labeler_phase_seconds_total", dataset, "phase")
 
-    def committed(self, record: ShardRecord) -> None:
-        """One more shard."""
+    def count_shard(self, record: ShardRecord) -> None:
+        """Add a committed shard."""
         for counter, value in ((self.images, record.samples), (self.shards, 1), (self.bytes, record.bytes)):
             if value:
                 counter.inc(value)
@@ -39,18 +40,18 @@ class WorkerMetrics:
 
 
 class JobMetrics:
-    """What the job as a whole tells."""
+    """Metrics of the job as a whole: the size of its plan, and the shards that were set aside."""
 
     def __init__(self, dataset: str, plan: Plan) -> None:
-        self.failed = _counter("labeler_shards_failed_total", dataset)
+        self.shards_failed = _counter("labeler_shards_failed_total", dataset)
         for name, value in (("labeler_images_planned", plan.images), ("labeler_shards_planned", plan.shards)):
             gauge = Gauge(name, METRICS[name], tag_keys=("dataset",))
             gauge.set_default_tags({"dataset": dataset})
             gauge.set(value)
 
-    def set_aside(self) -> None:
-        """A shard failed for good."""
-        self.failed.inc()
+    def count_set_aside_shard(self) -> None:
+        """Add a shard that was set aside."""
+        self.shards_failed.inc()
 
 
 def _counter(name: str, dataset: str, *tags: str) -> Counter:

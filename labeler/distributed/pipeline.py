@@ -1,7 +1,7 @@
-"""The labelling job on Ray Data: one row is one shard, one actor a worker; only numbers and records travel.
+"""Labeling on Ray Data: a row is a shard, an actor is a worker, and only shard numbers and errors travel through Ray.
 
-The work is done in passes. A shard that fails, or whose worker dies, is left to the next pass, so that nothing waits
-for a machine that does not come back; after `ATTEMPTS` failures it is set aside.
+The work is done in passes over the pending shards. A shard that fails, or whose worker dies, is tried again in the next
+pass, so that no pass waits for a machine that never comes back. After `MAX_ATTEMPTS` failures a shard is set aside.
 """
 
 from collections import Counter
@@ -13,18 +13,21 @@ from ray.data import ActorPoolStrategy
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from common.cluster import innermost, worker_environment
+from common.cluster import root_cause_message, worker_environment
 from common.errors import UserError
 from common.manifest import Plan, shard_name
+from common.text import pluralize
 from labeler.config import WorkSettings
 from labeler.distributed.metrics import JobMetrics
 from labeler.distributed.progress import ProgressMonitor
 from labeler.distributed.resources import allocate_workers, start_ray, threads_per_worker
-from labeler.distributed.worker import Job, LabelWorker, ProgressCounter
+from labeler.distributed.worker import LabelWorker, ProgressCounter, WorkerSpec
 from labeler.teacher.weights import TeacherSource
 
-ATTEMPTS = 3  # of a shard
-FAILURES_IN_A_ROW = 10  # of shards tried for the first time, at least, until it cannot be the shards
+MAX_ATTEMPTS = 3  # to label a shard; also passes in a row in which no worker starts a shard
+# The run ends after this many first attempts failed in a row, or three per worker if that is more: the cause is then
+# not in the shards.
+MAX_FAILURES_IN_A_ROW = 10
 
 
 def label_shards(
@@ -35,73 +38,86 @@ def label_shards(
     teacher: TeacherSource,
     progress: ProgressMonitor,
 ) -> dict[int, str]:
-    """Label the pending shards. Returns those set aside, with the reason.
+    """Label the pending shards of a plan. Returns the shards that were set aside, with the reason.
 
-    Raises UserError where Ray has no room, or where no worker can start.
+    Raises UserError if the cluster has no room for a worker, if workers cannot start, or if shard after shard fails.
     """
     start_ray()
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    counter = ProgressCounter.options(scheduling_strategy=here).remote()  # type: ignore[attr-defined]
+    counter: Any = ray.remote(ProgressCounter).options(num_cpus=0, scheduling_strategy=_this_node()).remote()
     metrics = JobMetrics(output, plan)
     failures: Counter[int] = Counter()
     set_aside: dict[int, str] = {}
     idle_passes = 0
-    with progress.watching(lambda: ray.get(counter.total.remote())):
+    with progress.watching(lambda: ray.get(counter.count_images.remote())):
         while pending:
             workers, gpus = allocate_workers(settings, len(pending))
             progress.workers = max(progress.workers, workers)
-            most = max(workers, min(settings.workers or 0, len(pending)))  # when more machines join
-            job = Job(plan, output, teacher, threads_per_worker(settings, gpus), patience=2 * most + 2)
-            ray.get(counter.begin_pass.remote())
+            most_workers = max(workers, min(settings.workers or 0, len(pending)))  # if more machines join
+            threads = threads_per_worker(settings, gpus)
+            spec = WorkerSpec(plan, output, teacher, threads, max_starts=2 * most_workers + 2)
+            ray.get(counter.start_pass.remote())
             attempts = {shard: failures[shard] + 1 for shard in pending}
-            outcomes = dict(_one_pass(job, attempts, (workers, most), gpus, counter, progress))
-            begun = ray.get(counter.begun_shards.remote())
+            errors = dict(_run_pass(spec, attempts, (workers, most_workers), gpus, counter, progress))
+            started = ray.get(counter.started_shards.remote())
             for shard in pending:
-                if shard not in outcomes and shard in begun:
-                    outcomes[shard] = "its worker died while it made this shard (out of memory?)"
-                if outcomes.get(shard):
+                if shard not in errors and shard in started:
+                    errors[shard] = "its worker died while it made this shard (out of memory?)"
+                if errors.get(shard):
                     failures[shard] += 1
-                if failures[shard] >= ATTEMPTS:
-                    set_aside[shard] = f"failed {ATTEMPTS} times, the last time: {outcomes[shard]}"
-                    metrics.set_aside()
-            pending = [shard for shard in pending if outcomes.get(shard, "lost") and shard not in set_aside]
-            idle_passes = 0 if outcomes else idle_passes + 1
-            if idle_passes >= ATTEMPTS:
-                raise UserError("the workers die before they begin: Ray's logs tell of them")
+                if failures[shard] >= MAX_ATTEMPTS:
+                    set_aside[shard] = f"failed {MAX_ATTEMPTS} times, the last time: {errors[shard]}"
+                    metrics.count_set_aside_shard()
+            pending = [shard for shard in pending if errors.get(shard, "not started") and shard not in set_aside]
+            idle_passes = 0 if errors else idle_passes + 1
+            if idle_passes >= MAX_ATTEMPTS:
+                raise UserError("the workers die before they start a shard: Ray's logs say why (ray logs)")
     return set_aside
 
 
-def _one_pass(
-    job: Job, attempts: dict[int, int], workers: tuple[int, int], gpus: float, counter: Any, progress: ProgressMonitor
+def _run_pass(
+    spec: WorkerSpec,
+    attempts: dict[int, int],
+    pool_size: tuple[int, int],
+    gpus: float,
+    counter: Any,
+    progress: ProgressMonitor,
 ) -> Iterator[tuple[int, str]]:
-    """Give every shard to a worker once. Yields each that came back with its error, empty where it is committed.
+    """Give every shard to a worker once, and yield each shard that comes back with its error, empty if it is committed.
 
-    Shards whose worker died yield nothing. Raises UserError where workers cannot start, or where shard after shard
-    fails.
+    `attempts` holds the number of the attempt by shard, `pool_size` the smallest and largest number of workers, and
+    `gpus` the GPUs of each. A shard whose worker dies is not yielded. Raises UserError if workers cannot start, or if
+    shard after shard fails.
     """
     rows = [{"shard": shard, "attempt": attempt} for shard, attempt in attempts.items()]
+    worker_class: Any = LabelWorker  # Ray annotates the argument of map() as a function, but accepts callable classes
     results = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
-        LabelWorker,  # type: ignore[arg-type]
-        fn_constructor_args=([ray.put(job)], counter),  # in a list, so that a restarted actor fetches it itself
-        compute=ActorPoolStrategy(min_size=workers[0], max_size=workers[1], max_tasks_in_flight_per_actor=2),
+        worker_class,
+        fn_constructor_args=([ray.put(spec)], counter),  # in a list, so that a restarted actor fetches it itself
+        compute=ActorPoolStrategy(min_size=pool_size[0], max_size=pool_size[1], max_tasks_in_flight_per_actor=2),
         num_cpus=1,
         num_gpus=gpus or None,
-        max_task_retries=0,  # has no other name yet: Ray warns that it will get one
+        max_task_retries=0,  # retries are made by the next pass; start_ray() silences Ray's warning about this argument
         runtime_env={"env_vars": worker_environment()},
     )
-    in_a_row = 0
+    failures_in_a_row = 0
     try:
         for row in results.iter_rows():
             shard, error = row["shard"], row["error"]
-            if row["hopeless"]:
+            if row["fatal"]:
                 raise UserError(error)
-            in_a_row = in_a_row + (attempts[shard] == 1) if error else 0  # later passes hold only what failed before
-            if not error:
-                progress.shard_done()
-            else:
+            if error:
                 progress.log(f"{shard_name(shard)}: {error}")
-            if in_a_row >= max(FAILURES_IN_A_ROW, 3 * workers[0]):
-                raise UserError(f"{in_a_row} shards failed one after the other, the last one so: {error}")
+                failures_in_a_row += attempts[shard] == 1  # later passes hold only shards that have failed before
+            else:
+                progress.add_shard()
+                failures_in_a_row = 0
+            if failures_in_a_row >= max(MAX_FAILURES_IN_A_ROW, 3 * pool_size[0]):
+                raise UserError(f"{pluralize(failures_in_a_row, 'shard')} failed in a row, the last one with: {error}")
             yield shard, error
     except RayError as error:
-        raise UserError(f"the workers cannot work: {innermost(error)}") from None
+        raise UserError(f"Ray could not run the workers: {root_cause_message(error)}") from None
+
+
+def _this_node() -> NodeAffinitySchedulingStrategy:
+    """Return a scheduling strategy that places an actor on the driver's machine, which lives as long as the run."""
+    return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)

@@ -1,4 +1,4 @@
-"""How far a run is: a line for people, `progress.json` beside the plan for scripts."""
+"""Progress of a run: a progress bar for people, and `progress.json` next to the plan for scripts."""
 
 import contextlib
 import json
@@ -16,41 +16,51 @@ from common.progress import progress_bar
 from common.storage import Storage
 from labeler.publishing.outcome import Records
 
-POLL, WRITE = 0.5, 5.0  # seconds between two looks, and between two versions of progress.json
-STALL = 120.0  # seconds without an image
+POLL_SECONDS = 0.5  # between two updates of the progress bar
+WRITE_SECONDS = 5.0  # between two versions of progress.json
+STALL_SECONDS = 120.0  # without a finished image until a warning
 
-ReadProgress = Callable[[], tuple[int, int]]
+ReadProgress = Callable[[], tuple[int, int]]  # returns the images done, and how many of them failed
 
 
 class ProgressMonitor:
-    """Progress of a run: redrawn in place on a terminal, every 15 seconds in a log. `before` was done before it."""
+    """Progress of a run over all its plans, shown as a progress bar and written to `progress.json`.
 
-    def __init__(self, storage: Storage, plans: Sequence[Plan], before: Records) -> None:
+    `committed` holds the records of earlier runs, where the bar starts. The attribute `workers` is the largest number
+    of workers that ran at the same time; the pipeline sets it.
+    """
+
+    def __init__(self, storage: Storage, plans: Sequence[Plan], committed: Records) -> None:
         self.storage = storage
-        self.images, self.total_shards = sum(plan.images for plan in plans), sum(plan.shards for plan in plans)
-        self.images_before = sum(record.samples + len(record.failed) for record in before.values())
-        self.shards = len(before)
+        self.total_images = sum(plan.images for plan in plans)
+        self.total_shards = sum(plan.shards for plan in plans)
+        self.images_before = sum(record.samples + len(record.failed) for record in committed.values())
+        self.shards = len(committed)
         self.done, self.failed = 0, 0  # images of this run
-        self.workers = 0  # at most at the same time
-        self.written = 0.0
-        self.moved, self.stall = time.monotonic(), STALL
+        self.workers = 0
+        self.written_at = 0.0
+        self.moved_at, self.stall_limit = time.monotonic(), STALL_SECONDS
         self.bar: tqdm[Any] | None = None
 
     @contextlib.contextmanager
-    def watching(self, counter: ReadProgress) -> Iterator[None]:
-        """Show progress while the `with` block lasts; `counter` gives its images that are done, and of them failed."""
-        before, stop = (self.done, self.failed), threading.Event()
-        bar = self.bar = self.bar or self._bar()
+    def watching(self, read_progress: ReadProgress) -> Iterator[None]:
+        """Poll `read_progress` and show what it returns while the `with` block lasts.
 
-        def look() -> None:
-            done, failed = counter()
-            self._check_stall(before[0] + done)
-            self.done, self.failed = before[0] + done, before[1] + failed
+        It counts from 0 in each block; the counts of consecutive blocks are added up.
+        """
+        done_before, failed_before = self.done, self.failed
+        bar = self.bar = self.bar or self._make_bar()
+        stop = threading.Event()
+
+        def update() -> None:
+            done, failed = read_progress()
+            self._check_stall(done_before + done)
+            self.done, self.failed = done_before + done, failed_before + failed
             self._show(bar)
 
         def poll() -> None:
-            while not stop.wait(POLL):
-                look()
+            while not stop.wait(POLL_SECONDS):
+                update()
 
         thread = threading.Thread(target=poll, daemon=True)
         thread.start()
@@ -59,37 +69,37 @@ class ProgressMonitor:
         finally:
             stop.set()
             thread.join()
-        look()
+        update()
 
-    def _check_stall(self, done: int) -> None:
-        """Say so where nothing moves: at first after STALL seconds, then after twice as many, and so on."""
-        if done != self.done:
-            self.moved, self.stall = time.monotonic(), STALL
-        elif time.monotonic() - self.moved > self.stall:
-            self.log(
-                f"no image was finished for {self.stall:g} s: the workers may be waiting for the cluster's resources; "
-                "`ray status` and `ray logs` tell"
-            )
-            self.stall *= 2
-
-    def shard_done(self) -> None:
-        """One more shard is committed."""
+    def add_shard(self) -> None:
+        """Count one more committed shard."""
         self.shards += 1
 
     def log(self, text: str) -> None:
-        """A line above the progress line."""
+        """Print a line above the progress bar."""
         tqdm.write(text, file=sys.stderr)
 
     def close(self, state: str, report: dict[str, Any]) -> None:
-        """The run has ended; where it did nothing, nothing is written."""
+        """Write the final state and report to `progress.json`, unless the run did nothing."""
         if self.bar is not None:
             self.bar.close()
             self._write(self.bar, state, report)
 
-    def _bar(self) -> "tqdm[Any]":
+    def _check_stall(self, done: int) -> None:
+        """Warn if no image was finished for STALL_SECONDS, then after twice that time, and so on."""
+        if done != self.done:
+            self.moved_at, self.stall_limit = time.monotonic(), STALL_SECONDS
+        elif time.monotonic() - self.moved_at > self.stall_limit:
+            self.log(
+                f"no image was finished for {self.stall_limit:g} s: the workers may be waiting for the cluster's "
+                "resources; check `ray status` and `ray logs`"
+            )
+            self.stall_limit *= 2
+
+    def _make_bar(self) -> "tqdm[Any]":
         return progress_bar(
             desc=f"{self.shards}/{self.total_shards} shards",
-            total=self.images,
+            total=self.total_images,
             initial=self.images_before,
             bar_format="{desc}, {n_fmt}/{total_fmt} images, {rate_fmt}{postfix}, {remaining} left",
             unit=" images",
@@ -100,8 +110,8 @@ class ProgressMonitor:
         bar.set_description_str(f"{self.shards}/{self.total_shards} shards", refresh=False)
         bar.set_postfix_str(f"{self.failed} failed", refresh=False)
         bar.update(max(self.images_before + self.done - bar.n, 0))
-        if time.monotonic() - self.written > WRITE:
-            self.written = time.monotonic()
+        if time.monotonic() - self.written_at > WRITE_SECONDS:
+            self.written_at = time.monotonic()
             self._write(bar, "labelling", None)
 
     def _write(self, bar: "tqdm[Any]", state: str, report: dict[str, Any] | None) -> None:
@@ -111,13 +121,13 @@ class ProgressMonitor:
             "shards": self.shards,
             "shards_planned": self.total_shards,
             "images": bar.n,
-            "images_planned": self.images,
+            "images_planned": self.total_images,
             "failed": self.failed,
             "images_per_second": rate,
-            "seconds_left": (self.images - bar.n) / rate if rate else None,
+            "seconds_left": (self.total_images - bar.n) / rate if rate else None,
             "updated": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             "report": report,
         }
-        # nothing depends on this file: a store that is down for a moment must not end the run
+        # nothing depends on this file, so a store that is unavailable for a moment must not end the run
         with contextlib.suppress(OSError, UserError):
             self.storage.replace(PROGRESS, (json.dumps(content, indent=1) + "\n").encode())

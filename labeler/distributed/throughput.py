@@ -1,21 +1,24 @@
-"""What a run has cost, and what the whole input would: from the records of the shards that it made."""
+"""Throughput of a run, and a projection of time and cost for the whole input, from the records of its shards."""
 
 from collections import Counter
 from collections.abc import Collection
 from typing import Any
 
 from common.manifest import ShardRecord
+from common.text import pluralize
 
-IN_WORKER = ("teacher", "wait", "write", "commit")  # one after the other; the rest goes on in threads beside them
+SEQUENTIAL_PHASES = ("teacher", "wait", "write", "commit")  # one after the other, they make up a worker's time
+THREAD_PHASES = ("fetch", "decode", "encode")  # run in threads at the same time; their seconds are summed over threads
 
 
 def measure_throughput(
-    records: Collection[ShardRecord], seconds: float, workers: int, images_of_input: int, price_per_hour: float | None
+    records: Collection[ShardRecord], seconds: float, workers: int, input_images: int, price_per_hour: float | None
 ) -> dict[str, Any]:
-    """Figures of a run that took `seconds` from its start, with Ray's, and made these records.
+    """Measure a run that took `seconds`, with the start of Ray, and committed these records: `report` of progress.json.
 
-    `waited` is the share of the workers' time in which the teacher had no image to look at. The projection is for all
-    images of the input (none: 0), at the rate of workers that are busy; `price_per_hour` is that of one machine.
+    `waited` is the share of the workers' time in which the teacher waited for images. The projection is for labeling
+    `input_images` images (0: none is made) at the rate of workers that are always busy. `price_per_hour` is the price
+    of one machine.
     """
     phases: Counter[str] = Counter()
     for record in records:
@@ -34,11 +37,11 @@ def measure_throughput(
         "waited": round(phases["wait"] / busy, 3) if busy else None,
         "projected": None,
     }
-    if images_of_input and images and busy:
-        hours = images_of_input * busy / images / max(workers, 1) / 3600
+    if input_images and images and busy:
+        hours = input_images * busy / images / max(workers, 1) / 3600
         cost = None if price_per_hour is None else round(hours * machines * price_per_hour, 2)
         report["projected"] = {
-            "images": images_of_input,
+            "images": input_images,
             "hours": float(f"{hours:.4g}"),
             "machine_hours": float(f"{hours * machines:.4g}"),
             "cost": cost,
@@ -47,23 +50,35 @@ def measure_throughput(
 
 
 def format_throughput(report: dict[str, Any]) -> list[str]:
-    """The report for people."""
+    """Format a report as lines of text; no lines if no image was labeled."""
     if not report["images"]:
         return []
     phases = report["seconds_by_phase"]
     total = phases["total"] or 1
-    machines = f"{report['machines']} machine{'s' if report['machines'] > 1 else ''}"
-    shares = ", ".join(f"{phase} {phases.get(phase, 0) / total:.0%}" for phase in IN_WORKER)
-    beside = ", ".join(f"{phase} {phases.get(phase, 0):,.1f} s" for phase in ("fetch", "decode", "encode"))
+    machines = pluralize(report["machines"], "machine")
+    shares = ", ".join(f"{phase} {phases.get(phase, 0) / total:.0%}" for phase in SEQUENTIAL_PHASES)
+    in_threads = ", ".join(f"{phase} {phases.get(phase, 0):,.1f} s" for phase in THREAD_PHASES)
     lines = [
-        f"{report['images']:,} images in {report['seconds']:,.1f} s: {report['images_per_second']:,.1f} images/s "
-        f"({report['workers']} workers on {machines}, start-up included)",
-        f"workers' time: {shares} (wait: for images to be fetched and decoded); in threads: {beside}",
+        f"{pluralize(report['images'], 'image')} in {report['seconds']:,.1f} s: {report['images_per_second']:,.1f} "
+        f"images/s ({pluralize(report['workers'], 'worker')} on {machines}, start-up included)",
+        f"workers' time: {shares} (wait: for images to be fetched and decoded); in threads: {in_threads}",
     ]
     if projected := report["projected"]:
         cost = "" if projected["cost"] is None else f", cost {projected['cost']:,.2f}"
         lines.append(
-            f"all {projected['images']:,} images of the input, workers always busy: {projected['hours']:,.3g} hours on "
-            f"{machines}, {projected['machine_hours']:,.3g} machine hours{cost}"
+            f"projection for all {pluralize(projected['images'], 'image')} of the input, workers always busy: "
+            f"{_format_hours(projected['hours'])} on {machines}, "
+            f"{_format_hours(projected['machine_hours'], 'machine ')}{cost}"
         )
     return lines
+
+
+def _format_hours(hours: float, kind: str = "") -> str:
+    """Format a duration with three digits in a unit in which it is at least 1: "1.5 hours", "12 machine minutes"."""
+    number, unit = hours, "hours"
+    if hours < 1:
+        number, unit = hours * 60, "minutes"
+    if hours * 60 < 1:
+        number, unit = hours * 3600, "seconds"
+    text = f"{number:,.0f}" if number >= 100 else f"{number:.3g}"
+    return f"{text} {kind}{unit if text != '1' else unit.removesuffix('s')}"

@@ -1,8 +1,8 @@
-"""A worker of the labelling job: a Ray actor that labels shard after shard and says how far it is."""
+"""The workers of a labeling job, which are Ray actors that label shard after shard, and the counter they report to."""
 
 import time
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import ray
 import torch
@@ -12,84 +12,85 @@ from common.manifest import Plan, record_name
 from common.sources import open_source
 from common.storage import Storage, open_storage
 from labeler.distributed.metrics import WorkerMetrics
+from labeler.labeling.shard import ShardLabeler
 from labeler.teacher.weights import TeacherSource
 
-if TYPE_CHECKING:
-    from labeler.labeling.shard import ShardLabeler
-
-PAUSE_AFTER_FAILURE = 3.0  # seconds: a worker on a broken machine must not take all shards from the sound ones
+REPORT_SECONDS = 0.5  # between two reports of a worker, as each costs a remote call
+PAUSE_AFTER_FAILURE = 3.0  # seconds: a worker on a broken machine must not take all shards from the healthy ones
 
 
-class Job(NamedTuple):
-    """What every worker of a plan needs."""
+class WorkerSpec(NamedTuple):
+    """Everything a worker needs to label the shards of a plan."""
 
     plan: Plan
     output: str
     teacher: TeacherSource
     threads: int
-    patience: int  # shards begun, none of them ended, until it is hopeless
+    max_starts: int  # the run is given up after so many shards were started and none was finished
 
 
-@ray.remote(num_cpus=0)
 class ProgressCounter:
-    """Where workers say how far they are in their shards: {shard: (images done, of them failed)}."""
+    """Counts of the shards and images of a run: workers report to it, and the driver reads it. Made an actor by Ray."""
 
     def __init__(self) -> None:
-        self.shards: dict[int, tuple[int, int]] = {}
-        self.begun: set[int] = set()
-        self.begins = self.ends = 0
+        self.images: dict[int, tuple[int, int]] = {}  # shard: (images done, how many of them failed)
+        self.started: set[int] = set()  # shards of the current pass
+        self.starts = self.ends = 0  # of all passes
 
-    def begin_pass(self) -> None:
-        """Forget which shards were begun; the images still count."""
-        self.begun = set()
+    def start_pass(self) -> None:
+        """Forget which shards were started; their images still count."""
+        self.started = set()
 
-    def begin(self, shard: int) -> int:
-        """A worker begins with a shard. Returns how often that has happened in this run, if none has ended yet."""
-        self.begun.add(shard)
-        self.begins += 1
-        self.shards[shard] = (0, 0)
-        return 0 if self.ends else self.begins
+    def start_shard(self, shard: int) -> int:
+        """Count a shard that a worker starts. Returns the starts so far if no shard has ended yet, else 0."""
+        self.started.add(shard)
+        self.starts += 1
+        self.images[shard] = (0, 0)
+        return 0 if self.ends else self.starts
 
-    def report(self, shard: int, done: int, failed: int) -> None:
-        """A worker's word; a repeated shard starts again at 0."""
-        self.shards[shard] = (done, failed)
+    def report_images(self, shard: int, done: int, failed: int) -> None:
+        """Set the images done of a shard, and how many of them failed."""
+        self.images[shard] = (done, failed)
 
-    def end(self) -> None:
-        """A worker is through with a shard, and alive."""
+    def end_shard(self) -> None:
+        """Count a shard whose worker survived it, whether it was committed or not."""
         self.ends += 1
 
-    def total(self) -> tuple[int, int]:
-        """Images done and failed over all shards of this run."""
-        return sum(done for done, _ in self.shards.values()), sum(failed for _, failed in self.shards.values())
+    def count_images(self) -> tuple[int, int]:
+        """Return the images done over all shards of the run, and how many of them failed."""
+        return sum(done for done, _ in self.images.values()), sum(failed for _, failed in self.images.values())
 
-    def begun_shards(self) -> set[int]:
-        """Shards begun in this pass."""
-        return self.begun
+    def started_shards(self) -> set[int]:
+        """Return the shards started in the current pass."""
+        return self.started
 
 
 class LabelWorker:
-    """One actor: it builds the teacher once, when it has its first shard, and labels shard after shard.
+    """Callable class for Ray Data's `map`: it builds the teacher once and labels one shard per row.
 
-    Nothing that can fail happens while Ray makes the actor: Ray would make it anew for ever.
+    The constructor only stores its arguments. Ray recreates an actor whose constructor fails, again and again, so
+    everything that can fail happens in the first call.
     """
 
-    def __init__(self, job: list[Any], counter: Any) -> None:
-        self.job = job
+    def __init__(self, spec: list[Any], counter: Any) -> None:
+        """Store the reference to a WorkerSpec, in a list of one, and the handle of the ProgressCounter."""
+        self.spec_reference = spec[0]
         self.counter = counter
-        self.reported = 0.0
+        self.last_report = 0.0
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        """Label a shard. Returns its error, empty on success, and whether that error must end the run."""
         shard, error = int(row["shard"]), ""
-        begun_in_vain = ray.get(self.counter.begin.remote(shard))
-        if begun_in_vain > self._fetched_job.patience:
+        starts = ray.get(self.counter.start_shard.remote(shard))
+        if starts > self._spec.max_starts:
             error = "every worker died with its first shard (out of memory? a teacher that crashes?)"
-            return {"shard": shard, "error": error, "hopeless": True}
+            return {"shard": shard, "error": error, "fatal": True}
         try:
-            if not self._storage.exists(record_name(shard)):  # else another job on this output was first
-                record = self._labeler.label(shard, int(row["attempt"]), lambda *done: self._report(shard, *done))
-                self.counter.report.remote(shard, record.samples + len(record.failed), len(record.failed))
-                self._metrics.committed(record)
-        except Exception as problem:  # whatever it is, the other shards must go on
+            if not self._storage.exists(record_name(shard)):  # another job on this output may have committed it
+                record = self._labeler.label(shard, int(row["attempt"]), lambda *images: self._report(shard, *images))
+                self.counter.report_images.remote(shard, record.samples + len(record.failed), len(record.failed))
+                self._metrics.count_shard(record)
+        except Exception as problem:  # whatever went wrong, the other shards must be labeled
             error = (
                 describe_error(problem)
                 if isinstance(problem, UserError)
@@ -98,33 +99,30 @@ class LabelWorker:
             if isinstance(problem, torch.OutOfMemoryError):
                 error += "; let fewer workers share a GPU: --gpus-per-worker 1"
             time.sleep(PAUSE_AFTER_FAILURE)
-        self.counter.end.remote()
-        return {"shard": shard, "error": error, "hopeless": False}
+        self.counter.end_shard.remote()
+        return {"shard": shard, "error": error, "fatal": False}
 
     def _report(self, shard: int, done: int, failed: int) -> None:
-        """At most twice a second: each word to the counter costs a remote call."""
-        if time.monotonic() - self.reported > 0.5:
-            self.reported = time.monotonic()
-            self.counter.report.remote(shard, done, failed)
+        if time.monotonic() - self.last_report > REPORT_SECONDS:
+            self.last_report = time.monotonic()
+            self.counter.report_images.remote(shard, done, failed)
 
     @cached_property
-    def _fetched_job(self) -> Job:
-        job: Job = ray.get(self.job[0])
-        return job
+    def _spec(self) -> WorkerSpec:
+        spec: WorkerSpec = ray.get(self.spec_reference)
+        return spec
 
     @cached_property
     def _storage(self) -> Storage:
-        return open_storage(self._fetched_job.output)
+        return open_storage(self._spec.output)
 
     @cached_property
     def _metrics(self) -> WorkerMetrics:
-        return WorkerMetrics(self._fetched_job.output)
+        return WorkerMetrics(self._spec.output)
 
     @cached_property
-    def _labeler(self) -> "ShardLabeler":
-        from labeler.labeling.shard import ShardLabeler
-
-        job = self._fetched_job
+    def _labeler(self) -> ShardLabeler:
+        spec = self._spec
         if ray.get_gpu_ids() and not torch.cuda.is_available():
             raise RuntimeError("Ray gave this worker a GPU that PyTorch cannot use: is its driver too old?")
-        return ShardLabeler(job.plan, self._storage, open_source(job.plan.input), job.teacher.build(), job.threads)
+        return ShardLabeler(spec.plan, self._storage, open_source(spec.plan.input), spec.teacher.build(), spec.threads)

@@ -1,1 +1,1 @@
-"""What verify, preview and stats read and compute."""
+"""Reading a data set back: the logic of the verify, preview and stats commands."""

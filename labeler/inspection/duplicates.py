@@ -1,37 +1,40 @@
-"""Images that are in a data set more than once: samples whose sources have the same checksum."""
+"""Duplicate images of a data set: samples whose source files have the same checksum."""
 
 import itertools
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from common.shards import SampleInfo
 from common.storage import Storage
-from labeler.inspection.survey import CommittedShards, read_each
+from labeler.inspection.reader import map_samples
 
-LARGEST = 5  # groups that are described, and sources of each
+MAX_DESCRIBED_GROUPS = 5
+MAX_SOURCES_PER_GROUP = 5
 
 
-class Group(NamedTuple):
-    """Samples of the same image, as positions in the rows."""
+class DuplicateGroup(NamedTuple):
+    """Samples of the same image."""
 
     images: int
-    first: list[int]  # at most LARGEST
+    first: list[int]  # positions in the rows, at most MAX_SOURCES_PER_GROUP
 
 
-def count_duplicates(rows: np.ndarray) -> tuple[dict[str, int], list[Group]]:
-    """Count the groups of equal images among the data set's rows (`tally.ROW`), and find the largest.
+def count_duplicates(rows: np.ndarray) -> tuple[dict[str, int], list[DuplicateGroup]]:
+    """Count the groups of equal images, and return the largest groups, largest first.
 
-    Checksums are compared by their first 16 bytes: among a billion images two would be equal once in 10^20 data sets.
+    Checksums are compared by their first 16 bytes: the probability that two of a billion different images agree in
+    these is about 10^-21.
+
+    rows: `ROW_DTYPE` [samples].
     """
     _, groups, sizes = np.unique(rows["digest"], return_inverse=True, return_counts=True)
     repeated = np.flatnonzero(sizes > 1)
     members = np.flatnonzero(sizes[groups] > 1)
-    members = members[np.argsort(groups[members], kind="stable")]  # group by group, in the data set's order
+    members = members[np.argsort(groups[members], kind="stable")]  # by group, then in the order of the rows
     starts = np.cumsum(sizes[repeated]) - sizes[repeated]
     classes = rows["class"][members]
-    across = np.zeros(len(repeated), bool)
+    across = np.zeros(len(repeated), bool)  # groups whose samples have different classes
     if len(repeated):
         across = np.minimum.reduceat(classes, starts) != np.maximum.reduceat(classes, starts)
     counts = {
@@ -40,36 +43,45 @@ def count_duplicates(rows: np.ndarray) -> tuple[dict[str, int], list[Group]]:
         "groups_across_classes": int(across.sum()),
         "images_across_classes": int(sizes[repeated][across].sum()),
     }
-    largest = np.lexsort([members[starts], -sizes[repeated]])[:LARGEST]
+    largest = np.lexsort([members[starts], -sizes[repeated]])[:MAX_DESCRIBED_GROUPS]
     spans = [(int(starts[group]), int(sizes[repeated[group]])) for group in largest]
-    return counts, [Group(size, members[start : start + min(size, LARGEST)].tolist()) for start, size in spans]
+    return counts, [
+        DuplicateGroup(size, members[start : start + min(size, MAX_SOURCES_PER_GROUP)].tolist())
+        for start, size in spans
+    ]
 
 
-def describe_groups(storage: Storage, groups: list[Group], rows: np.ndarray, shards: list[str]) -> list[dict[str, Any]]:
-    """Read the first samples of these groups again: checksum, number of images, and the sources of the first.
+def describe_groups(
+    storage: Storage, groups: list[DuplicateGroup], rows: np.ndarray, shards: list[str]
+) -> list[dict[str, Any]]:
+    """Describe each group by its checksum, its number of images, and the sources of its first samples.
 
-    `shards` are the names of the shards that the rows count through.
+    The sources are not in the rows, so the first samples are read again.
+
+    shards: names of the shards, in the order that the column `shard` of the rows refers to.
     """
     wanted = sorted(position for group in groups for position in group.first)
-    origins: dict[tuple[int, str], SampleInfo] = {}
+    infos: dict[tuple[int, str], SampleInfo] = {}  # by position of the shard, and key
     for index, positions in itertools.groupby(wanted, key=lambda position: int(rows["shard"][position])):
-        infos = _infos(storage, shards[index], {_key(rows[position]) for position in positions})
-        origins.update({(index, key): info for key, info in infos})
+        keys = {_key(rows[position]) for position in positions}
+        infos |= {(index, key): info for key, info in _read_infos(storage, shards[index], keys).items()}
     described = []
     for group in groups:
-        places = [(int(rows["shard"][position]), _key(rows[position])) for position in group.first]
-        found = [origins[place] for place in places if place in origins]
-        checksum = found[0].source_sha256 if found else ""
-        sources = [info.source for info in found]
+        locations = [(int(rows["shard"][position]), _key(rows[position])) for position in group.first]
+        first = [infos[location] for location in locations if location in infos]
+        checksum = first[0].source_sha256 if first else ""
+        sources = [info.source for info in first]
         described.append({"source_sha256": checksum, "images": group.images, "sources": sources})
     return described
 
 
-def _infos(storage: Storage, shard: str, keys: set[str]) -> Iterator[tuple[str, SampleInfo]]:
-    """What a shard's json files say of these samples; it is read no further than to the last of them."""
-    unnoted = CommittedShards(shards={shard: 0})  # what is damaged has been told before
-    found = read_each(storage, shard, unnoted, lambda sample: (sample.key, sample.info), keys)
-    return itertools.islice(found, len(keys))
+def _read_infos(storage: Storage, shard: str, keys: set[str]) -> dict[str, SampleInfo]:
+    """Return the json members of some samples, by key. Reading stops after the last of them."""
+    # problems were reported when the rows were made
+    infos = map_samples(
+        lambda sample: (sample.key, sample.info), storage, shard, on_problem=lambda problem: None, keys=keys
+    )
+    return dict(itertools.islice(infos, len(keys)))
 
 
 def _key(row: np.void) -> str:

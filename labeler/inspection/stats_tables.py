@@ -1,4 +1,4 @@
-"""The statistics of a data set as tables for people."""
+"""The statistics of a data set as text tables."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -7,111 +7,115 @@ from typing import Any
 from common.text import join_names
 from labeler.inspection.summary import QUANTILES
 
-NAMES_SHOWN = 5  # in one line; the JSON object has all
+MAX_NAMES_PER_LINE = 5
+
 Report = Mapping[str, Any]
 
 
 def format_tables(dataset: str, report: Report) -> str:
-    """The object that `labeler.stats` prints last, section by section."""
-    state = "complete" if report["complete"] else "unfinished; this is what is committed so far"
+    """Format the report of `compute_statistics`, one table per section."""
+    state = "complete" if report["complete"] else "unfinished; these are the shards committed so far"
     parts = [
         f"{dataset}: {state}",
-        _section("Data set", {name: report[name] for name in ("samples", "shards", "bytes")}),
-        _section("Classes", _classes(report["classes"])),
-        _section("Quantiles", _quantiles(report)),
-        _section("Maps", _maps(report["maps"])),
-        _section("Gaze points", _gaze(report["gaze"])),
-        _section("Images", _images(report["images"])),
-        _section("Duplicates", _duplicates(report["duplicates"])),
-        _section("Left out", report["failures"] or {"none": ""}),
+        _format_section("Data set", {name: report[name] for name in ("samples", "shards", "bytes")}),
+        _format_section("Classes", _class_rows(report["classes"])),
+        _format_section("Quantiles", _quantile_rows(report)),
+        _format_section("Maps", _map_rows(report["maps"])),
+        _format_section("Gaze points", _gaze_rows(report["gaze"])),
+        _format_section("Images", _image_rows(report["images"])),
+        _format_section("Duplicates", _duplicate_rows(report["duplicates"])),
+        _format_section("Failed images", report["failures"] or {"none": ""}),
     ]
     if report["unreadable"]:
-        parts.append(_section("Could not be read, wholly or in part", dict.fromkeys(report["unreadable"], "")))
+        parts.append(_format_section("Files with unreadable parts", dict.fromkeys(report["unreadable"], "")))
     return "\n\n".join(parts)
 
 
-def _section(title: str, rows: Mapping[str, object]) -> str:
+def _format_section(title: str, rows: Mapping[str, object]) -> str:
     width = max(map(len, rows))
-    return "\n".join([title] + [f"  {label:{width}}  {_text(value)}".rstrip() for label, value in rows.items()])
+    lines = [f"  {label:{width}}  {_format_value(value)}".rstrip() for label, value in rows.items()]
+    return "\n".join([title, *lines])
 
 
-def _classes(found: Report | None) -> dict[str, object]:
-    if found is None:
+def _class_rows(classes: Report | None) -> dict[str, object]:
+    if classes is None:
         return {"no classes": ""}
-    rows: dict[str, object] = {"classes": found["classes"]}
-    if found["median"] is not None:
+    rows: dict[str, object] = {"classes": classes["classes"]}
+    if classes["median"] is not None:
         rows |= {
-            "fewest samples": _having(found["fewest"]),
-            "median": found["median"],
-            "most samples": _having(found["most"]),
-            "most / fewest": found["imbalance"],
+            "fewest samples": _format_extreme(classes["fewest"]),
+            "median": classes["median"],
+            "most samples": _format_extreme(classes["most"]),
+            "most / fewest": classes["imbalance"],
         }
-    missing = found["without_samples"]
-    return rows | {"without samples": f"{len(missing):,} ({_names(missing)})" if missing else "none"}
+    missing = classes["without_samples"]
+    return rows | {"without samples": f"{len(missing):,} ({_format_names(missing)})" if missing else "none"}
 
 
-def _having(extreme: Report) -> str:
-    return f"{extreme['samples']:,} ({_names(extreme['names'], extreme['classes'])})"
+def _format_extreme(extreme: Report) -> str:
+    return f"{extreme['samples']:,} ({_format_names(extreme['names'], extreme['classes'])})"
 
 
-def _quantiles(report: Report) -> dict[str, object]:
-    """One line a distribution, in columns."""
-    names = [f"{percent}%" for percent in QUANTILES]
+def _quantile_rows(report: Report) -> dict[str, object]:
+    """Return a row of column headings, and one for each distribution."""
+    headings = [f"{percent}%" for percent in QUANTILES]
     distributions = {
-        "map's maximum": report["maps"]["map_max"],
+        "map maximum": report["maps"]["map_max"],
         "gaze points": report["gaze"]["per_image"],
         "width": report["images"]["width"],
         "height": report["images"]["height"],
     }
-    rows = {label: [_text(values[name]) for name in names] for label, values in distributions.items()}
-    return {label: "".join(f"{cell:>11}" for cell in cells) for label, cells in {"": names, **rows}.items()}
+    cells = {label: [_format_value(values[name]) for name in headings] for label, values in distributions.items()}
+    return {label: "".join(f"{cell:>11}" for cell in row) for label, row in {"": headings, **cells}.items()}
 
 
-def _maps(found: Report) -> dict[str, object]:
+def _map_rows(maps: Report) -> dict[str, object]:
     rows: dict[str, object] = {
-        "mean, of the maximum": found["mean"],
-        "area, of the frame": found["area"],
-        "in the central third": f"{_text(found['central_third_percent'])} % of the mass (11.1 % if it were even)",
+        "mean / maximum": maps["mean"],
+        "area / frame": maps["area"],
+        "in the central third": f"{_format_value(maps['central_third_percent'])} % of the mass (uniform: 11.1 %)",
     }
-    for index, cells in enumerate(found["grid_percent"] or []):
-        label = "mean map, % of the mass" if index == 0 else " " * index  # a label of its own for each line
+    for index, cells in enumerate(maps["grid_percent"] or []):
+        label = "mean map, % of the mass" if index == 0 else " " * index  # labels are keys, so each must be unique
         rows[label] = "".join(f"{cell:6.2f}" for cell in cells)
     return rows
 
 
-def _gaze(found: Report) -> dict[str, object]:
+def _gaze_rows(gaze: Report) -> dict[str, object]:
     return {
-        "points": found["points"],
-        "mean of an image": found["per_image"]["mean"],
-        "share without any": found["share_without"],
-        f"share at the cap of {found['cap']:,}": found["share_at_cap"],
-        "mean strength": found["mean_strength"],
-        "mean x, y": _pair(found["mean_position"]),
-        "spread of x, y": _pair(found["spread"]),
+        "points": gaze["points"],
+        "mean per image": gaze["per_image"]["mean"],
+        "share of images without points": gaze["share_without"],
+        f"share of images with the maximum number, {gaze['cap']:,}": gaze["share_at_cap"],
+        "mean strength": gaze["mean_strength"],
+        "mean x, y": _format_pair(gaze["mean_position"]),
+        "standard deviation of x, y": _format_pair(gaze["spread"]),
     }
 
 
-def _images(found: Report) -> dict[str, object]:
-    formats = ", ".join(f"{count:,} {name}" for name, count in found["reencoded"].items())
-    return {"turned by EXIF": found["turned"], "re-encoded": formats or "none"}
+def _image_rows(images: Report) -> dict[str, object]:
+    formats = ", ".join(f"{count:,} {name}" for name, count in images["reencoded"].items())
+    return {"not upright (EXIF orientation)": images["turned"], "re-encoded": formats or "none"}
 
 
-def _duplicates(found: Report) -> dict[str, object]:
+def _duplicate_rows(duplicates: Report) -> dict[str, object]:
     rows: dict[str, object] = {
-        "groups": found["groups"],
-        "surplus images": found["surplus"],
-        "groups across classes": found["groups_across_classes"],
-        "images in those": found["images_across_classes"],
+        "groups of equal images": duplicates["groups"],
+        "surplus images": duplicates["surplus"],
+        "groups across classes": duplicates["groups_across_classes"],
+        "images in groups across classes": duplicates["images_across_classes"],
     }
-    groups = [f"{group['images']:,} times: {_names(group['sources'], group['images'])}" for group in found["largest"]]
-    return rows | {"largest" if index == 0 else " " * index: group for index, group in enumerate(groups)}
+    for index, group in enumerate(duplicates["largest"]):
+        label = "largest groups" if index == 0 else " " * index
+        rows[label] = f"{group['images']:,} times: {_format_names(group['sources'], group['images'])}"
+    return rows
 
 
-def _pair(values: list[float] | None) -> str:
-    return ", ".join(map(_text, values)) if values else "-"
+def _format_pair(values: list[float] | None) -> str:
+    return ", ".join(map(_format_value, values)) if values else "-"
 
 
-def _text(value: object) -> str:
+def _format_value(value: object) -> str:
     if value is None:
         return "-"
     if isinstance(value, float):
@@ -119,7 +123,10 @@ def _text(value: object) -> str:
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 
-def _names(names: Iterable[str], total: int | None = None) -> str:
-    """The first of so many names of folders or files; what could move a terminal's cursor is escaped."""
-    shown = [json.dumps(name, ensure_ascii=False)[1:-1] for name in names]
-    return join_names(shown, NAMES_SHOWN, total)
+def _format_names(names: Iterable[str], total: int | None = None) -> str:
+    """Join names of folders or files, with control characters escaped so that they cannot act on a terminal.
+
+    total: number of all names, if `names` holds only the first of them.
+    """
+    escaped = [json.dumps(name, ensure_ascii=False)[1:-1] for name in names]
+    return join_names(escaped, MAX_NAMES_PER_LINE, total)

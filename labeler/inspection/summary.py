@@ -1,55 +1,58 @@
-"""From the rows and sums of all samples to the figures that people ask for."""
+"""Sections of the statistics report, computed from the rows and sums of all samples."""
 
 from typing import Any
 
 import numpy as np
 
-from labeler.inspection.tally import CELLS, NO_CLASS, Sums
+from labeler.inspection.map_measures import CELLS_PER_SIDE
+from labeler.inspection.shard_statistics import NO_CLASS, SampleSums
 
 QUANTILES = (5, 25, 50, 75, 95)  # percent
-GRID = 7  # cells a side of the mean map
-NAMED = 5  # classes that are named where many have as few or as many samples
+GRID_SIDE = 7  # cells per side of the reported mean map
+MAX_NAMES_PER_EXTREME = 5  # names given for the classes that share the smallest, or the largest, number of samples
 
 
 def summarize_classes(rows: np.ndarray, names: list[str] | None) -> dict[str, Any] | None:
-    """Class balance, with the classes' names by index; None where there are none.
+    """Summarize the class balance; return None if the data set has no classes.
 
-    Fewest, median, most and imbalance (most / fewest) are of the classes that have samples.
+    Fewest, median, most and imbalance (most / fewest) cover only the classes that have samples.
+
+    names: name of each class, by class index.
     """
     if names is None:
         return None
     indices, counts = np.unique(rows["class"][rows["class"] != NO_CLASS], return_counts=True)
-    samples = {_name(names, index): count for index, count in zip(indices.tolist(), counts.tolist(), strict=True)}
+    samples = {_class_name(names, index): count for index, count in zip(indices.tolist(), counts.tolist(), strict=True)}
     return {
         "classes": len(names),
-        "fewest": _having(min(samples.values()), samples) if samples else None,
+        "fewest": _classes_of_size(min(samples.values()), samples) if samples else None,
         "median": float(np.median(counts)) if samples else None,
-        "most": _having(max(samples.values()), samples) if samples else None,
+        "most": _classes_of_size(max(samples.values()), samples) if samples else None,
         "imbalance": max(samples.values()) / min(samples.values()) if samples else None,
         "without_samples": [name for name in names if name not in samples],
     }
 
 
-def summarize_maps(rows: np.ndarray, sums: Sums) -> dict[str, Any]:
-    """The maps, and where their mass lies: in percent of all maps' mass, in cells of the frame of the stored pixels.
+def summarize_maps(rows: np.ndarray, sums: SampleSums) -> dict[str, Any]:
+    """Summarize the maps, and how their total mass is distributed over the frame of the stored pixels, in percent.
 
-    The central third is a third of the width by a third of the height: a ninth of the frame.
+    The central third is a third of the width by a third of the height, a ninth of the frame.
     """
-    mass, third = float(sums.maps.sum()), slice(CELLS // 3, 2 * CELLS // 3)
-    cells = sums.maps.reshape(GRID, CELLS // GRID, GRID, CELLS // GRID).sum(axis=(1, 3))
+    total, third = float(sums.mass.sum()), slice(CELLS_PER_SIDE // 3, 2 * CELLS_PER_SIDE // 3)
+    grid = sums.mass.reshape(GRID_SIDE, CELLS_PER_SIDE // GRID_SIDE, GRID_SIDE, CELLS_PER_SIDE // GRID_SIDE)
     return {
         "mean": _mean(rows["map_mean"]),
         "area": _mean(rows["map_area"]),
         "map_max": _quantiles(rows["map_max"]),
-        "grid_percent": (100 * cells / mass).tolist() if mass else None,
-        "central_third_percent": float(100 * sums.maps[third, third].sum() / mass) if mass else None,
+        "grid_percent": (100 * grid.sum(axis=(1, 3)) / total).tolist() if total else None,
+        "central_third_percent": float(100 * sums.mass[third, third].sum() / total) if total else None,
     }
 
 
-def summarize_gaze(rows: np.ndarray, sums: Sums, cap: int) -> dict[str, Any]:
-    """The gaze points: of each image, and all together. `cap` is the most that an image can have.
+def summarize_gaze(rows: np.ndarray, sums: SampleSums, cap: int) -> dict[str, Any]:
+    """Summarize the gaze points. `cap` is the largest number of points that an image can have.
 
-    The spread is the standard deviation of all points' x and y around their mean position.
+    The spread is the standard deviation of the x and y of all points around their mean position.
     """
     points, total = rows["points"], int(rows["points"].sum(dtype=np.int64))
     mean = sums.points / max(total, 1)
@@ -66,8 +69,8 @@ def summarize_gaze(rows: np.ndarray, sums: Sums, cap: int) -> dict[str, Any]:
     }
 
 
-def summarize_images(rows: np.ndarray, sums: Sums) -> dict[str, Any]:
-    """The pictures as they are stored: sides in pixels, how many a viewer turns, how many were encoded anew."""
+def summarize_images(rows: np.ndarray, sums: SampleSums) -> dict[str, Any]:
+    """Summarize the stored images: width and height in pixels, EXIF orientations that are not upright, re-encoding."""
     return {
         "width": _quantiles(rows["width"]),
         "height": _quantiles(rows["height"]),
@@ -76,14 +79,14 @@ def summarize_images(rows: np.ndarray, sums: Sums) -> dict[str, Any]:
     }
 
 
-def _name(names: list[str], index: int) -> str:
+def _class_name(names: list[str], index: int) -> str:
     return names[index] if 0 <= index < len(names) else f"no class {index}"
 
 
-def _having(count: int, samples: dict[str, int]) -> dict[str, Any]:
-    """The classes that have so many samples."""
-    names = [name for name, found in samples.items() if found == count]
-    return {"samples": count, "classes": len(names), "names": names[:NAMED]}
+def _classes_of_size(count: int, samples: dict[str, int]) -> dict[str, Any]:
+    """Describe the classes that have exactly `count` samples."""
+    names = [name for name, number in samples.items() if number == count]
+    return {"samples": count, "classes": len(names), "names": names[:MAX_NAMES_PER_EXTREME]}
 
 
 def _mean(values: np.ndarray) -> float | None:
@@ -91,6 +94,6 @@ def _mean(values: np.ndarray) -> float | None:
 
 
 def _quantiles(values: np.ndarray) -> dict[str, float | None]:
-    """By name: `5%` and so on, interpolated linearly; null where there are no values."""
-    found = np.percentile(values, QUANTILES).tolist() if len(values) else [None] * len(QUANTILES)
-    return {f"{percent}%": value for percent, value in zip(QUANTILES, found, strict=True)}
+    """Return the linearly interpolated `QUANTILES`, with the keys "5%" and so on; None if there are no values."""
+    quantiles = np.percentile(values, QUANTILES).tolist() if len(values) else [None] * len(QUANTILES)
+    return {f"{percent}%": value for percent, value in zip(QUANTILES, quantiles, strict=True)}

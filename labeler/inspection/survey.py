@@ -1,126 +1,105 @@
-"""What a preview needs to know of a data set: its records added up, and samples measured for comparison."""
+"""Overview of a data set from its records, and measurements of a random part of its samples."""
 
 import functools
 import itertools
 import math
-import tarfile
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import numpy as np
 
 from common.errors import Reason, describe_error
 from common.manifest import Failure, Plan, ShardRecord, record_name
-from common.shards import Sample, decode_sample, read_samples
+from common.shards import Sample
 from common.storage import Storage
+from labeler.inspection.map_measures import compute_map_area
+from labeler.inspection.reader import map_samples
 from labeler.publishing.outcome import Records, compute_outcome, scan_records
 
-MOST_SHARDS, MOST_SAMPLES = 8, 4000  # measured of one data set
-EXAMPLES = 3  # kept of each kind of failure
-
-T = TypeVar("T")
+MAX_MEASURED_SHARDS = 8
+MAX_MEASURED_SAMPLES = 4000
+EXAMPLES_PER_REASON = 3
 
 
 @dataclass
-class CommittedShards:
-    """What the records say was written and left out, and what is wrong with the files."""
+class DatasetOverview:
+    """Totals over the records of the committed shards, and the problems met while reading the data set."""
 
-    shards: dict[str, int] = field(default_factory=dict)  # samples by name
-    planned: int = 0
+    shards: dict[str, int] = field(default_factory=dict)  # number of samples by name of the shard
+    planned: int = 0  # images
     samples: int = 0
     bytes: int = 0
-    failures: Counter[Reason] = field(default_factory=Counter)
-    examples: dict[Reason, list[Failure]] = field(default_factory=dict)
-    notes: dict[str, str] = field(default_factory=dict)  # the first trouble met, by file
+    failures: Counter[Reason] = field(default_factory=Counter)  # images by reason
+    failure_examples: dict[Reason, list[Failure]] = field(default_factory=dict)  # at most EXAMPLES_PER_REASON each
+    problems: dict[str, str] = field(default_factory=dict)  # the first problem of each damaged file, by file name
+
+    def add_problem(self, name: str, problem: str) -> None:
+        """Record a problem of a file, unless it already has one."""
+        self.problems.setdefault(name, problem)
 
 
-class SampleMeasure(NamedTuple):
-    """What a sample is compared by. `mean` and `area` are parts of 1, of the map's maximum and of the frame."""
+class SampleMeasures(NamedTuple):
+    """Figures by which a preview compares samples."""
 
     shard: str
     key: str
     points: int
-    mean: float
-    area: float
-    map_max: float
+    mean: float  # of the map, as a fraction of its maximum
+    area: float  # of the map, as a fraction of the frame: see `compute_map_area`
+    map_max: float  # the teacher's maximum, before normalization
 
 
-def read_committed(storage: Storage, plans: Sequence[Plan]) -> CommittedShards:
-    """Add up the records of the committed shards. A record that cannot be read is noted."""
-    committed = CommittedShards()
+def read_overview(storage: Storage, plans: Sequence[Plan]) -> DatasetOverview:
+    """Add up the records of the committed shards. Records that cannot be read are skipped and become problems."""
+    overview = DatasetOverview()
     shards = {record_name(shard): shard for plan in plans for shard in plan.shard_indices}
     records: Records = {}
     for name, record in scan_records(storage):
         if not isinstance(record, ShardRecord):
-            committed.notes[name] = describe_error(record)
+            overview.add_problem(name, describe_error(record))
             continue
-        committed.shards[record.shard] = record.samples
-        committed.bytes += record.bytes
+        overview.shards[record.shard] = record.samples
+        overview.bytes += record.bytes
         if name in shards:
             records[shards[name]] = record
-    result = compute_outcome(storage, plans, records)
-    committed.planned, committed.samples, committed.failures = result.planned, result.written, result.failures
-    for failure in result.failed:
-        examples = committed.examples.setdefault(failure.reason, [])
-        examples.extend([failure] if len(examples) < EXAMPLES else [])
-    return committed
+    outcome = compute_outcome(storage, plans, records)
+    overview.planned, overview.samples, overview.failures = outcome.planned, outcome.written, outcome.failures
+    for failure in outcome.failed:
+        examples = overview.failure_examples.setdefault(failure.reason, [])
+        if len(examples) < EXAMPLES_PER_REASON:
+            examples.append(failure)
+    return overview
 
 
 def measure_samples(
-    storage: Storage, committed: CommittedShards, generator: np.random.Generator
-) -> list[SampleMeasure]:
-    """Measure the first samples of shards drawn at random: which image is in which shard was drawn by the plan."""
-    filled = [name for name, samples in committed.shards.items() if samples]
-    names = sorted(generator.permutation(filled)[:MOST_SHARDS].tolist())
-    share = math.ceil(MOST_SAMPLES / max(len(names), 1))
-    found = (read_each(storage, name, committed, functools.partial(measure_sample, name)) for name in names)
-    return [finding for findings in found for finding in itertools.islice(findings, share)]
+    storage: Storage, overview: DatasetOverview, generator: np.random.Generator
+) -> list[SampleMeasures]:
+    """Measure the first samples of randomly chosen shards. Problems are added to the overview.
 
-
-def measure_sample(shard: str, sample: Sample) -> SampleMeasure:
-    """What is compared of a sample."""
-    mean, area = float(sample.attention.mean() / 255), map_area(sample.attention)
-    return SampleMeasure(shard, sample.key, len(sample.gaze), mean, area, sample.info.map_max)
-
-
-def map_area(attention: np.ndarray) -> float:
-    """The part of the frame that a map spreads over: exp(entropy) of the map as a distribution, over its pixels.
-
-    attention: uint8 [H, W]. An even map gives 1, a map of one pixel 1 / (H W), an empty map 0.
+    The first samples of a shard are a random sample of its images, because the plan shuffles the images.
     """
-    counts, values = np.bincount(attention.ravel(), minlength=256)[1:], np.arange(1, 256)
-    total = float(counts @ values)
-    if total == 0:
-        return 0.0
-    entropy = math.log(total) - float(counts @ (values * np.log(values))) / total
-    return math.exp(entropy) / attention.size
+    nonempty = [name for name, samples in overview.shards.items() if samples]
+    names = sorted(generator.permutation(nonempty)[:MAX_MEASURED_SHARDS].tolist())
+    per_shard = math.ceil(MAX_MEASURED_SAMPLES / max(len(names), 1))
+    return [
+        measures
+        for name in names
+        for measures in itertools.islice(
+            map_samples(
+                functools.partial(measure_sample, name),
+                storage,
+                name,
+                on_problem=functools.partial(overview.add_problem, name),
+                expected_samples=overview.shards[name],
+            ),
+            per_shard,
+        )
+    ]
 
 
-def read_each(
-    storage: Storage,
-    shard: str,
-    committed: CommittedShards,
-    use: Callable[[Sample], T],
-    keys: Collection[str] | None = None,
-) -> Iterator[T]:
-    """What `use` makes of a shard's samples (only of those in `keys`, if given); what cannot be read is noted."""
-    count = 0
-    try:
-        with storage.open(shard) as file:
-            for key, members in read_samples(file):
-                count += 1
-                if keys is not None and key not in keys:
-                    continue
-                try:
-                    used = use(decode_sample(key, members))
-                except Exception as error:  # Pillow and numpy raise many kinds on damaged bytes
-                    committed.notes.setdefault(shard, f"sample {key} cannot be read: {describe_error(error)}")
-                    continue
-                yield used
-    except (OSError, tarfile.TarError) as error:
-        committed.notes.setdefault(shard, f"damaged after {count} samples: {describe_error(error)}")
-        return
-    if count != committed.shards[shard]:
-        committed.notes.setdefault(shard, f"holds {count} samples, its record counts {committed.shards[shard]}")
+def measure_sample(shard: str, sample: Sample) -> SampleMeasures:
+    """Return the figures of one sample of a shard."""
+    mean, area = float(sample.attention.mean() / 255), compute_map_area(sample.attention)
+    return SampleMeasures(shard, sample.key, len(sample.gaze), mean, area, sample.info.map_max)

@@ -1,1 +1,1 @@
-"""One shard, from photographs to a committed tar file, in a plain process."""
+"""Labeling of one shard, from images to a committed tar file, in a plain process without Ray."""

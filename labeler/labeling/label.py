@@ -1,4 +1,4 @@
-"""A batch of pictures -> what the data set stores of the teacher's maps."""
+"""Labels of a batch of images: run the teacher, then turn its maps into stored attention maps and gaze points."""
 
 from typing import NamedTuple
 
@@ -10,15 +10,20 @@ from torch import Tensor
 from common.errors import ImageFailure, Reason
 from common.orientation import map_to_stored, points_to_stored, to_upright
 from labeler.labeling.gaze import gaze_points
-from labeler.teacher.model import INPUT_SIZE, resize_to_input
-from labeler.teacher.weights import Predictor
+from labeler.teacher.model import INPUT_SIZE, TeacherModel, resize_to_input
 
-GAZE_GRID = (120, 160)  # the maps are smooth (their finest branch has stride 8), so this grid loses nothing
-GAZE_SIGMA = 19 * GAZE_GRID[0] / INPUT_SIZE[0]  # SALICON's blur: 19 px at 480 x 640
+# Size of the maps from which gaze points are extracted. The teacher's finest saliency branch has stride 8 (60 x 80), so
+# a grid of twice that size loses nothing.
+GAZE_GRID = (120, 160)
+GAZE_SIGMA = 19 * GAZE_GRID[0] / INPUT_SIZE[0]  # SALICON blurs fixations with 19 pixels at 480 x 640
 
 
 class Maps(NamedTuple):
-    """A batch's maps: `stored` uint8 [B, S, S]; `grid` float32 [B, 120, 160] for gaze points; `maxima` [B]."""
+    """The teacher's maps of a batch.
+
+    `stored` is uint8 [B, S, S], as in the shard but upright; `grid` float32 [B, 120, 160], for gaze points; `maxima`
+    float32 [B], the maximum of each map before it was divided by it.
+    """
 
     stored: np.ndarray
     grid: np.ndarray
@@ -26,7 +31,10 @@ class Maps(NamedTuple):
 
 
 class Label(NamedTuple):
-    """One image's label, in the frame of its stored pixels: uint8 [S, S], float32 [n, 3], the map's own maximum."""
+    """The label of one image, in the frame of its stored pixels.
+
+    `attention` is uint8 [S, S]; `gaze` float32 [n, 3] of x, y, strength; `map_max` the maximum of the teacher's map.
+    """
 
     attention: np.ndarray
     gaze: np.ndarray
@@ -34,14 +42,14 @@ class Label(NamedTuple):
 
 
 def to_teacher_input(pixels: Tensor, orientation: int) -> Tensor:
-    """Stored pixels uint8 [3, H, W] -> the whole picture, upright, as the teacher sees it: uint8 [3, 480, 640]."""
+    """Turn stored pixels, uint8 [3, H, W], upright and stretch them to the teacher's input, uint8 [3, 480, 640]."""
     return resize_to_input(to_upright(pixels, orientation).contiguous())
 
 
-def predict_maps(teacher: Predictor, pictures: Tensor, map_size: int, device: torch.device) -> Maps:
-    """Run the teacher on uint8 [B, 3, 480, 640]."""
+def predict_maps(teacher: TeacherModel, images: Tensor, map_size: int, device: torch.device) -> Maps:
+    """Run the teacher on a batch of its inputs, uint8 [B, 3, 480, 640]. `map_size` is the side S of the stored maps."""
     with torch.inference_mode():
-        maps, maxima = teacher.predict(pictures.to(device, non_blocking=True).float() / 255)
+        maps, maxima = teacher.predict(images.to(device, non_blocking=True).float() / 255)
         stored = _resize(maps, (map_size, map_size))
         stored = stored / stored.amax((1, 2), keepdim=True)
         stored = (stored * 255).round().nan_to_num(0).clamp(0, 255).to(torch.uint8)
@@ -50,7 +58,10 @@ def predict_maps(teacher: Predictor, pictures: Tensor, map_size: int, device: to
 
 
 def label_image(maps: Maps, index: int, orientation: int, threshold: float, max_points: int) -> Label:
-    """One image's label out of its batch. Raises ImageFailure: constant_map, non_finite_map."""
+    """Label the image at `index` of a batch, whose stored pixels have the given EXIF orientation.
+
+    `threshold` and `max_points` are those of `gaze_points`. Raises ImageFailure: constant_map, non_finite_map.
+    """
     map_max = float(maps.maxima[index])
     if not np.isfinite(map_max):
         raise ImageFailure(Reason.NON_FINITE_MAP, "the map holds NaN or infinity")

@@ -1,6 +1,7 @@
-"""The listing of a plan as a parquet file: one row an image in the order of the keys, one row group a shard.
+"""The listing of a plan as a parquet file: one row per image in the order of the keys, one row group per shard.
 
-It is read without threads and not by `read_table`, whose threads can abort the process when it exits (arrow#34314).
+Files are read with `use_threads=False`, and not with `pyarrow.parquet.read_table`, because Arrow's threads can abort
+the process when it exits (arrow#34314).
 """
 
 import hashlib
@@ -15,11 +16,11 @@ from common.manifest import Plan
 from common.sources.listing import ImageRef
 from common.storage import Storage
 
-SLICE = 100_000  # images turned into Python objects at once
+URIS_PER_BATCH = 100_000  # converted to Python strings at a time, to bound memory
 
 
 class PlannedImage(NamedTuple):
-    """An image and its place in the plan."""
+    """An image of the input with the key and class index that the plan gives it."""
 
     key: str
     ref: ImageRef
@@ -27,19 +28,19 @@ class PlannedImage(NamedTuple):
 
 
 class ListingReader:
-    """Reads the images of shard after shard: the file's own index is read once."""
+    """Reader of the planned images of single shards. The index of the parquet file is read once."""
 
     def __init__(self, storage: Storage, plan: Plan) -> None:
         self.plan = plan
         self.file = pq.ParquetFile(storage.open(plan.listing))
 
     def shard(self, shard: int) -> list[PlannedImage]:
-        """The images of one shard of this plan."""
-        return planned_images(self.file.read_row_group(shard - self.plan.first_shard, use_threads=False))
+        """Return the images of one shard of the plan, in the order of their keys."""
+        return to_planned_images(self.file.read_row_group(shard - self.plan.first_shard, use_threads=False))
 
 
 def read_listing(storage: Storage, plan: Plan, columns: list[str] | None = None) -> pa.Table:
-    """The whole listing of a plan, or only some columns. Raises UserError where it is missing or damaged."""
+    """Return the whole listing of a plan, or only some columns. Raises UserError if it is missing or damaged."""
     try:
         with storage.open(plan.listing) as file:
             return pq.ParquetFile(file).read(columns=columns, use_threads=False)
@@ -50,7 +51,7 @@ def read_listing(storage: Storage, plan: Plan, columns: list[str] | None = None)
 
 
 def write_listing(table: pa.Table, sizes: Iterable[int], file: BinaryIO) -> None:
-    """Write the listing of a plan whose shards have these sizes."""
+    """Write the listing of a plan; `sizes` are the numbers of images of its shards."""
     with pq.ParquetWriter(file, table.schema, compression="zstd") as writer:
         start = 0
         for size in sizes:
@@ -58,8 +59,8 @@ def write_listing(table: pa.Table, sizes: Iterable[int], file: BinaryIO) -> None
             start += size
 
 
-def planned_images(table: pa.Table) -> list[PlannedImage]:
-    """Rows of a listing as objects."""
+def to_planned_images(table: pa.Table) -> list[PlannedImage]:
+    """Convert the rows of a listing to objects."""
     return [
         PlannedImage(row["key"], ImageRef(row["uri"], row["size"], row["container"], row["offset"]), row["class"])
         for row in table.to_pylist()
@@ -67,9 +68,9 @@ def planned_images(table: pa.Table) -> list[PlannedImage]:
 
 
 def listing_checksum(table: pa.Table) -> str:
-    """Checksum over the images in the order of their keys: uri, size, and where in a tar they begin."""
+    """Return the SHA-256 of the images in the order of their keys: their uris, sizes and offsets in tar files."""
     digest = hashlib.sha256()
-    for batch in table.select(["uri"]).to_batches(SLICE):
+    for batch in table.select(["uri"]).to_batches(URIS_PER_BATCH):
         digest.update("".join(f"{uri}\0" for uri in batch["uri"].to_pylist()).encode())
     for column in ("size", "offset"):
         digest.update(table[column].to_numpy().astype("<i8").tobytes())

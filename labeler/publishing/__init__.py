@@ -1,1 +1,1 @@
-"""From the records of committed shards to the files that describe a data set."""
+"""Publishing of a data set: from the records of committed shards to the files that describe it."""

@@ -1,38 +1,39 @@
-"""The data set card: `README.md` of a data set, for people who read the shards and never see this code."""
+"""The data set card: the `README.md` of a data set, for readers of the shards who never see this code."""
 
 from common.manifest import Manifest, Plan
 
-TEMPLATE = """---
+CARD_TEMPLATE = """---
 pretty_name: ImageNet-Attn
 task_categories: [image-classification, image-feature-extraction]
 tags: [saliency, human-attention, webdataset]
 ---
 
-# Photographs with where people look
+# Photographs with predicted human attention
 
-{written:,} photographs, each with a map of where people would look and the gaze points that make it up, as predicted by
-a teacher network (Yao et al., *Teacher-generated spatial-attention labels boost robustness and accuracy of contrastive
-models*, CVPR 2023). The labels are predictions of a network, not recordings of people.
+{written:,} photographs, each with a map of where people are expected to look, and with the gaze points of the map: the
+centers of the Gaussians that it is decomposed into. A teacher network predicted the maps, as in Yao et al.,
+*Teacher-generated spatial-attention labels boost robustness and accuracy of contrastive models*, CVPR 2023. They are
+predictions, not recordings of eye movements.
 
 | | |
 |---|---|
-| samples | {written:,} of {planned:,} planned; {failed:,} left out{reasons}, listed in `failures.jsonl` |
+| samples | {written:,} of {planned:,} planned; {failed:,} skipped{reasons}, listed in `failures.jsonl` |
 | shards | {shards:,} tar files, {gigabytes:.2f} GB |
 | images | {images} |
 | classes | {classes} |
 | teacher | `{teacher}`, sha256 `{teacher_sha256}` |
-| maps | 8-bit grey PNG, {map_size} x {map_size}, the whole image frame, divided by their maximum |
-| gaze points | float32 [n, 3]: x, y in [0, 1], strength in [{threshold:g}, 1] |
-| fingerprint of the plan | `{fingerprint}` |
+| maps | 8-bit grayscale PNG, {map_size} x {map_size}, covering the whole image; each map is divided by its maximum |
+| gaze points | float32 [n, 3]: x and y in [0, 1], strength in [{threshold:g}, 1] |
+| plan fingerprint | `{fingerprint}` |
 
-The photographs keep the licences of their source; nothing here grants rights to them.
+The photographs keep the licenses of their sources. This data set grants no rights to them.
 
-## A sample
+## Files of a sample
 
 {members}
 
-Maps and points lie in the frame of the stored pixels, as a decoder that ignores EXIF gives them. Shards differ in
-length; `sizes.json` gives the counts, `manifest.json` their checksums.
+Maps and points refer to the stored pixels, before any rotation by the EXIF orientation. `sizes.json` lists the number
+of samples of each shard, which varies because images were skipped; `manifest.json` also lists the checksums.
 
 ## Loading
 
@@ -78,47 +79,53 @@ print(info["source"], points)
 ```
 """
 
+IMAGES_INCLUDED = (
+    "original bytes of the source files; images that are not RGB or grayscale JPEGs are converted to JPEG, and "
+    "`reencoded_from` in their json names the original format"
+)
+IMAGES_EXCLUDED = "not included; `source` and `source_sha256` in the json identify the image of each label"
 
-UNDECODED = """# as bytes: it would turn pictures by their EXIF, which then no longer match their maps
+UNDECODED_EXAMPLE = """# as bytes: decoding would rotate images by their EXIF orientation, and the maps would not match
 samples = samples.cast_column("jpg", Image(decode=False))
 """
 
 
-def dataset_card(plan: Plan, manifest: Manifest) -> str:
-    """The card as Markdown."""
+def make_card(plan: Plan, manifest: Manifest) -> str:
+    """Return the card as Markdown. `plan` is the last plan of the data set."""
     reasons = ", ".join(f"{count:,} {reason}" for reason, count in manifest.failures.items())
-    return TEMPLATE.format(
+    return CARD_TEMPLATE.format(
         written=manifest.written,
         planned=manifest.planned,
         failed=manifest.failed,
         reasons=f" ({reasons})" if reasons else "",
         shards=len(manifest.shards),
         gigabytes=manifest.bytes / 1e9,
-        images="the sources' own bytes; the few that are no RGB or grey JPEGs are encoded anew, and their json says so"
+        images="original bytes of the source files; images that are not RGB or grayscale JPEGs are converted to JPEG, "
+        "and `reencoded_from` in their json names the original format"
         if manifest.include_images
-        else "not included: `source` and `source_sha256` in the json say which image a label belongs to",
+        else "not included; `source` and `source_sha256` in the json identify the image of each label",
         classes=f"{manifest.classes:,}, named in `classes.json`" if manifest.classes else "none",
         teacher=manifest.teacher.id,
         teacher_sha256=manifest.teacher.sha256,
         map_size=manifest.map_size,
         threshold=plan.config.gaze_threshold,
         fingerprint=manifest.fingerprint,
-        members="\n".join(f"- `{member}`: {meaning}" for member, meaning in _members(manifest)),
+        members="\n".join(f"- `{member}`: {meaning}" for member, meaning in _describe_members(manifest)),
         image_import="Image, " if manifest.include_images else "",
-        undecoded=UNDECODED if manifest.include_images else "",
+        undecoded=UNDECODED_EXAMPLE if manifest.include_images else "",
         rgb_line='sample["jpg"].shape, ' if manifest.include_images else "",
     )
 
 
-def _members(manifest: Manifest) -> list[tuple[str, str]]:
+def _describe_members(manifest: Manifest) -> list[tuple[str, str]]:
     members = []
     if manifest.include_images:
-        members.append(("<key>.jpg", "the photograph"))
+        members.append(("<key>.jpg", "photograph"))
     if manifest.classes:
-        members.append(("<key>.cls", "class index, ASCII"))
+        members.append(("<key>.cls", "class index as ASCII digits"))
     return [
         *members,
-        ("<key>.json", "source, size, orientation, checksum, teacher; described by `schema.json`"),
-        ("<key>.attn.png", "where people look"),
-        ("<key>.gaze.npy", "gaze points, strongest first"),
+        ("<key>.json", "source, size, orientation, checksum and teacher; `schema.json` is its JSON schema"),
+        ("<key>.attn.png", "attention map, 255 where people are expected to look most"),
+        ("<key>.gaze.npy", "gaze points, strongest first: x from the left, y from the top, strength"),
     ]

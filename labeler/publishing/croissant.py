@@ -1,9 +1,10 @@
-"""The data set's description for machines: `croissant.json`, ML Commons Croissant 1.0."""
+"""The machine-readable description of a data set: `croissant.json`, in ML Commons Croissant 1.0."""
 
 import json
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
-from common.manifest import CARD, Manifest, Plan
+from common.manifest import CARD, Manifest, Plan, ShardEntry
 
 CONTEXT: dict[str, Any] = {
     "@language": "en",
@@ -49,82 +50,101 @@ CITATION = (
 )
 
 
+class MemberKind(NamedTuple):
+    """A kind of file in the shards, such as the attention maps: one file per sample."""
+
+    name: str
+    extension: str
+    encoding_format: str  # MIME type
+    data_type: str
+    description: str
+
+
+MAPS = MemberKind(
+    "maps", "attn.png", "image/png", "sc:ImageObject", "attention map, 8-bit grayscale, divided by its maximum"
+)
+POINTS = MemberKind(
+    "points", "gaze.npy", "application/octet-stream", "sc:Text", "gaze points, float32 [n, 3], NumPy format"
+)
+DESCRIPTIONS = MemberKind(
+    "descriptions", "json", "text/plain", "sc:Text", "source, size and teacher as JSON; schema.json is its schema"
+)
+IMAGES = MemberKind("images", "jpg", "image/jpeg", "sc:ImageObject", "photograph")
+CLASS_INDICES = MemberKind("classes", "cls", "text/plain", "sc:Text", "class index; classes.json holds the names")
+
+
 def make_croissant(plan: Plan, manifest: Manifest) -> bytes:
-    """Every shard with its checksum, a file set for each kind of member, and a record set for each of them."""
-    shards = [
-        {
-            "@type": "cr:FileObject",
-            "@id": shard.name,
-            "name": shard.name,
-            "contentUrl": shard.name,
-            "contentSize": f"{shard.bytes} B",
-            "encodingFormat": "application/x-tar",
-            "sha256": shard.sha256,
-        }
-        for shard in manifest.shards
-    ]
-    kinds = [
-        ("maps", "attn.png", "image/png", "sc:ImageObject", "where people look, 8-bit grey, divided by its maximum"),
-        ("points", "gaze.npy", "application/octet-stream", "sc:Text", "gaze points, float32 [n, 3], NumPy format"),
-        ("descriptions", "json", "text/plain", "sc:Text", "source, size, teacher; JSON, described by schema.json"),
-    ]
+    """Return the content of `croissant.json`. `plan` is the last plan of the data set.
+
+    It lists every shard with its checksum, and a file set and a record set for each kind of member.
+    """
+    kinds = [MAPS, POINTS, DESCRIPTIONS]
     if manifest.include_images:
-        kinds.insert(0, ("images", "jpg", "image/jpeg", "sc:ImageObject", "the photograph"))
+        kinds.insert(0, IMAGES)
     if plan.classes is not None:
-        kinds.append(("classes", "cls", "text/plain", "sc:Text", "class index; its name is in classes.json"))
+        kinds.append(CLASS_INDICES)
     document = {
         "@context": CONTEXT,
         "@type": "sc:Dataset",
         "conformsTo": "http://mlcommons.org/croissant/1.0",
         "name": "ImageNet-Attn",
-        "description": "Photographs with where people look: attention maps and gaze points predicted by a teacher "
-        f"network ({manifest.teacher.id}). {manifest.written} samples in WebDataset tar shards.",
+        "description": "Photographs with human attention maps and gaze points, predicted by a teacher network "
+        f"({manifest.teacher.id}). {manifest.written} samples in WebDataset tar shards.",
         "citeAs": CITATION,
-        "license": "The labels: https://www.apache.org/licenses/LICENSE-2.0. The photographs keep their own licences.",
+        "license": "The labels: https://www.apache.org/licenses/LICENSE-2.0. The photographs keep their own licenses.",
         "url": CARD,
         "version": manifest.schema_version + ".0",
-        "distribution": shards + [_file_set(name, extension, mime, manifest) for name, extension, mime, _, _ in kinds],
-        "recordSet": [
-            {
-                "@type": "cr:RecordSet",
-                "@id": f"{name}-records",
-                "name": f"{name}-records",
-                "key": {"@id": f"{name}-records/file"},
-                "field": [
-                    _field(
-                        name,
-                        "file",
-                        "sc:Text",
-                        "the member's name; its part before the first dot is the key",
-                        "filename",
-                    ),
-                    _field(name, "content", data_type, meaning, "content"),
-                ],
-            }
-            for name, _, _, data_type, meaning in kinds
-        ],
+        "distribution": [_file_object(shard) for shard in manifest.shards]
+        + [_file_set(kind, manifest.shards) for kind in kinds],
+        "recordSet": [_record_set(kind) for kind in kinds],
     }
     return (json.dumps(document, indent=1, ensure_ascii=False) + "\n").encode()
 
 
-def _file_set(name: str, extension: str, mime: str, manifest: Manifest) -> dict[str, Any]:
-    """All members of one kind, in all shards."""
+def _file_object(shard: ShardEntry) -> dict[str, Any]:
     return {
-        "@type": "cr:FileSet",
-        "@id": name,
-        "name": name,
-        "containedIn": [{"@id": shard.name} for shard in manifest.shards],
-        "encodingFormat": mime,
-        "includes": f"*.{extension}",
+        "@type": "cr:FileObject",
+        "@id": shard.name,
+        "name": shard.name,
+        "contentUrl": shard.name,
+        "contentSize": f"{shard.bytes} B",
+        "encodingFormat": "application/x-tar",
+        "sha256": shard.sha256,
     }
 
 
-def _field(name: str, field: str, data_type: str, meaning: str, file_property: str) -> dict[str, Any]:
+def _file_set(kind: MemberKind, shards: Sequence[ShardEntry]) -> dict[str, Any]:
+    """Describe all members of one kind, in all shards."""
+    return {
+        "@type": "cr:FileSet",
+        "@id": kind.name,
+        "name": kind.name,
+        "containedIn": [{"@id": shard.name} for shard in shards],
+        "encodingFormat": kind.encoding_format,
+        "includes": f"*.{kind.extension}",
+    }
+
+
+def _record_set(kind: MemberKind) -> dict[str, Any]:
+    """Describe one record per member of a kind: its file name and its content."""
+    return {
+        "@type": "cr:RecordSet",
+        "@id": f"{kind.name}-records",
+        "name": f"{kind.name}-records",
+        "key": {"@id": f"{kind.name}-records/file"},
+        "field": [
+            _field(kind, "file", "sc:Text", "name of the member; the part before the first dot is the key", "filename"),
+            _field(kind, "content", kind.data_type, kind.description, "content"),
+        ],
+    }
+
+
+def _field(kind: MemberKind, name: str, data_type: str, description: str, file_property: str) -> dict[str, Any]:
     return {
         "@type": "cr:Field",
-        "@id": f"{name}-records/{field}",
-        "name": field,
-        "description": meaning,
+        "@id": f"{kind.name}-records/{name}",
+        "name": name,
+        "description": description,
         "dataType": data_type,
-        "source": {"fileSet": {"@id": name}, "extract": {"fileProperty": file_property}},
+        "source": {"fileSet": {"@id": kind.name}, "extract": {"fileProperty": file_property}},
     }

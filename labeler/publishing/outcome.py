@@ -1,4 +1,4 @@
-"""What became of every planned image: the records of all generations, added up."""
+"""The outcome of every planned image, computed from the records of the committed shards of all generations."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -13,27 +13,27 @@ from common.manifest import RECORDS, Failure, Plan, ShardRecord, canonical_json,
 from common.storage import Storage
 from labeler.planning.listing import read_listing
 
-THREADS = 16  # that fetch records
+RECORD_THREADS = 16  # parallel reads: a request to S3 takes longer than parsing the record
 
-Records = dict[int, ShardRecord]  # by shard
+Records = dict[int, ShardRecord]  # by shard index
 
 
 class Outcome(NamedTuple):
-    """What became of the images of some generations."""
+    """Counts of the images of one or more generations that were planned, written and failed."""
 
-    planned: int  # different images; one that was tried again counts once
+    planned: int  # distinct images: one that was retried counts once
     written: int
-    failed: list[Failure]  # those still left out, in the order of their last keys
-    unfinished: list[int]  # shards without a record
+    failed: list[Failure]  # images that are still missing from the data set, in the order of their latest keys
+    unfinished: list[int]  # indices of the shards without a record
 
     @property
     def failures(self) -> Counter[Reason]:
-        """How many were left out, by reason."""
+        """Numbers of failed images by reason."""
         return Counter(failure.reason for failure in self.failed)
 
 
 def read_records(storage: Storage, plans: Sequence[Plan]) -> Records:
-    """The records of the committed shards by shard index. Raises UserError where one is damaged."""
+    """Return the records of the committed shards by shard index. Raises UserError if one is damaged."""
     shards = {record_name(shard): shard for plan in plans for shard in plan.shard_indices}
     records: Records = {}
     for name, record in scan_records(storage):
@@ -42,7 +42,7 @@ def read_records(storage: Storage, plans: Sequence[Plan]) -> Records:
         if isinstance(record, ValueError):
             raise UserError(
                 f"{storage.location}/{name} is damaged: {describe_error(record)}. Delete it and run the same command "
-                "again: its shard is made anew and compared with the one that is there"
+                "again: the shard is then labeled again and compared with the existing one"
             )
         if isinstance(record, OSError):
             raise record
@@ -51,55 +51,61 @@ def read_records(storage: Storage, plans: Sequence[Plan]) -> Records:
 
 
 def scan_records(storage: Storage) -> Iterator[tuple[str, ShardRecord | OSError | ValueError]]:
-    """Every record there is, planned or not, by its name; the error in place of one that cannot be read."""
+    """Yield the name of every record, planned or not, with its content, or with the error if it cannot be read."""
     names = storage.list(RECORDS)
-    with ThreadPoolExecutor(THREADS) as pool:
+    with ThreadPoolExecutor(RECORD_THREADS) as pool:
         yield from zip(names, pool.map(lambda name: _read_record(storage, name), names), strict=True)
 
 
 def compute_outcome(storage: Storage, plans: Sequence[Plan], records: Records) -> Outcome:
-    """Add up the records. Where an image was planned again, its last generation counts."""
+    """Return the outcome of the images of these generations.
+
+    The latest generation with a committed shard decides the outcome of an image that was retried. Raises UserError if
+    the listing of a later generation is missing or damaged.
+    """
     failed: dict[str, Failure] = {}
-    again = 0
+    retries = 0
     for plan in plans:
-        made = [records[shard] for shard in plan.shard_indices if shard in records]
         if plan.generation and failed:
-            retried = _tried(storage, plan, failed)
-            again += len(retried)
+            retried = _find_shards(storage, plan, failed)
+            retries += len(retried)
             for uri, shard in retried.items():
                 if shard in records:
                     del failed[uri]
-        failed |= {failure.uri: failure for record in made for failure in record.failed}
+        failed |= {failure.uri: failure for record in _select_records(plan, records) for failure in record.failed}
     return Outcome(
-        planned=sum(plan.images for plan in plans) - again,
-        written=sum(records[shard].samples for plan in plans for shard in plan.shard_indices if shard in records),
+        planned=sum(plan.images for plan in plans) - retries,
+        written=sum(record.samples for plan in plans for record in _select_records(plan, records)),
         failed=sorted(failed.values(), key=lambda failure: failure.key),
         unfinished=[shard for plan in plans for shard in plan.shard_indices if shard not in records],
     )
 
 
 def find_unretried(storage: Storage, plans: Sequence[Plan], records: Records) -> dict[str, Plan]:
-    """The images that failed and that no later generation has planned, with the plan that had them."""
+    """Return the plan of each failed image that no later generation contains, by the image's uri."""
     failed: dict[str, Plan] = {}
     for plan in plans:
         if plan.generation and failed:
-            for uri in _tried(storage, plan, failed):
+            for uri in _find_shards(storage, plan, failed):
                 del failed[uri]
-        made = [records[shard] for shard in plan.shard_indices if shard in records]
-        failed |= {failure.uri: plan for record in made for failure in record.failed}
+        failed |= {failure.uri: plan for record in _select_records(plan, records) for failure in record.failed}
     return failed
 
 
 def encode_failures(failed: Iterable[Failure]) -> bytes:
-    """`failures.jsonl`: one line an image that was left out."""
+    """Return the content of `failures.jsonl`: one line per failed image."""
     return b"".join(canonical_json(failure.model_dump(mode="json")) + b"\n" for failure in failed)
 
 
-def _tried(storage: Storage, plan: Plan, uris: Iterable[str]) -> dict[str, int]:
-    """Which of these images a plan has, and in which shard."""
+def _select_records(plan: Plan, records: Records) -> list[ShardRecord]:
+    return [records[shard] for shard in plan.shard_indices if shard in records]
+
+
+def _find_shards(storage: Storage, plan: Plan, uris: Iterable[str]) -> dict[str, int]:
+    """Return the shard of each of these images that the plan contains, by uri."""
     table = read_listing(storage, plan, ["uri", "shard"])
-    found = table.filter(pc.is_in(table["uri"], value_set=pa.array(uris, pa.large_string())))
-    return dict(zip(found["uri"].to_pylist(), found["shard"].to_pylist(), strict=True))
+    rows = table.filter(pc.is_in(table["uri"], value_set=pa.array(uris, pa.large_string())))
+    return dict(zip(rows["uri"].to_pylist(), rows["shard"].to_pylist(), strict=True))
 
 
 def _read_record(storage: Storage, name: str) -> ShardRecord | OSError | ValueError:

@@ -1,8 +1,8 @@
-"""The last step: from the records of all shards to the files that describe the data set, the manifest last."""
+"""The last step of a job: write the files that describe the data set from the records of its shards."""
 
 from collections.abc import Sequence
 
-from common.errors import UserError, describe_error
+from common.errors import UserError
 from common.manifest import (
     CARD,
     CLASSES,
@@ -19,43 +19,52 @@ from common.manifest import (
 )
 from common.shards import SampleInfo
 from common.storage import Storage
-from labeler.publishing.card import dataset_card
+from labeler.planning.generations import read_published_generation
+from labeler.publishing.card import make_card
 from labeler.publishing.croissant import make_croissant
 from labeler.publishing.outcome import Outcome, Records, compute_outcome, encode_failures, read_records
 
 
 def publish(storage: Storage, plans: Sequence[Plan], max_bad_fraction: float) -> tuple[Outcome, bool]:
-    """Write what describes the data set if all shards are made and few enough images failed.
+    """Publish the data set if all shards are committed and at most `max_bad_fraction` of the images failed.
 
-    The ledger of failures is written also where there is no manifest. Running it again writes the same bytes.
-    Returns what became of the images, and whether the data set is published. Raises UserError where another job
-    published something else meanwhile.
+    The manifest is written last, because readers take its presence to mean that the data set is complete. The list of
+    failures is written even if nothing is published. Publishing again writes the same bytes.
+
+    Returns the outcome of the planned images, and whether the data set is published. Raises UserError if another job
+    published something else at the same time.
     """
     records = read_records(storage, plans)
-    result = compute_outcome(storage, plans, records)
+    outcome = compute_outcome(storage, plans, records)
     current = storage.read(MANIFEST) if storage.exists(MANIFEST) else None
-    if current is not None and published_generation(storage, current) > plans[-1].generation:
-        return result, True  # by a job that has planned more since we began
-    # what is published stays so; and 0.29 * 100 is a little less than 29
-    acceptable = current is not None or len(result.failed) <= max_bad_fraction * result.planned + 1e-6
-    complete = not result.unfinished and acceptable
+    # read after `current`, so that `swap` refuses if another job publishes between the two
+    generation = read_published_generation(storage)
+    if generation is not None and generation > plans[-1].generation:
+        return outcome, True  # another job has planned and published a later generation
+    # A published data set is never withdrawn. The tolerance is for products such as 0.29 * 100, slightly below 29.
+    acceptable = current is not None or len(outcome.failed) <= max_bad_fraction * outcome.planned + 1e-6
+    complete = not outcome.unfinished and acceptable
     if complete or current is None:
-        storage.replace(FAILURES, encode_failures(result.failed))
+        storage.replace(FAILURES, encode_failures(outcome.failed))
     if not complete:
-        return result, False
+        return outcome, False
     manifest = make_manifest(storage, plans, records)
-    for name, content in describe_dataset(plans[-1], manifest).items():
+    for name, content in make_description_files(plans[-1], manifest).items():
         storage.replace(name, content)
     if not storage.swap(MANIFEST, current, manifest.to_json()):
         raise UserError(f"{storage.location}/{MANIFEST}: another job replaced it just now; run the same command again")
-    return result, True
+    return outcome, True
 
 
 def make_manifest(storage: Storage, plans: Sequence[Plan], records: Records) -> Manifest:
-    """The manifest of a finished data set; its parent is the one of the generations before, published or not."""
+    """Return the manifest of a data set of which all shards are committed.
+
+    Its `parent` is the checksum of the manifest that the earlier generations have on their own, so it does not depend
+    on which of them were published.
+    """
     parent = make_manifest(storage, plans[:-1], records) if len(plans) > 1 else None
-    last, result = plans[-1], compute_outcome(storage, plans, records)
-    made = [records[shard] for plan in plans for shard in plan.shard_indices]
+    last, outcome = plans[-1], compute_outcome(storage, plans, records)
+    shards = [records[shard] for plan in plans for shard in plan.shard_indices]
     return Manifest(
         generation=last.generation,
         parent=sha256(parent.to_json()) if parent else None,
@@ -64,35 +73,24 @@ def make_manifest(storage: Storage, plans: Sequence[Plan], records: Records) -> 
         map_size=last.config.map_size,
         include_images=last.config.include_images,
         classes=len(last.classes) if last.classes is not None else None,
-        planned=result.planned,
-        written=result.written,
-        failed=len(result.failed),
-        failures=dict(sorted(result.failures.items())),
-        bytes=sum(record.bytes for record in made),
+        planned=outcome.planned,
+        written=outcome.written,
+        failed=len(outcome.failed),
+        failures=dict(sorted(outcome.failures.items())),
+        bytes=sum(record.bytes for record in shards),
         shards=[
             ShardEntry(name=record.shard, sha256=record.sha256, bytes=record.bytes, samples=record.samples)
-            for record in made
+            for record in shards
         ],
     )
 
 
-def published_generation(storage: Storage, manifest: bytes) -> int:
-    """The generation of a manifest's bytes. Raises UserError where they are none."""
-    try:
-        return Manifest.model_validate_json(manifest).generation
-    except ValueError as error:
-        raise UserError(
-            f"{storage.location}/{MANIFEST} is damaged: {describe_error(error)}. Delete it and run the same "
-            "command again"
-        ) from None
-
-
-def describe_dataset(plan: Plan, manifest: Manifest) -> dict[str, bytes]:
-    """The files for readers and their tools, beside the manifest. The plan is the last one."""
+def make_description_files(plan: Plan, manifest: Manifest) -> dict[str, bytes]:
+    """Return the files that describe the data set in addition to the manifest, by name. `plan` is the last one."""
     files = {
         SIZES: canonical_json({shard.name: shard.samples for shard in manifest.shards}),
         SCHEMA: canonical_json(SampleInfo.model_json_schema()),
-        CARD: dataset_card(plan, manifest).encode(),
+        CARD: make_card(plan, manifest).encode(),
         CROISSANT: make_croissant(plan, manifest),
     }
     if plan.classes is not None:

@@ -1,9 +1,9 @@
-"""The teacher: the network that predicts where people look, and its weights."""
+"""The teacher: the network that predicts human attention maps, its weights, its training and its evaluation."""
 
 BUNDLED = "bundled"
 PUBLISHED = "attention-center"
 DEFAULT_TEACHER = BUNDLED
 TEACHERS = (
-    f"{BUNDLED} (this project's own), {PUBLISHED} (as published, fetched once), a .tflite or .safetensors file, or "
-    "package.module:factory"
+    f"{BUNDLED} (weights trained by this project), {PUBLISHED} (weights published by the network's authors, downloaded "
+    "once), a .tflite or .safetensors file, or package.module:factory"
 )

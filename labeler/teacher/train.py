@@ -1,4 +1,4 @@
-"""Train the teacher: photographs with fixations in, weights out.
+"""Train a teacher on photographs with fixations.
 
 python -m labeler.teacher.train --data salicon:PATH --output RUN
 """
@@ -9,9 +9,9 @@ from labeler.teacher.training.config import TeacherTrainSettings
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Entry point. Raises UserError."""
+    """Train with the settings of the command line and return exit code 0. Raises UserError."""
     settings = load_settings(TeacherTrainSettings, argv)
-    from labeler.teacher.training.run import train_teacher
+    from labeler.teacher.training.run import train_teacher  # torch takes seconds to import, and --help needs none
 
     train_teacher(settings)
     return 0

@@ -1,7 +1,8 @@
-"""Training from shards on a GPU against the same on a batch that is already there: do the shards come fast enough?
+"""Training on a GPU fed from shards, against training on a batch that is already on the GPU.
 
-Both are `Training.learn` with contrastive-attn-teacher, augmentation on the device included. Fed: each batch is read
-from shards on this machine's disk, decoded and cropped by processes, put together and copied, as `trainer.run` does it.
+Both call `Trainer.train_step` with contrastive-attn-teacher, including augmentation on the device. When fed from
+shards, each batch is read from the local disk, decoded and cropped by processes, concatenated and copied, as in
+`trainer.run`.
 """
 
 import argparse
@@ -12,8 +13,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import torch
-from photographs import labelled_photographs
-from timing import against, skip, table
+from photographs import labeled_photographs
+from timing import compare_with_bar, print_table, skip
 
 from common.launch import Rank
 from common.parallel import Decoders, default_decoders
@@ -23,14 +24,15 @@ from trainer.data.dataset import open_dataset
 from trainer.data.decoding import Batch
 from trainer.data.sampler import Sampler
 from trainer.data.stream import Stream
-from trainer.loop import Trainer, make_schedule
+from trainer.loop import make_schedule
 from trainer.recipes import build, get_recipe
+from trainer.step import Trainer
 
 GPU = torch.device("cuda", 0)
 BAR = 0.9
-WARM_UP = 5  # steps
+WARM_UP = 5  # steps that are not timed
 SHARDS = 8
-EPOCH = 4  # batches
+BATCHES_PER_EPOCH = 4
 
 
 def main() -> None:
@@ -38,7 +40,7 @@ def main() -> None:
     parser.add_argument("--backbone", default="resnet50", choices=["resnet18", "resnet34", "resnet50"])
     parser.add_argument("--image-size", type=int, default=224)
     parser.add_argument("--batch-size", type=int, default=256)
-    parser.add_argument("--threads", type=int, default=default_decoders(gpus=1), help="processes that decode")
+    parser.add_argument("--threads", type=int, default=default_decoders(gpus=1), help="decoding processes")
     parser.add_argument("--steps", type=int, default=20)
     arguments = parser.parse_args()
     if not torch.cuda.is_available():
@@ -47,44 +49,44 @@ def main() -> None:
     config = TrainConfig(backbone=arguments.backbone, image_size=arguments.image_size, batch_size=size)
     training = Trainer(config, build(config.recipe, config, classes), make_schedule(config, 100), Rank(0, 1, GPU))
     with tempfile.TemporaryDirectory(prefix="bench") as scratch:
-        samples = labelled_photographs(EPOCH * size, classes)
+        samples = labeled_photographs(BATCHES_PER_EPOCH * size, classes)
         keep_dataset(Path(scratch), [samples[shard::SHARDS] for shard in range(SHARDS)], classes)
         data = open_dataset(scratch)
         views, decoders = get_recipe(config.recipe).views, Decoders(arguments.threads, processes=True)
         stream = Stream(data, Sampler(data.sizes, size, 0), config.image_size, 0, 1, decoders, views)
         steps = WARM_UP + arguments.steps
-        there = on_gpu(next(stream.batches(0, 1)))
-        resident = rate(training, itertools.repeat(there, steps), size)
-        fed = rate(training, stream.batches(0, steps), size)
+        on_device = copy_to_gpu(next(stream.batches(0, 1)))
+        resident = measure_rate(training, itertools.repeat(on_device, steps), size)
+        fed = measure_rate(training, stream.batches(0, steps), size)
     name = f"{config.backbone}, {config.image_size} px, batch {size}, {arguments.threads} processes"
-    table(
+    print_table(
         f"training on {torch.cuda.get_device_name()}, {name}",
         [
-            ("on a batch that is there", f"{resident:.0f} images/s", ""),
+            ("on a batch on the GPU", f"{resident:.0f} images/s", ""),
             ("fed from shards", f"{fed:.0f} images/s", ""),
-            ("fed / there", *against(fed / resident, BAR)),
+            ("fed from shards / on a batch on the GPU", *compare_with_bar(fed / resident, BAR)),
         ],
     )
 
 
-def on_gpu(batch: Batch) -> Batch:
-    """The same batch, in the GPU's memory."""
+def copy_to_gpu(batch: Batch) -> Batch:
+    """Return a copy of a batch in the memory of the GPU."""
     tensors = {name: value.to(GPU) for name, value in batch._asdict().items() if isinstance(value, torch.Tensor)}
     return batch._replace(**tensors)
 
 
-def rate(training: Trainer, batches: Iterable[Batch], size: int) -> float:
-    """Images a second of learning from the batches, the first ones aside."""
-    began = 0.0
+def measure_rate(training: Trainer, batches: Iterable[Batch], size: int) -> float:
+    """Train on the batches. Returns images per second, without the first WARM_UP steps."""
+    start = 0.0
     steps = 0
     for step, batch in enumerate(batches):
         if step == WARM_UP:
             torch.cuda.synchronize()
-            began = time.perf_counter()
-        training.learn(batch)
+            start = time.perf_counter()
+        training.train_step(batch)
         steps += step >= WARM_UP
     torch.cuda.synchronize()
-    return size * steps / (time.perf_counter() - began)
+    return size * steps / (time.perf_counter() - start)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,14 @@
-"""ImageNet's size, without its pictures: planning 1.28 and 14 million images, and what 1,282 shards cost beside labels.
+"""Planning 1.28 and 14 million images, and the overhead of 1,282 shards: the scale of ImageNet, without its images.
 
-Planning: a made-up listing goes through `ListingBuilder` as from a source, in no order, then into a plan and its files
-on the local disk. A process of its own each (with PyTorch loaded, as in the program) plans, reads the images of one
-shard, and plans again, which finds the plan there: a resumed run. The listing's own requests are not part of it.
+Planning: a synthetic listing passes through `ListingBuilder` in random order, as from a source, and is turned into a
+plan and its files on the local disk. Separate processes (with PyTorch imported, as in the program) plan, read the
+images of one shard, and plan again, which finds the existing plan: a resumed run. Requests to list an input are not
+included.
 
-Shards: the whole program labels 1,282 tiny pictures with a teacher that costs nothing, one a shard. All its time counts
-against the bar: start-up, planning, scheduling, records, publishing, and the little that such a shard itself takes. The
-overhead is what workers wait between shards: their time from the first shard's start to the last record, without the
-shards' own seconds. On few cores the driver and Ray's own processes compete with the workers for them.
+Shards: the whole program labels 1,282 tiny images, one per shard, with a teacher that costs nothing. The bar applies to
+its whole duration: start-up, planning, scheduling, records, publishing, and the short time that such a shard takes. The
+overhead is the time that workers wait between shards: their time from the start of the first shard to the last record,
+minus the time spent in shards. On few cores the driver and Ray's own processes compete with the workers.
 """
 
 import argparse
@@ -25,11 +26,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from timing import against, table
+from timing import compare_with_bar, print_table
 
 from common.manifest import LISTING
 from common.sources.listing import ImageRef, ListingBuilder
 from common.storage import LocalStorage
+from common.text import pluralize
 from labeler.config import LabelConfig
 from labeler.planning.generations import read_plans, save_first_plan
 from labeler.planning.listing import ListingReader
@@ -39,14 +41,14 @@ from tests.support.jobs import TEACHER, command, start
 from tests.support.pictures import jpeg
 
 SHARDS = 1282
-OVERHEAD = 0.05  # of the time that these shards' images take on a fast GPU
+BAR_OVERHEAD = 0.05  # fraction of the time that 1,282 full shards take on a fast GPU
 PER_SHARD = 1000
-FAST_GPU, CORE = 1000, 30  # images a second
+GPU_RATE, CORE_RATE = 1000, 30  # images per second
 MEAN_BYTES = 110_000
 
 
 class Size(NamedTuple):
-    """An input's size, and the bars for planning it."""
+    """The size of an input, and the bars for planning it."""
 
     name: str
     images: int
@@ -75,44 +77,44 @@ def main() -> None:
 
 
 def report_planning(size: Size, output: Path) -> None:
-    """Plan an input of this size and print what it takes."""
-    first, again, one = (measured(case, size, output) for case in (plan_input, plan_input, read_shard))
+    """Plan an input of this size, and print time and memory."""
+    first, resumed, reading = (run_in_process(case, size, output) for case in (plan_input, plan_input, read_shard))
     rows = [
         row
-        for what, figures in (("plan", first), ("plan again, as a resumed run", again))
+        for what, figures in (("plan", first), ("plan again, as a resumed run", resumed))
         for row in (
-            (what, *against(figures["wall"], size.seconds, "s", most=True)),
+            (what, *compare_with_bar(figures["wall"], size.seconds, "s", at_most=True)),
             (
                 "  list, plan, write",
                 ", ".join(f"{figures[phase]:.1f}" for phase in ("list", "plan", "write")) + " s",
                 "",
             ),
-            ("  peak memory", *against(figures["peak"], size.gigabytes, "GB", most=True)),
+            ("  peak memory", *compare_with_bar(figures["peak"], size.gigabytes, "GB", at_most=True)),
         )
     ]
     rows += [
-        ("open the listing, read one shard", f"{one['open'] * 1e3:.0f} + {one['read'] * 1e3:.0f} ms", ""),
-        ("  peak memory, before it", f"{one['peak']:.2f} GB, {one['before']:.2f} GB", ""),
+        ("open the listing, read one shard", f"{reading['open'] * 1e3:.0f} + {reading['read'] * 1e3:.0f} ms", ""),
+        ("  peak memory, memory before", f"{reading['peak']:.2f} GB, {reading['before']:.2f} GB", ""),
         (LISTING, f"{(output / LISTING).stat().st_size / 1e6:.0f} MB", ""),
     ]
-    table(f"{size.name}: {size.images:,} images, {size.classes:,} classes", rows)
+    print_table(f"{size.name}: {size.images:,} images, {size.classes:,} classes", rows)
 
 
-def measured(case: Callable[[Size, Path], dict[str, float]], size: Size, output: Path) -> dict[str, float]:
-    """Run a case in a process of its own: its figures, and that process's peak memory in GB."""
+def run_in_process(case: Callable[[Size, Path], dict[str, float]], size: Size, output: Path) -> dict[str, float]:
+    """Run a case in a new process. Returns its figures, and the peak memory of that process in GB as `peak`."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         figures = pool.apply(case, (size, output))
         return figures | {"peak": pool.apply(peak_memory)}
 
 
 def plan_input(size: Size, output: Path) -> dict[str, float]:
-    """What `labeler.run --plan-only` does after the requests of the listing. Returns seconds by phase."""
+    """Do what `labeler.run --plan-only` does after listing the input. Returns seconds by phase."""
     times = [time.monotonic()]
     builder = ListingBuilder(lambda images: None)
-    builder.add(made_up_images(size))
-    listing = builder.finish()  # lives to the end, as in the program
+    builder.add(synthetic_images(size))
+    listing = builder.finish()  # stays in memory to the end, as in the program
     times.append(time.monotonic())
-    plan, images = make_plan(listing, LabelConfig(samples_per_shard=PER_SHARD), TEACHER, "made up")
+    plan, images = make_plan(listing, LabelConfig(samples_per_shard=PER_SHARD), TEACHER, "synthetic")
     times.append(time.monotonic())
     save_first_plan(LocalStorage(output), plan, images)
     times.append(time.monotonic())
@@ -120,8 +122,8 @@ def plan_input(size: Size, output: Path) -> dict[str, float]:
     return {phase: end - begin for phase, begin, end in phases} | {"wall": times[-1] - times[0]}
 
 
-def made_up_images(size: Size) -> Iterator[ImageRef]:
-    """Names and sizes like ImageNet's; folders, and files in them, in no order, as a file system gives them."""
+def synthetic_images(size: Size) -> Iterator[ImageRef]:
+    """Yield images with names and sizes like ImageNet's, in random order, as from a file system."""
     generator = np.random.default_rng(0)
     for position in generator.permutation(size.classes).tolist():
         images = size.images // size.classes + (position < size.images % size.classes)
@@ -133,7 +135,7 @@ def made_up_images(size: Size) -> Iterator[ImageRef]:
 
 
 def read_shard(size: Size, output: Path) -> dict[str, float]:
-    """What a worker does before its first image."""
+    """Do what a worker does before its first image. Returns seconds by phase, and the memory before in GB."""
     before, begin = peak_memory(), time.monotonic()
     storage = LocalStorage(output)
     reader = ListingReader(storage, read_plans(storage)[0])
@@ -146,17 +148,17 @@ def read_shard(size: Size, output: Path) -> dict[str, float]:
 
 
 def peak_memory() -> float:
-    """The most resident memory that this process ever had, in GB."""
+    """Return the peak resident memory of this process in GB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
 
 
 def report_shards(folder: Path, workers: int) -> None:
-    """Label tiny pictures, one a shard, and print what that took beside the labels."""
-    pictures, output = tiny_pictures(folder), folder / "output"
+    """Label tiny images, one per shard, and print where the time went."""
+    images, output = make_tiny_images(folder), folder / "output"
     settings = {"samples_per_shard": 1, "map_size": 8, "workers": workers, "gpus_per_worker": 0}
-    line = command(input=pictures, output=output, teacher="tests.support.teachers:null_teacher", **settings)
+    line = command(input=images, output=output, teacher="tests.support.teachers:null_teacher", **settings)
     called = time.time()
-    processes = most_processes(start(line))
+    processes = count_processes(start(line))
     ended = time.time()
     storage = LocalStorage(output)
     plans = read_plans(storage)
@@ -171,31 +173,31 @@ def report_shards(folder: Path, workers: int) -> None:
         max(written for written, _ in records),
     )
     overhead = (workers * (last - began) - phases["total"]) / SHARDS
-    fast = SHARDS * PER_SHARD / FAST_GPU
-    ratio, bar = against((ended - called) / fast * 100, OVERHEAD * 100, "%", most=True)
-    table(
-        f"{SHARDS:,} shards of one tiny picture, {workers} workers",
+    gpu_seconds = SHARDS * PER_SHARD / GPU_RATE
+    ratio, bar = compare_with_bar((ended - called) / gpu_seconds * 100, BAR_OVERHEAD * 100, "%", at_most=True)
+    print_table(
+        f"{SHARDS:,} shards of one tiny image, {pluralize(workers, 'worker')}",
         [
             ("the whole program", f"{ended - called:.1f} s", ""),
-            (f"  of {fast:,.0f} s, for {PER_SHARD:,} images a shard at {FAST_GPU:,} images/s", ratio, bar),
+            (f"  of {gpu_seconds:,.0f} s, for {PER_SHARD:,} images per shard at {GPU_RATE:,} images/s", ratio, bar),
             ("  before the first shard, after the last", f"{began - called:.1f} s, {ended - last:.1f} s", ""),
             ("  from the first record to the last", f"{last - first:.1f} s", ""),
             ("  publishing, once more", f"{publishing:.2f} s", ""),
             (
-                "a shard itself",
-                f"{phases['total'] / SHARDS * 1e3:.1f} ms, {phases['commit'] / SHARDS * 1e3:.1f} to commit",
+                "labeling one shard",
+                f"{phases['total'] / SHARDS * 1e3:.1f} ms, {phases['commit'] / SHARDS * 1e3:.1f} ms of it to commit",
                 "",
             ),
-            ("overhead a shard", f"{overhead * 1e3:.1f} ms", ""),
-            (f"  of a shard at {FAST_GPU:,} images/s", f"{overhead * FAST_GPU / PER_SHARD:.2%}", ""),
-            (f"  of a shard at {CORE} images/s, a CPU core", f"{overhead * CORE / PER_SHARD:.3%}", ""),
-            ("processes at the same time, Ray's included", str(processes), ""),
+            ("overhead per shard", f"{overhead * 1e3:.1f} ms", ""),
+            (f"  of a shard at {GPU_RATE:,} images/s", f"{overhead * GPU_RATE / PER_SHARD:.2%}", ""),
+            (f"  of a shard at {CORE_RATE} images/s, a CPU core", f"{overhead * CORE_RATE / PER_SHARD:.3%}", ""),
+            ("simultaneous processes, including Ray's", str(processes), ""),
         ],
     )
 
 
-def tiny_pictures(folder: Path) -> Path:
-    """A tar of 8 x 8 pictures, as many as there are shards."""
+def make_tiny_images(folder: Path) -> Path:
+    """Write a tar file with one image of 8 x 8 pixels per shard. Returns its path."""
     folder.mkdir()
     with tarfile.open(folder / "tiny.tar", "w") as tar:
         for index in range(SHARDS):
@@ -206,11 +208,11 @@ def tiny_pictures(folder: Path) -> Path:
     return folder / "tiny.tar"
 
 
-def most_processes(program: "subprocess.Popen[str]") -> int:
-    """Wait for a program's end. Returns the most processes, itself and what it started, at the same time."""
+def count_processes(program: "subprocess.Popen[str]") -> int:
+    """Wait for a program to end. Returns the maximum number of simultaneous processes, itself and its descendants."""
     most = 0
     while program.poll() is None:
-        most = max(most, family(program.pid))
+        most = max(most, count_family(program.pid))
         time.sleep(1)
     out, errors = program.communicate()
     if program.returncode:
@@ -218,13 +220,13 @@ def most_processes(program: "subprocess.Popen[str]") -> int:
     return most
 
 
-def family(pid: int) -> int:
-    """How many processes descend from this one, itself included."""
+def count_family(pid: int) -> int:
+    """Count a process and its descendants."""
     parents: dict[int, int] = {}
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:
             parents[int(path.parent.name)] = int(path.read_text().rpartition(")")[2].split()[1])
-        except (FileNotFoundError, ProcessLookupError):  # it has ended just now
+        except (FileNotFoundError, ProcessLookupError):  # the process has just ended
             continue
 
     def descends(process: int) -> bool:

@@ -1,9 +1,9 @@
-"""A training step on the CPU against lightly's SimCLR: the same backbone, batch and machine.
+"""A training step on the CPU, against lightly's SimCLR with the same backbone and batch.
 
-Both: torchvision's ResNet on two views, a projection head of two layers, the contrastive loss over the batch, backward,
-LARS, in float32. lightly's parts are put together as its own SimCLR example does, and its views are given finished.
-Ours is `Training.learn` with the contrast alone, which also augments the views. Further rows are the whole guided
-recipe, which has the clean images beside the views: half as many images again; and the same in bfloat16.
+Both run torchvision's ResNet on two views, a projection head of two layers, the contrastive loss over the batch,
+backward and LARS, in float32. lightly's components are combined as in its own SimCLR example, and it receives finished
+views. Ours is `Trainer.train_step` with the contrastive objective only, which also augments the views. Further rows
+show the guided recipe, which also processes the clean images (half as many images again), and the same in bfloat16.
 """
 
 import argparse
@@ -13,17 +13,20 @@ from typing import Any
 import numpy as np
 import torch
 import torchvision
-from timing import against, medians, skip, table
+from timing import compare_with_bar, median_seconds, print_table, skip
 from torch import Tensor, nn
 
 from common.launch import Rank
+from common.text import pluralize
 from trainer.config import TrainConfig
 from trainer.data.augment import draw_augmentation, pack_parameters
 from trainer.data.decoding import Batch
-from trainer.loop import Trainer, make_schedule, prepare_inputs
-from trainer.model.backbone import Backbone
-from trainer.objectives.base import ContrastiveObjective, EncodedBatch, Features, Model, Outputs
+from trainer.loop import make_schedule
+from trainer.model.backbone import Backbone, Features
+from trainer.objectives import ContrastiveObjective, Model
+from trainer.objectives.base import EncodedBatch, Outputs
 from trainer.recipes import build
+from trainer.step import Trainer, prepare_inputs
 
 BAR = 1.0
 CPU = torch.device("cpu")
@@ -41,30 +44,33 @@ def main() -> None:
     config = TrainConfig(
         backbone=arguments.backbone, image_size=arguments.image_size, batch_size=arguments.batch_size, epochs=100
     )
-    batch = made_up(config)
+    batch = make_noise_batch(config)
     contrast_only = TwoViews(Backbone(config.backbone, config.norm), config)
     cases = {
-        "lightly": lightlys(config, batch),
-        "ours": ours(config, contrast_only, batch),
-        "guided": ours(config, build(config.recipe, config, 10), batch),
-        "low": ours(config.model_copy(update={"precision": "bfloat16"}), build(config.recipe, config, 10), batch),
+        "lightly": lightly_step(config, batch),
+        "ours": trainer_step(config, contrast_only, batch),
+        "guided": trainer_step(config, build(config.recipe, config, 10), batch),
+        "bfloat16": trainer_step(
+            config.model_copy(update={"precision": "bfloat16"}), build(config.recipe, config, 10), batch
+        ),
     }
-    seconds = medians(arguments.repetitions, **cases)
-    name = f"{config.backbone}, {config.image_size} px, batch {config.batch_size}, {arguments.threads} thread(s)"
-    table(
+    seconds = median_seconds(arguments.repetitions, **cases)
+    threads = pluralize(arguments.threads, "thread")
+    name = f"{config.backbone}, {config.image_size} px, batch {config.batch_size}, {threads}"
+    print_table(
         f"training step, {name}",
         [
             ("lightly's SimCLR", f"{config.batch_size / seconds['lightly']:.1f} images/s", ""),
-            ("ours, the contrast alone", f"{config.batch_size / seconds['ours']:.1f} images/s", ""),
-            ("ours / lightly's", *against(seconds["lightly"] / seconds["ours"], BAR)),
+            ("ours, contrastive objective only", f"{config.batch_size / seconds['ours']:.1f} images/s", ""),
+            ("ours / lightly's", *compare_with_bar(seconds["lightly"] / seconds["ours"], BAR)),
             ("ours, contrastive-attn-teacher", f"{config.batch_size / seconds['guided']:.1f} images/s", ""),
-            ("the same in bfloat16", f"{seconds['guided'] / seconds['low']:.3g} x", ""),
+            ("the same in bfloat16", f"{seconds['guided'] / seconds['bfloat16']:.3g} x", ""),
         ],
     )
 
 
 class TwoViews(Model):
-    """The contrast alone: clean images are left aside."""
+    """The contrastive objective only; clean images are not used."""
 
     def __init__(self, backbone: Backbone, config: TrainConfig) -> None:
         super().__init__(backbone, [ContrastiveObjective(backbone.channels, config)])
@@ -75,8 +81,8 @@ class TwoViews(Model):
         return outputs
 
 
-def made_up(config: TrainConfig) -> Batch:
-    """A batch of noise."""
+def make_noise_batch(config: TrainConfig) -> Batch:
+    """Return a batch of random pixels, maps and gaze points."""
     generator = np.random.default_rng(0)
     n, side = config.batch_size, config.image_size
     pixels = torch.randint(0, 256, (n, 3, 3, side, side), dtype=torch.uint8)
@@ -93,20 +99,20 @@ def made_up(config: TrainConfig) -> Batch:
     )
 
 
-def ours(config: TrainConfig, model: Model, batch: Batch) -> Callable[[], object]:
-    """A step of our loop."""
+def trainer_step(config: TrainConfig, model: Model, batch: Batch) -> Callable[[], object]:
+    """Return a function that runs one training step of this project."""
     training = Trainer(config, model, make_schedule(config, 100), Rank(0, 1, CPU))
-    return lambda: training.learn(batch)
+    return lambda: training.train_step(batch)
 
 
-def lightlys(config: TrainConfig, batch: Batch) -> Callable[[], object]:
-    """A step as lightly's SimCLR example makes it, with lightly's LARS."""
+def lightly_step(config: TrainConfig, batch: Batch) -> Callable[[], object]:
+    """Return a function that runs one step as in lightly's SimCLR example, with lightly's LARS."""
     try:
         from lightly.loss import NTXentLoss
         from lightly.models.modules import SimCLRProjectionHead
         from lightly.utils.lars import LARS
     except ImportError:
-        skip("needs lightly, the other implementation: pip install lightly")
+        skip("needs lightly, the implementation to compare with: pip install lightly")
     resnet: Any = getattr(torchvision.models, config.backbone)(weights=None)
     channels = resnet.fc.in_features
     resnet.fc = nn.Identity()

@@ -1,7 +1,7 @@
-"""Two workers of a training run against one, as users start them: shards are read, decoded and learnt from.
+"""Training with two workers against one, as users start it: shards are read, decoded and trained on.
 
-Both learn from the same batches; each worker has a thread for PyTorch and one that decodes. What counts is the median
-of the steps' rates in `metrics.jsonl`, without the first steps: start-up is left out.
+Both train on the same batches; each worker has one thread for PyTorch and one that decodes. The result is the median of
+the rates of the steps in `metrics.jsonl`, without the first steps, which excludes start-up.
 """
 
 import argparse
@@ -11,14 +11,14 @@ import statistics
 import tempfile
 from pathlib import Path
 
-from timing import against, table
+from timing import compare_with_bar, print_table
 
 from tests.support.datasets import make_dataset
 from tests.support.jobs import command, run
 
 BAR = 1.8
-CORES_FOR_TWO = 4  # a thread that learns and one that decodes, twice
-FIRST = 4  # steps that are left out
+CORES_FOR_TWO = 4  # two workers, each with a training and a decoding thread
+WARM_UP = 4  # steps that are not counted
 
 
 def main() -> None:
@@ -32,14 +32,14 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="bench") as scratch:
         data = make_dataset(Path(scratch) / "data", [arguments.batch_size] * arguments.steps)
         for repetition in range(arguments.repetitions):
-            for workers, found in rates.items():
+            for workers, worker_rates in rates.items():
                 output = Path(scratch) / f"{workers}-{repetition}"
                 settings = {"image_size": arguments.image_size, "batch_size": arguments.batch_size, "epochs": 1}
-                found.append(rate(output, data=data, workers=workers, warmup_epochs=0, **settings))
-    one, two = (statistics.median(found) for found in rates.values())
+                worker_rates.append(measure_rate(output, data=data, workers=workers, warmup_epochs=0, **settings))
+    one, two = (statistics.median(worker_rates) for worker_rates in rates.values())
     cores = os.cpu_count() or 1
-    ratio, bar = against(statistics.median(b / a for a, b in zip(*rates.values(), strict=True)), BAR)
-    table(
+    ratio, bar = compare_with_bar(statistics.median(b / a for a, b in zip(*rates.values(), strict=True)), BAR)
+    print_table(
         f"training, resnet18, {arguments.image_size} px, batch {arguments.batch_size}",
         [
             ("1 worker", f"{one:.1f} images/s", ""),
@@ -49,14 +49,14 @@ def main() -> None:
     )
 
 
-def rate(output: Path, **settings: object) -> float:
-    """Images a second of a run's median step."""
+def measure_rate(output: Path, **settings: object) -> float:
+    """Train with the settings. Returns images per second of the median step."""
     line = command(module="trainer.run", output=output, backbone="resnet18", threads=1, **settings)
     done = run(line, OMP_NUM_THREADS="1")
     if done.returncode:
         raise RuntimeError(f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}")
     steps = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
-    return statistics.median(step["images_per_second"] for step in steps[FIRST:] if "images_per_second" in step)
+    return statistics.median(step["images_per_second"] for step in steps[WARM_UP:] if "images_per_second" in step)
 
 
 if __name__ == "__main__":

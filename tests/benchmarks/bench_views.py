@@ -1,9 +1,9 @@
-"""A sample on its way to the device, on one core, against torchvision's usual SimCLR transform.
+"""Decoding and cropping on one core, against torchvision's usual SimCLR transform.
 
-torchvision: the JPEG is decoded, and each of two views cropped, flipped, jittered, greyed and blurred, image by image.
-ours: the JPEG is decoded once and cropped three times (two views, the whole frame); the device does the rest, to the
-whole batch. The further rows are what the bar leaves out: the attention map, the gaze points and the augmentation's
-parameters that a sample also has; and our device's part on the same core, so that both end with finished views.
+torchvision decodes the JPEG, and crops, flips, jitters, grays and blurs each of two views, image by image. Ours decodes
+the JPEG once and crops it three times (two views and the whole frame); the device does the rest for the whole batch.
+Further rows add what the bar excludes: the attention map, the gaze points and the augmentation parameters of each
+sample; and the device's part, run on the same core, so that both end with finished views.
 """
 
 import argparse
@@ -12,9 +12,9 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from photographs import labelled_photographs
+from photographs import labeled_photographs
 from PIL import Image
-from timing import against, medians, table
+from timing import compare_with_bar, median_seconds, print_table
 from torchvision.transforms import v2
 
 from common.images import decode_jpeg
@@ -32,48 +32,48 @@ def main() -> None:
     parser.add_argument("--repetitions", type=int, default=7)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    photographs = labelled_photographs(PHOTOGRAPHS)
+    photographs = labeled_photographs(PHOTOGRAPHS)
     jpegs = [sample.jpeg for sample in photographs if sample.jpeg]
     samples = [SampleRequest({"__key__": each.key, **each.members()}, (0,)) for each in photographs]  # type: ignore[dict-item]
     cases = {
         "crops": lambda: [three_crops(jpeg, arguments.image_size) for jpeg in jpegs],
-        "ours": lambda: ours(samples, arguments.image_size),
-        "finished": lambda: finished(ours(samples, arguments.image_size)),
-        "torchvision": torchvisions(jpegs, arguments.image_size),
+        "ours": lambda: decode_samples(samples, arguments.image_size),
+        "finished": lambda: augment_views(decode_samples(samples, arguments.image_size)),
+        "torchvision": torchvision_transform(jpegs, arguments.image_size),
     }
-    seconds = medians(arguments.repetitions, **cases)
-    table(
+    seconds = median_seconds(arguments.repetitions, **cases)
+    print_table(
         f"decode and crop, {arguments.image_size} px, one core",
         [
             ("torchvision, two finished views", f"{len(jpegs) / seconds['torchvision']:.0f} samples/s", ""),
             ("ours, three crops for the device", f"{len(jpegs) / seconds['crops']:.0f} samples/s", ""),
-            ("ours / torchvision", *against(seconds["torchvision"] / seconds["crops"], BAR)),
-            ("with map, points and parameters", f"{seconds['torchvision'] / seconds['ours']:.3g} x", ""),
-            ("and with our device's part", f"{seconds['torchvision'] / seconds['finished']:.3g} x", ""),
+            ("ours / torchvision", *compare_with_bar(seconds["torchvision"] / seconds["crops"], BAR)),
+            ("the same with map, points and parameters", f"{seconds['torchvision'] / seconds['ours']:.3g} x", ""),
+            ("the same with the device's part", f"{seconds['torchvision'] / seconds['finished']:.3g} x", ""),
         ],
     )
 
 
 def three_crops(jpeg: bytes, side: int) -> list[torch.Tensor]:
-    """Two random crops and the whole frame, of one decoding."""
+    """Decode a JPEG once. Returns two random crops and the whole frame."""
     generator = np.random.default_rng(0)
     pixels = decode_jpeg(jpeg)
     crops = [draw_crop(generator, *pixels.shape[1:]) for _ in range(2)]
     return [*(crop_and_resize(pixels, crop, side) for crop in crops), resize_frame(pixels, side)]
 
 
-def ours(samples: list[SampleRequest], side: int) -> Batch:
-    """What the trainer's threads or processes do with samples."""
+def decode_samples(samples: list[SampleRequest], side: int) -> Batch:
+    """Do what the trainer's decoding threads or processes do."""
     return decode_piece(samples, ViewSpec(side, (draw_augmentation, draw_augmentation), None))
 
 
-def finished(batch: Batch) -> list[torch.Tensor]:
-    """What the device does with a batch, here on the same core."""
+def augment_views(batch: Batch) -> list[torch.Tensor]:
+    """Do what the device does with a batch, here on the same core."""
     return [augment(batch.views[:, view], batch.augmentation[:, view]) for view in range(2)]
 
 
-def torchvisions(jpegs: list[bytes], side: int) -> Callable[[], object]:
-    """Two views of each photograph."""
+def torchvision_transform(jpegs: list[bytes], side: int) -> Callable[[], object]:
+    """Return a function that makes two views of each photograph with torchvision."""
     transform = v2.Compose(
         [
             v2.RandomResizedCrop(side, interpolation=v2.InterpolationMode.BICUBIC),

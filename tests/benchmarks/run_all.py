@@ -1,4 +1,4 @@
-"""Every benchmark, one after the other, and at the end all ratios with their bars in one table of Markdown."""
+"""Run every benchmark and print one Markdown table of all figures that have a bar."""
 
 import json
 import os
@@ -7,16 +7,16 @@ import sys
 import tempfile
 from pathlib import Path
 
-from timing import RESULTS
+from timing import RESULTS_VARIABLE
 
 HERE = Path(__file__).parent
 
 
 def main() -> int:
     with tempfile.NamedTemporaryFile() as file:
-        environment = {**os.environ, RESULTS: file.name}
+        environment = {**os.environ, RESULTS_VARIABLE: file.name}
         scripts = sorted(HERE.glob("bench_*.py"))
-        failed = [script.name for script in scripts if _fails(script, environment)]
+        failed = [script.name for script in scripts if not run_script(script, environment)]
         rows = [json.loads(line) for line in file.read().splitlines()]
     print("| benchmark | what | measured | bar |\n|---|---|---|---|")
     for row in rows:
@@ -26,9 +26,10 @@ def main() -> int:
     return 1 if failed else 0
 
 
-def _fails(script: Path, environment: dict[str, str]) -> bool:
+def run_script(script: Path, environment: dict[str, str]) -> bool:
+    """Run a benchmark. Returns whether it succeeded."""
     print(f"{script.name} ...", flush=True)
-    return subprocess.run([sys.executable, script], env=environment, check=False).returncode != 0
+    return subprocess.run([sys.executable, script], env=environment, check=False).returncode == 0
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 import pytest
 import ray
 
-from common.cluster import join_ray, largest, most_workers
+from common.cluster import join_ray, max_per_machine, max_workers
 from common.errors import UserError
 
 
@@ -13,26 +13,26 @@ from common.errors import UserError
         ("auto", "RAY_ADDRESS=auto: the Ray cluster cannot be joined: .*unset RAY_ADDRESS"),
     ],
 )
-def test_a_cluster_that_is_not_there_is_told_of_at_once(monkeypatch, address, message):
+def test_absent_cluster_is_an_error_at_once(monkeypatch, address, message):
     monkeypatch.setenv("RAY_ADDRESS", address)
-    monkeypatch.setenv("RAY_TMPDIR", "/nonexistent")  # where auto looks for a cluster
+    monkeypatch.setenv("RAY_TMPDIR", "/nonexistent")  # where Ray looks for a cluster if the address is "auto"
     with pytest.raises(UserError, match=message):
         join_ray(show_workers_output=False)
 
 
 @pytest.mark.parametrize(
-    ("gpus", "workers"),
+    ("gpus_per_worker", "workers"),
     [
-        (0, 10),  # a worker for each CPU
+        (0, 10),  # one worker per CPU
         (1, 3),
         (0.5, 6),
-        (0.6, 3),  # the rest of a GPU is too small for another
-        (2, 1),  # one of each machine does not make two
+        (0.6, 3),  # the remaining 0.4 of a GPU is too small for another worker
+        (2, 1),  # two GPUs of different machines are not enough
     ],
 )
-def test_a_worker_lies_on_one_machine_and_a_part_of_a_gpu_on_one_gpu(monkeypatch, gpus, workers):
+def test_workers_do_not_span_machines_nor_fractions_span_gpus(monkeypatch, gpus_per_worker, workers):
     machines = [{"CPU": 8.0, "GPU": 2.0}, {"CPU": 2.0, "GPU": 1.0}, {"memory": 1e9}]
     nodes = [{"Alive": True, "Resources": machine} for machine in machines]
     monkeypatch.setattr(ray, "nodes", lambda: [*nodes, {"Alive": False, "Resources": {"CPU": 64.0, "GPU": 8.0}}])
-    assert most_workers(gpus) == workers
-    assert (largest("CPU"), largest("GPU")) == (8, 2)
+    assert max_workers(gpus_per_worker) == workers
+    assert (max_per_machine("CPU"), max_per_machine("GPU")) == (8, 2)

@@ -8,7 +8,7 @@ from tests.support.jobs import start
 
 
 @pytest.mark.parametrize(
-    ("trouble", "code", "told"),
+    ("error", "code", "message"),
     [
         (UserError("--x: choose another"), 2, "error: --x: choose another\n"),
         (
@@ -16,20 +16,20 @@ from tests.support.jobs import start
             2,
             "error: shard.tar: No space left on device\n",
         ),
-        (KeyboardInterrupt(), 130, "stopped; run the same command again to go on\n"),
+        (KeyboardInterrupt(), 130, "stopped; run the same command again to resume\n"),
     ],
 )
-def test_what_stops_a_program_is_one_sentence(trouble, code, told, capsys):
-    def fails() -> int:
-        raise trouble
+def test_errors_end_program_with_one_sentence_and_exit_code(error, code, message, capsys):
+    def main() -> int:
+        raise error
 
     with pytest.raises(SystemExit) as stopped:
-        run_program(fails)
+        run_program(main)
     assert stopped.value.code == code
-    assert capsys.readouterr().err == told
+    assert capsys.readouterr().err == message
 
 
-def test_a_reader_that_has_seen_enough_is_no_trouble():
+def test_closed_output_pipe_ends_program_without_message():
     program = "from common.errors import run_program; run_program(lambda: print('line\\n' * 100_000) or 0)"
     process = start([sys.executable, "-c", program])
     assert process.stdout.readline() == "line\n"
@@ -39,7 +39,7 @@ def test_a_reader_that_has_seen_enough_is_no_trouble():
     assert errors == ""
 
 
-def test_a_signal_that_python_turns_into_an_interrupt_is_told_likewise():
+def test_interrupt_signal_ends_program_without_traceback():
     program = "import time\nfrom common.errors import run_program\n"
     program += "run_program(lambda: print('here', flush=True) or time.sleep(60) or 0)"
     process = start([sys.executable, "-c", program])

@@ -9,22 +9,22 @@ from common.extras import EXTRAS, require_extra
 from tests.support.jobs import ROOT
 
 
-def test_what_is_installed_is_not_asked_for():
+def test_installed_extras_are_accepted():
     for extra in EXTRAS:
         require_extra(extra, "this test")
 
 
 @pytest.mark.parametrize("extra", EXTRAS)
-def test_a_missing_package_is_named_with_its_extra(extra, monkeypatch):
+def test_error_names_missing_package_and_its_extra(extra, monkeypatch):
     package = EXTRAS[extra][-1]
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(UserError, match=re.escape(f"this test needs the package {package} (")) as refusal:
+    with pytest.raises(UserError, match=re.escape(f"this test needs the package {package} (")) as error:
         require_extra(extra, "this test")
-    assert f"'.[{extra}]'" in str(refusal.value)
+    assert f"'.[{extra}]'" in str(error.value)
 
 
 @pytest.mark.parametrize("extra", EXTRAS)
-def test_the_extra_brings_the_package(extra):
+def test_extra_in_pyproject_installs_its_packages(extra):
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    brought = " ".join(project["optional-dependencies"][extra])
-    assert all(package in brought for package in EXTRAS[extra])
+    requirements = " ".join(project["optional-dependencies"][extra])
+    assert all(package in requirements for package in EXTRAS[extra])

@@ -7,7 +7,7 @@ from PIL import Image, ImageOps
 
 from common.orientation import map_to_stored, points_to_stored, to_upright
 from labeler.labeling.gaze import gaze_points
-from tests.support.pictures import photograph, turned_jpeg
+from tests.support.pictures import photograph, rotated_jpeg
 
 ORIENTATIONS = range(1, 9)
 every_orientation = pytest.mark.parametrize("orientation", ORIENTATIONS)
@@ -22,26 +22,26 @@ def upright_map(attention: np.ndarray, orientation: int) -> np.ndarray:
 
 
 @every_orientation
-def test_upright_is_what_pillow_shows(orientation: int) -> None:
-    image = Image.open(io.BytesIO(turned_jpeg(orientation)))
+def test_to_upright_equals_pillows_exif_transpose(orientation: int) -> None:
+    image = Image.open(io.BytesIO(rotated_jpeg(orientation)))
     pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)
-    shown = np.asarray(ImageOps.exif_transpose(image))
-    assert (to_upright(pixels, orientation).permute(1, 2, 0).numpy() == shown).all()
+    expected = np.asarray(ImageOps.exif_transpose(image))
+    assert (to_upright(pixels, orientation).permute(1, 2, 0).numpy() == expected).all()
 
 
-def test_the_eight_orientations_are_eight_different_pictures() -> None:
-    pictures = [to_upright(stored_pixels(7, 7), orientation).numpy().tobytes() for orientation in ORIENTATIONS]
-    assert len(set(pictures)) == 8
+def test_the_eight_orientations_give_eight_different_images() -> None:
+    images = [to_upright(stored_pixels(7, 7), orientation).numpy().tobytes() for orientation in ORIENTATIONS]
+    assert len(set(images)) == 8
 
 
 @every_orientation
-def test_a_batch_is_turned_like_its_pictures(orientation: int) -> None:
+def test_a_batch_is_turned_like_its_images(orientation: int) -> None:
     batch = torch.stack([stored_pixels(), stored_pixels() + 1])
     assert torch.equal(to_upright(batch, orientation)[1], to_upright(batch[1], orientation))
 
 
 @every_orientation
-def test_map_to_stored_undoes_upright(orientation: int) -> None:
+def test_map_to_stored_inverts_to_upright(orientation: int) -> None:
     attention = np.random.default_rng(0).random((5, 9), dtype=np.float32)
     turned_back = map_to_stored(upright_map(attention, orientation), orientation)
     assert (turned_back == attention).all()
@@ -49,7 +49,7 @@ def test_map_to_stored_undoes_upright(orientation: int) -> None:
 
 
 @every_orientation
-def test_a_point_turned_back_lies_on_the_same_pixel_of_the_map_turned_back(orientation: int) -> None:
+def test_a_point_converted_to_stored_lies_on_the_same_pixel_of_the_stored_map(orientation: int) -> None:
     attention = np.random.default_rng(1).random((12, 20), dtype=np.float32)
     points = gaze_points(attention, sigma=0.8)
     assert len(points) > 10
@@ -63,7 +63,7 @@ def test_a_point_turned_back_lies_on_the_same_pixel_of_the_map_turned_back(orien
 
 
 @every_orientation
-def test_the_brightest_stored_pixel_is_where_the_first_point_says(orientation: int) -> None:
+def test_the_first_point_lies_on_the_brightest_stored_pixel(orientation: int) -> None:
     stored = np.zeros((24, 40), np.float32)
     stored[3, 30] = 1
     points = points_to_stored(gaze_points(upright_map(stored, orientation), sigma=1), orientation)
@@ -71,5 +71,5 @@ def test_the_brightest_stored_pixel_is_where_the_first_point_says(orientation: i
 
 
 @every_orientation
-def test_no_points_stay_no_points(orientation: int) -> None:
+def test_points_to_stored_accepts_no_points(orientation: int) -> None:
     assert points_to_stored(np.zeros((0, 3), np.float32), orientation).shape == (0, 3)

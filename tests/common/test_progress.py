@@ -11,15 +11,15 @@ from tests.support.jobs import ROOT
 PROGRAM = "from common.progress import progress_bar\nfor _ in progress_bar(range(3), unit=' steps'): pass"
 
 
-def test_in_a_log_each_state_is_a_line():
+def test_progress_in_log_is_one_line_per_update():
     done = subprocess.run([sys.executable, "-c", PROGRAM], cwd=ROOT, capture_output=True, text=True, check=True)
     assert "\r" not in done.stderr
     assert [line[:4] for line in done.stderr.splitlines()] == ["0%| ", "100%"]
 
 
-def test_on_a_terminal_the_line_is_redrawn():
-    ours, theirs = pty.openpty()
-    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
-    subprocess.run([sys.executable, "-c", PROGRAM], cwd=ROOT, stderr=theirs, check=True)
-    os.close(theirs)
-    assert b"\r100%|" in os.read(ours, 10_000)
+def test_progress_on_terminal_is_redrawn_in_place():
+    parent, child = pty.openpty()
+    fcntl.ioctl(child, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    subprocess.run([sys.executable, "-c", PROGRAM], cwd=ROOT, stderr=child, check=True)
+    os.close(child)
+    assert b"\r100%|" in os.read(parent, 10_000)

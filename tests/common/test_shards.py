@@ -41,12 +41,12 @@ keys = st.from_regex(r"[0-9]{9}", fullmatch=True)
 members = st.dictionaries(st.sampled_from(MEMBERS), st.binary(max_size=1200), min_size=1)
 
 
-def sample(key: str = "000000000", jpeg_bytes: bytes | None = jpeg(), class_index: int | None = 7) -> Sample:
+def make_sample(key: str = "000000000", jpeg_bytes: bytes | None = jpeg(), class_index: int | None = 7) -> Sample:
     attention = np.arange(64, dtype=np.uint8).reshape(8, 8)
     return Sample(key, jpeg_bytes, class_index, INFO, attention, np.array([[0.5, 0.25, 1]], np.float32))
 
 
-def shard(samples: list[tuple[str, dict[str, bytes]]]) -> bytes:
+def write_shard(samples: list[tuple[str, dict[str, bytes]]]) -> bytes:
     file = io.BytesIO()
     writer = ShardWriter(file)
     for key, files in samples:
@@ -55,45 +55,57 @@ def shard(samples: list[tuple[str, dict[str, bytes]]]) -> bytes:
     return file.getvalue()
 
 
-def headers(content: bytes) -> list[tarfile.TarInfo]:
+def read_headers(content: bytes) -> list[tarfile.TarInfo]:
     with tarfile.open(fileobj=io.BytesIO(content), mode="r:") as tar:
         return tar.getmembers()
 
 
-def test_a_sample_has_its_members_in_their_order() -> None:
-    assert tuple(sample().members()) == MEMBERS == ("jpg", "cls", "json", "attn.png", "gaze.npy")
+def test_members_are_in_the_documented_order() -> None:
+    assert tuple(make_sample().members()) == MEMBERS == ("jpg", "cls", "json", "attn.png", "gaze.npy")
 
 
-def test_a_label_only_sample_and_one_without_classes_leave_members_out() -> None:
-    assert tuple(sample(jpeg_bytes=None).members()) == MEMBERS[1:]
-    assert tuple(sample(class_index=None).members()) == ("jpg", "json", "attn.png", "gaze.npy")
-    assert sample(class_index=0).members()["cls"] == b"0"
+def test_samples_without_image_or_class_lack_these_members() -> None:
+    assert tuple(make_sample(jpeg_bytes=None).members()) == MEMBERS[1:]
+    assert tuple(make_sample(class_index=None).members()) == ("jpg", "json", "attn.png", "gaze.npy")
+    assert make_sample(class_index=0).members()["cls"] == b"0"
 
 
-def test_the_members_are_what_the_contract_says() -> None:
-    files = sample().members()
+def test_members_have_the_documented_content() -> None:
+    files = make_sample().members()
     assert files["jpg"] == jpeg()
     assert files["cls"] == b"7"
     assert json.loads(files["json"]) == INFO.model_dump()
-    assert (np.asarray(Image.open(io.BytesIO(files["attn.png"]))) == sample().attention).all()
-    assert (np.load(io.BytesIO(files["gaze.npy"]), allow_pickle=False) == sample().gaze).all()
+    assert (np.asarray(Image.open(io.BytesIO(files["attn.png"]))) == make_sample().attention).all()
+    assert (np.load(io.BytesIO(files["gaze.npy"]), allow_pickle=False) == make_sample().gaze).all()
 
 
-def test_the_json_is_canonical() -> None:
-    content = sample().members()["json"]
+def test_json_is_canonical() -> None:
+    content = make_sample().members()["json"]
     assert (
         content == json.dumps(json.loads(content), sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
     )
     assert "ünïcode".encode() in content
 
 
-def test_the_same_samples_give_the_same_bytes() -> None:
-    first, second = (shard([(f"{key:09d}", sample().members()) for key in range(3)]) for _ in range(2))
+def test_equal_samples_give_equal_bytes() -> None:
+    first, second = (write_shard([(f"{key:09d}", make_sample().members()) for key in range(3)]) for _ in range(2))
     assert first == second
 
 
-def test_headers_depend_on_nothing_but_the_sample() -> None:
-    for header in headers(shard([("000000004", sample().members())])):
+@given(st.dictionaries(keys, members))
+def test_writer_writes_the_same_bytes_as_tarfile(samples) -> None:
+    expected = io.BytesIO()
+    with tarfile.open(fileobj=expected, mode="w:", format=tarfile.USTAR_FORMAT) as tar:
+        for key, files in samples.items():
+            for extension, content in files.items():
+                header = tarfile.TarInfo(f"{key}.{extension}")
+                header.size, header.mode = len(content), 0o444
+                tar.addfile(header, io.BytesIO(content))
+    assert write_shard(list(samples.items())) == expected.getvalue()
+
+
+def test_headers_contain_no_time_owner_or_mode_of_the_machine() -> None:
+    for header in read_headers(write_shard([("000000004", make_sample().members())])):
         assert (header.mtime, header.uid, header.gid, header.uname, header.gname) == (0, 0, 0, "", "")
         assert header.mode == 0o444
         assert header.isreg()
@@ -101,27 +113,27 @@ def test_headers_depend_on_nothing_but_the_sample() -> None:
 
 
 def test_headers_are_ustar_of_512_bytes() -> None:
-    content = shard([("000000004", sample().members())])
-    found = headers(content)
-    assert all(content[header.offset + 257 : header.offset + 265] == b"ustar\x0000" for header in found)
-    assert all(header.offset_data - header.offset == 512 for header in found)
+    content = write_shard([("000000004", make_sample().members())])
+    members_read = read_headers(content)
+    assert all(content[header.offset + 257 : header.offset + 265] == b"ustar\x0000" for header in members_read)
+    assert all(header.offset_data - header.offset == 512 for header in members_read)
 
 
 def test_members_are_contiguous_and_named_by_key_and_extension() -> None:
-    content = shard([(key, sample().members()) for key in ("000000009", "000000010")])
-    assert [header.name for header in headers(content)] == [
+    content = write_shard([(key, make_sample().members()) for key in ("000000009", "000000010")])
+    assert [header.name for header in read_headers(content)] == [
         f"{key}.{extension}" for key in ("000000009", "000000010") for extension in MEMBERS
     ]
 
 
 @given(st.dictionaries(keys, members))
-def test_reading_gives_back_what_was_written(samples) -> None:
-    content = shard(list(samples.items()))
+def test_read_samples_returns_what_was_written(samples) -> None:
+    content = write_shard(list(samples.items()))
     assert list(read_samples(io.BytesIO(content))) == list(samples.items())
 
 
 @given(st.dictionaries(keys, members))
-def test_the_writer_knows_its_files_checksum_size_and_samples(samples) -> None:
+def test_writer_reports_checksum_size_and_number_of_samples(samples) -> None:
     file = io.BytesIO()
     writer = ShardWriter(file)
     for key, files in samples.items():
@@ -133,47 +145,49 @@ def test_the_writer_knows_its_files_checksum_size_and_samples(samples) -> None:
     assert not file.closed
 
 
-def test_a_shard_can_be_written_to_a_file_that_only_takes_bytes(tmp_path: Path) -> None:
+def test_writer_accepts_a_write_only_file(tmp_path: Path) -> None:
     with (tmp_path / "x.tar").open("wb") as file:
         writer = ShardWriter(file)
-        writer.add("000000000", sample().members())
+        writer.add("000000000", make_sample().members())
         writer.close()
-    assert (tmp_path / "x.tar").read_bytes() == shard([("000000000", sample().members())])
+    assert (tmp_path / "x.tar").read_bytes() == write_shard([("000000000", make_sample().members())])
 
 
 def test_webdataset_reads_the_samples(tmp_path: Path) -> None:
-    (tmp_path / "train-000000.tar").write_bytes(shard([(f"{key:09d}", sample().members()) for key in range(3)]))
+    (tmp_path / "train-000000.tar").write_bytes(
+        write_shard([(f"{key:09d}", make_sample().members()) for key in range(3)])
+    )
     dataset = webdataset.WebDataset(str(tmp_path / "train-000000.tar"), shardshuffle=False)
     read = list(dataset)
     assert [item["__key__"] for item in read] == ["000000000", "000000001", "000000002"]
-    assert all(item[extension] == content for item in read for extension, content in sample().members().items())
+    assert all(item[extension] == content for item in read for extension, content in make_sample().members().items())
 
 
 @pytest.mark.parametrize("damage", [b"", b"text", bytes(100), b"\xff" * 1024])
-def test_what_is_not_a_tar_raises(damage: bytes) -> None:
+def test_reading_anything_but_a_tar_raises(damage: bytes) -> None:
     with pytest.raises(tarfile.ReadError):
         list(read_samples(io.BytesIO(damage)))
 
 
-def test_a_shard_cut_inside_a_member_raises() -> None:
-    content = shard([(f"{key:09d}", sample().members()) for key in range(2)])
-    jpg = headers(content)[5]
+def test_reading_a_shard_truncated_inside_a_member_raises() -> None:
+    content = write_shard([(f"{key:09d}", make_sample().members()) for key in range(2)])
+    jpg = read_headers(content)[5]
     assert jpg.size > 512
     with pytest.raises(tarfile.ReadError):
         list(read_samples(io.BytesIO(content[: jpg.offset_data + 600])))
 
 
 @pytest.mark.parametrize("damage", ["cut inside a header", "a header of noise"])
-def test_a_shard_damaged_at_a_later_header_raises(damage: str) -> None:
-    content = shard([(f"{key:09d}", sample().members()) for key in range(2)])
-    start = headers(content)[5].offset
+def test_reading_a_shard_with_a_damaged_later_header_raises(damage: str) -> None:
+    content = write_shard([(f"{key:09d}", make_sample().members()) for key in range(2)])
+    start = read_headers(content)[5].offset
     damaged = content[: start + 100] if "cut" in damage else content[:start] + b"?" * 512 + content[start + 512 :]
     with pytest.raises(tarfile.ReadError):
         list(read_samples(io.BytesIO(damaged)))
 
 
 @given(arrays(np.uint8, st.tuples(st.integers(1, 40), st.integers(1, 40))))
-def test_maps_survive_their_encoding(attention) -> None:
+def test_decode_map_inverts_encode_map(attention) -> None:
     decoded = decode_map(encode_map(attention))
     assert decoded.dtype == np.uint8
     assert (decoded == attention).all()
@@ -187,15 +201,15 @@ def test_maps_survive_their_encoding(attention) -> None:
         encoded(Image.fromarray(np.zeros((4, 4), np.uint16)), "PNG"),
         b"text",
     ],
-    ids=["colour", "JPEG", "16 bit", "text"],
+    ids=["color", "JPEG", "16 bit", "text"],
 )
-def test_what_is_no_grey_png_is_no_map(content: bytes) -> None:
+def test_decode_map_rejects_anything_but_a_gray_png(content: bytes) -> None:
     with pytest.raises((ValueError, OSError)):
         decode_map(content)
 
 
 @given(arrays(np.float32, st.tuples(st.integers(0, 30), st.just(3)), elements=st.floats(0, 1, width=32)))
-def test_points_survive_their_encoding(points) -> None:
+def test_decode_points_inverts_encode_points(points) -> None:
     content = encode_points(points)
     decoded = decode_points(content)
     assert decoded.dtype == np.float32
@@ -204,14 +218,14 @@ def test_points_survive_their_encoding(points) -> None:
     assert content[:8] == b"\x93NUMPY\x01\x00"
 
 
-def test_points_are_stored_in_single_precision_and_in_rows() -> None:
+def test_points_are_stored_as_float32_in_row_order() -> None:
     points = np.asfortranarray(np.random.default_rng(0).random((4, 3)))
     header = encode_points(points)[10:128].decode()
     assert "'<f4'" in header
     assert "'fortran_order': False" in header
 
 
-def test_pickled_points_are_refused() -> None:
+def test_decode_points_rejects_pickled_objects() -> None:
     buffer = io.BytesIO()
     np.save(buffer, np.array([{"x": 1}], dtype=object), allow_pickle=True)
     with pytest.raises(ValueError, match="allow_pickle"):
@@ -222,6 +236,6 @@ def test_pickled_points_are_refused() -> None:
     ("field", "value"),
     [("exif_orientation", 0), ("exif_orientation", 9), ("width", 0), ("source_sha256", "abc"), ("gaze_points", -1)],
 )
-def test_a_senseless_description_is_refused(field: str, value: object) -> None:
+def test_sample_info_rejects_invalid_values(field: str, value: object) -> None:
     with pytest.raises(ValueError, match=field):
         SampleInfo(**{**INFO.model_dump(), field: value})

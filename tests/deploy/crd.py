@@ -1,7 +1,7 @@
-"""Fields of what the RayJob manifests use: KubeRay's ray.io/v1 as of 1.5.1, and Kubernetes' core/v1. Names are facts.
+"""Schema of RayJob manifests: the fields of KubeRay's ray.io/v1 (1.5.1) and Kubernetes' core/v1 that are used here.
 
-A type is a mapping of its fields. A field is a type of its own, `[type]` for a list of them, `{}` for a free mapping of
-strings, or a Python type for a plain value. Required fields of a type stand in REQUIRED, by the type's name.
+A type is a mapping from field names to types: a nested type, `[type]` for a list, `{}` for a mapping of arbitrary
+strings, or a Python type for a plain value. REQUIRED lists the required fields by the path of their type.
 """
 
 from typing import Any
@@ -108,7 +108,7 @@ RAY_JOB: Type = {
     "spec": RAY_JOB_SPEC,
 }
 
-# what the API server refuses a manifest without
+# fields without which the API server refuses a manifest, by the end of the path of their type
 REQUIRED = {
     "": ["apiVersion", "kind", "metadata", "spec"],
     "spec.rayClusterSpec": ["headGroupSpec"],
@@ -121,30 +121,30 @@ REQUIRED = {
 }
 
 
-def problems(value: Any, kind: Any = None, path: str = "") -> list[str]:
-    """What is wrong with a RayJob, or with a part of it at `path`: unknown fields, wrong types, missing fields."""
-    kind = RAY_JOB if kind is None else kind
-    if isinstance(kind, list):
+def find_problems(value: Any, schema: Any = None, path: str = "") -> list[str]:
+    """List the unknown fields, wrong types and missing fields of a RayJob, or of its part at `path`."""
+    schema = RAY_JOB if schema is None else schema
+    if isinstance(schema, list):
         if not isinstance(value, list):
             return [f"{path}: expected a list"]
-        return [problem for item in value for problem in problems(item, kind[0], f"{path}[]")]
-    if isinstance(kind, type):
-        plain = type(value) is kind or (kind is float and type(value) is int)
-        return [] if plain else [f"{path}: expected {kind.__name__}, found {value!r}"]
+        return [problem for item in value for problem in find_problems(item, schema[0], f"{path}[]")]
+    if isinstance(schema, type):
+        matches = type(value) is schema or (schema is float and type(value) is int)
+        return [] if matches else [f"{path}: expected {schema.__name__}, found {value!r}"]
     if not isinstance(value, dict):
         return [f"{path}: expected a mapping, found {value!r}"]
-    required = [name for end, names in REQUIRED.items() for name in names if _is_or_ends(path, end)]
+    required = [name for suffix, names in REQUIRED.items() for name in names if _path_matches(path, suffix)]
     found = [f"{path}.{name}: is missing" for name in required if name not in value]
     for name, item in value.items():
         inner = f"{path}.{name}" if path else str(name)
-        if not kind:
+        if not schema:
             found += [] if isinstance(item, str | dict) else [f"{inner}: expected a string, found {item!r}"]
-        elif name not in kind:
+        elif name not in schema:
             found.append(f"{inner}: there is no such field")
         else:
-            found += problems(item, kind[name], inner)
+            found += find_problems(item, schema[name], inner)
     return found
 
 
-def _is_or_ends(path: str, end: str) -> bool:
-    return path == end or (end != "" and path.endswith(f".{end}"))
+def _path_matches(path: str, suffix: str) -> bool:
+    return path == suffix or (suffix != "" and path.endswith(f".{suffix}"))

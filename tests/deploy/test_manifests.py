@@ -1,4 +1,4 @@
-"""The files of deploy/ against what reads them: KubeRay, Ray, Grafana, Docker, our own programs. Nothing is started."""
+"""Static checks of the files in deploy/ against the programs that read them: KubeRay, Ray, Grafana, Docker and ours."""
 
 import json
 import re
@@ -58,7 +58,7 @@ def containers(job: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def flags(entrypoint: str) -> dict[str, str]:
-    """{setting: value} of a call of one of our programs, in which every flag has a value."""
+    """Parse the command line of one of our programs, in which every flag has a value, into {setting: value}."""
     words = shlex.split(entrypoint)
     assert words[:2] == ["python", "-m"]
     names, values = words[3::2], words[4::2]
@@ -68,14 +68,14 @@ def flags(entrypoint: str) -> dict[str, str]:
 
 
 class TestRayJobs:
-    def test_has_only_fields_of_the_api_and_all_that_it_requires(self, job: dict[str, Any]) -> None:
-        assert crd.problems(job) == []
+    def test_has_only_known_fields_and_all_required_ones(self, job: dict[str, Any]) -> None:
+        assert crd.find_problems(job) == []
 
-    def test_is_a_ray_job_of_the_tested_ray(self, job: dict[str, Any]) -> None:
+    def test_is_a_ray_job_with_the_tested_version_of_ray(self, job: dict[str, Any]) -> None:
         assert (job["apiVersion"], job["kind"]) == ("ray.io/v1", "RayJob")
         assert f"ray=={cluster(job)['rayVersion']}" in (ROOT / "constraints.txt").read_text().splitlines()
 
-    def test_cleans_up_after_itself_and_tries_again(self, job: dict[str, Any]) -> None:
+    def test_retries_and_shuts_down_the_cluster(self, job: dict[str, Any]) -> None:
         spec = job["spec"]
         assert spec["submissionMode"] == "K8sJobMode"
         assert spec["shutdownAfterJobFinishes"] is True
@@ -83,28 +83,28 @@ class TestRayJobs:
         assert spec["backoffLimit"] > 0
         assert {pod["restartPolicy"] for pod in pods(job)} == {"Never"}
 
-    def test_no_work_lands_on_the_head(self, job: dict[str, Any]) -> None:
+    def test_head_has_no_cpus_or_gpus_for_workers(self, job: dict[str, Any]) -> None:
         assert head(job)["rayStartParams"]["num-cpus"] == "0"
         assert "nvidia.com/gpu" not in head(job)["template"]["spec"]["containers"][0]["resources"]["limits"]
 
-    def test_the_cluster_wants_a_token(self, job: dict[str, Any]) -> None:
+    def test_cluster_requires_a_token(self, job: dict[str, Any]) -> None:
         assert cluster(job)["authOptions"] == {"mode": "token"}
 
-    def test_workers_have_gpus_and_go_to_machines_that_have_them(self, job: dict[str, Any]) -> None:
-        (pod,) = [workers(job)["template"]["spec"]]
+    def test_workers_request_gpus_and_tolerate_the_taint_of_gpu_machines(self, job: dict[str, Any]) -> None:
+        pod = workers(job)["template"]["spec"]
         assert {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"} in pod["tolerations"]
         resources = pod["containers"][0]["resources"]
         assert int(resources["limits"]["nvidia.com/gpu"]) >= 1
         assert resources["limits"]["nvidia.com/gpu"] == resources["requests"]["nvidia.com/gpu"]
 
-    def test_the_workers_have_all_gpus(self, job: dict[str, Any]) -> None:
+    def test_workers_use_all_gpus(self, job: dict[str, Any]) -> None:
         group = workers(job)
         gpus = int(group["template"]["spec"]["containers"][0]["resources"]["limits"]["nvidia.com/gpu"])
         assert group["minReplicas"] == group["replicas"] == group["maxReplicas"]
-        given = flags(job["spec"]["entrypoint"])
-        assert int(given["workers"]) * float(given.get("gpus_per_worker", 1)) == group["replicas"] * gpus
+        settings = flags(job["spec"]["entrypoint"])
+        assert int(settings["workers"]) * float(settings.get("gpus_per_worker", 1)) == group["replicas"] * gpus
 
-    def test_quantities_are_quantities(self, job: dict[str, Any]) -> None:
+    def test_quantities_are_well_formed(self, job: dict[str, Any]) -> None:
         found = [
             quantity
             for container in containers(job)
@@ -117,22 +117,24 @@ class TestRayJobs:
         for container in containers(job):
             for name, quantity in container["resources"]["requests"].items():
                 limit = container["resources"]["limits"][name]
-                assert number(quantity) <= number(limit), name
+                assert parse_quantity(quantity) <= parse_quantity(limit), name
 
-    def test_memory_holds_the_shared_memory_and_that_rays_object_store(self, job: dict[str, Any]) -> None:
+    def test_object_store_fits_into_shared_memory_and_shared_memory_into_memory(self, job: dict[str, Any]) -> None:
         for group, pod in zip([head(job), workers(job)], pods(job), strict=True):
             shared = next(volume["emptyDir"] for volume in pod["volumes"] if volume["name"] == "shared-memory")
             assert shared["medium"] == "Memory"
-            memory = number(pod["containers"][0]["resources"]["limits"]["memory"])
-            assert int(group["rayStartParams"]["object-store-memory"]) <= number(shared["sizeLimit"]) <= memory / 2
+            memory = parse_quantity(pod["containers"][0]["resources"]["limits"]["memory"])
+            assert (
+                int(group["rayStartParams"]["object-store-memory"]) <= parse_quantity(shared["sizeLimit"]) <= memory / 2
+            )
 
-    def test_head_and_workers_see_the_same_store(self, job: dict[str, Any]) -> None:
-        environments = [{item["name"]: item.get("value") for item in one["env"]} for one in containers(job)]
+    def test_head_and_workers_have_the_same_s3_configuration(self, job: dict[str, Any]) -> None:
+        environments = [{item["name"]: item.get("value") for item in container["env"]} for container in containers(job)]
         assert environments[0] == environments[1]
         assert environments[0]["AWS_REGION"] == environments[0]["AWS_DEFAULT_REGION"]
         assert containers(job)[0]["envFrom"] == containers(job)[1]["envFrom"]
 
-    def test_temporary_files_go_to_the_scratch_volume(self, job: dict[str, Any]) -> None:
+    def test_tmpdir_is_on_the_scratch_volume(self, job: dict[str, Any]) -> None:
         for pod, container in zip(pods(job), containers(job), strict=True):
             mounts = {mount["mountPath"]: mount["name"] for mount in container["volumeMounts"]}
             volumes = {volume["name"]: volume for volume in pod["volumes"]}
@@ -149,39 +151,39 @@ class TestRayJobs:
         (image,) = {container["image"] for container in containers(job)}
         assert re.search(r":\d+\.\d+\.\d+$", image)
 
-    def test_the_labeler_is_called_with_flags_that_it_has(self) -> None:
+    def test_labeler_is_called_with_valid_flags(self) -> None:
         entrypoint = load("rayjob-labeler.yaml")["spec"]["entrypoint"]
         assert "python -m labeler.run " in entrypoint
         settings = flags(entrypoint)
         assert set(settings) - set(LabelSettings.model_fields) == set()
-        LabelSettings(**settings)  # values of the right types
+        LabelSettings(**settings)  # validates the types of the values
 
-    def test_the_trainer_is_called_with_flags_that_it_has(self) -> None:
+    def test_trainer_is_called_with_valid_flags(self) -> None:
         entrypoint = load("rayjob-trainer.yaml")["spec"]["entrypoint"]
         assert "python -m trainer.run " in entrypoint
         settings = flags(entrypoint)
         assert set(settings) - set(TrainSettings.model_fields) == set()
-        chosen = TrainSettings(**settings)  # values of the right types
+        chosen = TrainSettings(**settings)  # validates the types of the values
         assert rank_slots(chosen.batch_size, chosen.workers, 0)
 
 
-def number(quantity: str) -> float:
-    """A Kubernetes quantity."""
-    found = re.fullmatch(r"([\d.]+)([a-zA-Z]*)", quantity)
-    assert found
+def parse_quantity(quantity: str) -> float:
+    """Parse a Kubernetes quantity."""
+    match = re.fullmatch(r"([\d.]+)([a-zA-Z]*)", quantity)
+    assert match
     factor = {"": 1, "m": 1e-3, "k": 1e3, "M": 1e6, "G": 1e9, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
-    return float(found[1]) * factor[found[2]]
+    return float(match[1]) * factor[match[2]]
 
 
 class TestFieldCheck:
-    def test_names_what_is_unknown_missing_or_of_a_wrong_type(self) -> None:
+    def test_reports_unknown_missing_and_wrongly_typed_fields(self) -> None:
         job = load("rayjob-labeler.yaml")
         job["spec"]["backofLimit"] = 1
         cluster(job)["workerGroupSpecs"][0]["replicas"] = "4"
         del cluster(job)["workerGroupSpecs"][0]["groupName"]
         del pods(job)[0]["containers"][0]["image"]
         head(job)["rayStartParams"] = {"num-cpus": 0}
-        assert sorted(problem.split(": ")[0] for problem in crd.problems(job)) == [
+        assert sorted(problem.split(": ")[0] for problem in crd.find_problems(job)) == [
             "spec.backofLimit",
             "spec.rayClusterSpec.headGroupSpec.rayStartParams.num-cpus",
             "spec.rayClusterSpec.headGroupSpec.template.spec.containers[].image",
@@ -195,19 +197,21 @@ class TestClusterFile:
         config = prepare_config(load("cluster.yaml"))
         validate_config(config)
 
-    def test_no_work_lands_on_the_head_and_only_workers_may_be_taken_away(self) -> None:
+    def test_head_has_no_cpus_and_only_workers_are_spot_instances(self) -> None:
         types = load("cluster.yaml")["available_node_types"]
         assert types["head"]["resources"] == {"CPU": 0}
         assert "InstanceMarketOptions" not in types["head"]["node_config"]
         assert types["gpu"]["node_config"]["InstanceMarketOptions"] == {"MarketType": "spot"}
         assert types["gpu"]["min_workers"] <= types["gpu"]["max_workers"] <= load("cluster.yaml")["max_workers"]
 
-    def test_machines_have_roles_and_no_files_are_copied(self) -> None:
+    def test_machines_have_instance_profiles_and_no_files_are_copied(self) -> None:
         config = load("cluster.yaml")
-        assert all("IamInstanceProfile" in kind["node_config"] for kind in config["available_node_types"].values())
+        assert all(
+            "IamInstanceProfile" in node_type["node_config"] for node_type in config["available_node_types"].values()
+        )
         assert config["file_mounts"] == {}
 
-    def test_setup_needs_nothing_beside_the_image(self) -> None:
+    def test_setup_needs_only_the_image(self) -> None:
         config = prepare_config(load("cluster.yaml"))
         commands = ["setup_commands", "head_setup_commands", "worker_setup_commands"]
         assert [command for name in commands for command in config[name]] == []
@@ -219,10 +223,10 @@ class TestRuntimeEnvironment:
         monkeypatch.chdir(ROOT)
         RuntimeEnv(**load("runtime-env.yaml"))
 
-    def test_leaves_out_what_no_job_needs(self) -> None:
+    def test_excludes_files_that_no_job_needs(self) -> None:
         assert {"/runs", "/.venv", "/data", "/.git"} <= set(load("runtime-env.yaml")["excludes"])
 
-    def test_names_the_region_for_boto3_and_for_others(self) -> None:
+    def test_sets_both_region_variables_to_the_same_value(self) -> None:
         variables = load("runtime-env.yaml")["env_vars"]
         assert variables["AWS_REGION"] == variables["AWS_DEFAULT_REGION"]
 
@@ -235,7 +239,7 @@ class TestBoard:
     def expressions(self, board: dict[str, Any]) -> list[str]:
         return [target["expr"] for panel in board["panels"] for target in panel["targets"]]
 
-    def test_panels_have_numbers_places_and_queries_of_their_own(self, board: dict[str, Any]) -> None:
+    def test_panels_are_complete_and_their_ids_titles_and_queries_are_unique(self, board: dict[str, Any]) -> None:
         panels = board["panels"]
         assert len({panel["id"] for panel in panels}) == len(panels)
         assert len({panel["title"] for panel in panels}) == len(panels)
@@ -249,15 +253,15 @@ class TestBoard:
     def test_panels_do_not_overlap(self, board: dict[str, Any]) -> None:
         cells = [
             (x, y)
-            for place in (panel["gridPos"] for panel in board["panels"])
-            for x in range(place["x"], place["x"] + place["w"])
-            for y in range(place["y"], place["y"] + place["h"])
+            for area in (panel["gridPos"] for panel in board["panels"])
+            for x in range(area["x"], area["x"] + area["w"])
+            for y in range(area["y"], area["y"] + area["h"])
         ]
         assert len(cells) == len(set(cells))
 
     def test_can_be_imported_with_any_prometheus(self, board: dict[str, Any]) -> None:
         assert board["schemaVersion"] >= 39
-        assert board.get("id") is None  # else an import would ask to replace another board
+        assert board.get("id") is None  # otherwise an import would ask to replace another board
         source = {"type": "prometheus", "uid": "${datasource}"}
         assert all(panel["datasource"] == source for panel in board["panels"])
         assert all(target["datasource"] == source for panel in board["panels"] for target in panel["targets"])
@@ -266,18 +270,18 @@ class TestBoard:
         assert variables["datasource"]["query"] == "prometheus"
         assert variables["dataset"]["datasource"] == source
 
-    def test_queries_use_only_metrics_that_there_are(self, board: dict[str, Any]) -> None:
+    def test_queries_use_exactly_the_exported_metrics(self, board: dict[str, Any]) -> None:
         used = {name for text in self.expressions(board) for name in re.findall(r"\bray_(labeler_\w+)", text)}
         used |= set(re.findall(r"\bray_(labeler_\w+)", json.dumps(board["templating"])))
         assert used - set(METRICS) == set()
-        assert set(METRICS) - used == set()  # and nothing that is counted remains unseen
+        assert set(METRICS) - used == set()
 
-    def test_counters_are_read_as_rates_or_over_the_whole_range(self, board: dict[str, Any]) -> None:
+    def test_counters_are_queried_as_rates_or_over_the_whole_range(self, board: dict[str, Any]) -> None:
         for text in self.expressions(board):
             for use in re.findall(r"(\w*)\(?\bray_labeler_\w+\{[^}]*\}(\[[^\]]*\])?", text):
                 assert use in {("rate", "[2m]"), ("max_over_time", "[$__range]")}, text
 
-    def test_every_query_of_ours_is_for_the_chosen_data_sets(self, board: dict[str, Any]) -> None:
+    def test_queries_filter_by_the_selected_data_sets(self, board: dict[str, Any]) -> None:
         for text in self.expressions(board):
             assert text.count("ray_labeler_") == text.count('dataset=~"$dataset"')
             assert text.count("(") == text.count(")")
@@ -285,30 +289,30 @@ class TestBoard:
 
 
 def instructions(name: str) -> list[str]:
-    """The arguments of an instruction of the Dockerfile, wherever it stands."""
+    """Return the arguments of each occurrence of an instruction in the Dockerfile."""
     text = (DEPLOY / "Dockerfile").read_text()
     lines = re.sub(r"\\\n", " ", "\n".join(line for line in text.splitlines() if not line.startswith("#"))).splitlines()
     return [line.split(None, 1)[1] for line in lines if line.split(None, 1)[:1] == [name]]
 
 
 class TestImage:
-    def test_the_base_is_pinned_and_of_a_python_that_the_project_supports(self) -> None:
+    def test_base_image_is_pinned_and_has_a_supported_python(self) -> None:
         (base,) = instructions("FROM")
         assert re.fullmatch(r"python:3\.1[1-9]\.\d+-slim-\w+", base)
 
-    def test_the_last_user_is_not_root(self) -> None:
+    def test_final_user_is_not_root(self) -> None:
         assert instructions("USER")[-1].split(":")[0] not in {"root", "0"}
 
-    def test_installs_the_tested_versions_before_the_sources_come(self) -> None:
+    def test_installs_the_tested_versions_before_copying_the_sources(self) -> None:
         text = (DEPLOY / "Dockerfile").read_text()
         assert "--constraint constraints.txt '.[teacher,eval]'" in text
         assert text.index("constraints.txt '.[teacher,eval]'") < text.index("COPY common")
 
-    def test_has_what_kuberays_probes_and_ray_up_call(self) -> None:
+    def test_has_the_programs_that_kuberay_and_ray_up_call(self) -> None:
         packages = next(line for line in instructions("RUN") if "apt-get install" in line).split()
         assert {"wget", "rsync", "openssh-client"} <= set(packages)
 
-    def test_everything_that_is_copied_reaches_the_builder_and_nothing_else(self) -> None:
+    def test_build_context_is_exactly_what_is_copied(self) -> None:
         copied = {word for line in instructions("COPY") for word in line.split()[:-1]}
         lines = (DEPLOY / "Dockerfile.dockerignore").read_text().splitlines()
         rules = [line for line in lines if line and not line.startswith("#")]
@@ -322,5 +326,5 @@ class TestImage:
 
 
 @pytest.mark.parametrize("path", sorted(DEPLOY.iterdir()), ids=lambda path: path.name)
-def test_holds_no_secret(path: Path) -> None:
+def test_file_holds_no_secret(path: Path) -> None:
     assert SECRETS.search(path.read_text()) is None

@@ -1,10 +1,10 @@
-"""Photographs, and the data set that is made of them where nothing happens."""
+"""Photographs, and the data set that an undisturbed run makes of them."""
 
 from pathlib import Path
 
 import pytest
 
-from tests.support.jobs import IMAGES, label, photographs, run
+from tests.support.jobs import IMAGES, label_command, photographs, run
 
 
 @pytest.fixture(scope="session")
@@ -14,8 +14,8 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def clean(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The data set that an undisturbed run of one worker, without a cluster, makes. Nobody may change it."""
+    """The data set of an undisturbed run with one worker and without a cluster. Tests must not change it."""
     output = tmp_path_factory.mktemp("clean") / "out"
-    done = run(label(images, output, workers=1))
+    done = run(label_command(images, output, workers=1))
     assert done.returncode == 0, done.stderr
     return output

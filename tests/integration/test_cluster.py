@@ -1,4 +1,4 @@
-"""`python -m labeler.run` submitted to a Ray cluster of several nodes; no credential leaves the nodes' environment."""
+"""Tests of `python -m labeler.run` submitted to a Ray cluster of several nodes, which alone have the credentials."""
 
 import hashlib
 import time
@@ -14,18 +14,18 @@ from labeler.distributed.metrics import METRICS
 from labeler.verify import verify_dataset
 from tests.support.clusters import Cluster, Submission
 from tests.support.datasets import make_dataset
-from tests.support.jobs import SHARDS, checksums, command, label, photographs
+from tests.support.jobs import SHARDS, checksums, command, label_command, photographs
 from tests.support.pictures import encoded, jpeg
 from tests.support.s3_server import S3Server
-from tests.support.teachers import FAULT, SECONDS
+from tests.support.teachers import TEACHER_FAULT, TEACHER_SECONDS
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="tells the nodes' processes by /proc"),
+    pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="finds the nodes' processes in /proc"),
 ]
-SLOW = {SECONDS: "0.1"}  # for each image, so that a run has a middle
-PATIENCE = 180  # seconds until a job has done what a test waits for
-FLUSH = 15  # seconds until a node tells the last metrics of a process that has ended
+SLOW = {TEACHER_SECONDS: "0.1"}  # for each image, so that there is time to disturb a run
+TIMEOUT = 180  # seconds for a job to do what a test waits for
+METRICS_DELAY = 15  # seconds until a node exports the last metrics of a process that has ended
 
 
 @pytest.fixture(scope="module")
@@ -41,14 +41,14 @@ def shared_cluster(guarded_s3: S3Server) -> Iterator[Cluster]:
 
 @pytest.fixture
 def cluster(shared_cluster: Cluster) -> Cluster:
-    """A head and two nodes with a CPU each, whatever the tests before did; only their environment has keys to S3."""
+    """A head and two nodes with a CPU each, restored after earlier tests. Only the nodes' environment has S3 keys."""
     shared_cluster.fill()
     return shared_cluster
 
 
 def assert_complete(job: Submission, output: Path, clean: Path) -> None:
-    """The job succeeds, and every file is that of the clean run, with nothing beside them."""
-    assert job.wait(PATIENCE) == 0, job.log
+    """Assert that the job succeeds, and that its output has exactly the files of the clean run."""
+    assert job.wait(TIMEOUT) == 0, job.log
     assert "Traceback" not in job.log
     assert checksums(output) == checksums(clean)
     assert sorted(path.name for path in output.iterdir()) == sorted(path.name for path in clean.iterdir())
@@ -61,33 +61,33 @@ def wait_for_first_record(job: Submission, output: Path) -> None:
 
 
 def wait_until(condition: Callable[[], bool], job: Submission) -> None:
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + TIMEOUT
     while not condition():
-        assert time.monotonic() < deadline, f"waited {PATIENCE} s in vain; the job's log:\n{job.log}"
+        assert time.monotonic() < deadline, f"waited {TIMEOUT} s in vain; the job's log:\n{job.log}"
         time.sleep(0.05)
 
 
-@pytest.mark.parametrize("kill", [Cluster.kill_labelling_worker, Cluster.kill_node], ids=["worker", "node"])
-def test_killed_worker_or_node_that_is_never_replaced_costs_nothing_but_time(
+@pytest.mark.parametrize("kill", [Cluster.kill_labeling_worker, Cluster.kill_node], ids=["worker", "node"])
+def test_killed_worker_or_node_does_not_change_the_data_set(
     kill: Callable[[Cluster], object], cluster: Cluster, images: Path, clean: Path, tmp_path: Path
 ) -> None:
-    job = cluster.submit(*label(images, tmp_path / "out"), **SLOW)
+    job = cluster.submit(*label_command(images, tmp_path / "out"), **SLOW)
     wait_for_first_record(job, tmp_path / "out")
     kill(cluster)
     assert_complete(job, tmp_path / "out", clean)
 
 
-def test_two_jobs_at_once_make_one_data_set(cluster: Cluster, images: Path, clean: Path, tmp_path: Path) -> None:
-    """They compete for the CPUs too."""
-    jobs = [cluster.submit(*label(images, tmp_path / "out"), **SLOW) for _ in range(2)]
+def test_concurrent_jobs_make_one_data_set(cluster: Cluster, images: Path, clean: Path, tmp_path: Path) -> None:
+    """The jobs also compete for the CPUs."""
+    jobs = [cluster.submit(*label_command(images, tmp_path / "out"), **SLOW) for _ in range(2)]
     for job in jobs:
-        assert job.wait(PATIENCE) == 0, job.log
+        assert job.wait(TIMEOUT) == 0, job.log
     for job in jobs:
         assert_complete(job, tmp_path / "out", clean)
 
 
-def test_gpus_that_the_cluster_lacks_are_refused(cluster: Cluster, images: Path, tmp_path: Path) -> None:
-    job = cluster.submit(*label(images, tmp_path / "out", gpus_per_worker=1, wait_for_machines=2))
+def test_request_for_gpus_that_the_cluster_lacks_fails(cluster: Cluster, images: Path, tmp_path: Path) -> None:
+    job = cluster.submit(*label_command(images, tmp_path / "out", gpus_per_worker=1, wait_for_machines=2))
     wait_until(lambda: "plan: " in job.log or job.poll() is not None, job)
     assert job.wait(60) == 1, job.log
     assert "error: --gpus-per-worker 1: a machine of this cluster has 0 GPUs at most (waited 2 s" in job.log
@@ -95,26 +95,28 @@ def test_gpus_that_the_cluster_lacks_are_refused(cluster: Cluster, images: Path,
     assert list(checksums(tmp_path / "out")) == ["listing.parquet", "plan.json"]
 
 
-def test_a_searchs_trial_takes_no_more_than_one_machine(cluster: Cluster, tmp_path: Path) -> None:
-    """Of machines with a CPU each, two between them would never be free on one."""
+def test_trial_of_a_search_fits_on_one_machine(cluster: Cluster, tmp_path: Path) -> None:
+    """The machines have one CPU each, so a trial that needs two CPUs would wait forever."""
     settings = {"backbone": "resnet18", "image_size": 32, "batch_size": 8, "epochs": 1, "warmup_epochs": 0, "trials": 1}
     data = make_dataset(tmp_path / "data", [8, 8])
     job = cluster.submit(*command(module="trainer.search", data=data, output=tmp_path / "search", **settings))
-    assert job.wait(PATIENCE) == 0, job.log
+    assert job.wait(TIMEOUT) == 0, job.log
     assert "best of 1 trials: --kld-weight" in job.log
 
 
-def test_metrics_tell_what_became_of_every_image(cluster: Cluster, folder: Path, tmp_path: Path) -> None:
-    """Damaged images, and a shard that is set aside, so that every metric has something to tell."""
-    images, output = photographs(folder / "some bad", 30), tmp_path / "out"
+def test_metrics_count_every_image_and_shard(cluster: Cluster, folder: Path, tmp_path: Path) -> None:
+    """There are damaged images, and a shard that is set aside, so that every metric has a value."""
+    images, output = photographs(folder / "with failures", 30), tmp_path / "out"
     (images / "black.jpg").write_bytes(encoded(Image.new("RGB", (80, 60)), "JPEG"))
     (images / "cut.jpg").write_bytes(jpeg(80, 60, seed=1)[:-200])
     (images / "text.jpg").write_text("no image")
-    job = cluster.submit(*label(images, output, teacher="tests.support.teachers:faulty_teacher"), **{FAULT: "raise"})
+    job = cluster.submit(
+        *label_command(images, output, teacher="tests.support.teachers:faulty_teacher"), **{TEACHER_FAULT: "raise"}
+    )
     series: dict[tuple[str, ...], float] = {}
 
     def collect() -> Counter[str]:
-        """The totals of what was collected so far: the last value of each series, as some end with their process."""
+        """Return the totals of the last value of each series collected so far; a series ends with its process."""
         for sample in cluster.metrics():
             if sample.labels.get("dataset") == str(output):
                 series[sample.name, *sample.labels.values()] = sample.value
@@ -126,7 +128,7 @@ def test_metrics_tell_what_became_of_every_image(cluster: Cluster, folder: Path,
     while job.poll() is None:
         collect()
         time.sleep(1)
-    assert job.wait(PATIENCE) == 1, job.log
+    assert job.wait(TIMEOUT) == 1, job.log
     records = [ShardRecord.model_validate_json(path.read_bytes()) for path in output.glob("records/*.json")]
     plan = Plan.model_validate_json((output / "plan.json").read_bytes())
     expected = {
@@ -142,19 +144,19 @@ def test_metrics_tell_what_became_of_every_image(cluster: Cluster, folder: Path,
     assert expected.keys() == METRICS.keys()
     assert len(records) == plan.shards - 1
     end = time.monotonic()
-    while collect() != expected and time.monotonic() < end + FLUSH:
+    while collect() != expected and time.monotonic() < end + METRICS_DELAY:
         time.sleep(0.5)
     assert collect() == expected
 
 
-def test_from_s3_to_s3_with_credentials_of_the_nodes_alone(
+def test_from_s3_to_s3_with_credentials_only_on_the_nodes(
     cluster: Cluster, guarded_s3: S3Server, images: Path, clean: Path
 ) -> None:
     bucket, client = guarded_s3.new_bucket(), guarded_s3.client()
     for path in images.rglob("*.jpg"):
         client.put_object(Bucket=bucket, Key=f"images/{path.relative_to(images)}", Body=path.read_bytes())
-    job = cluster.submit(*label(f"s3://{bucket}/images", f"s3://{bucket}/out"))
-    assert job.wait(PATIENCE) == 0, job.log
+    job = cluster.submit(*label_command(f"s3://{bucket}/images", f"s3://{bucket}/out"))
+    assert job.wait(TIMEOUT) == 0, job.log
     objects = {
         item["Key"].removeprefix("out/"): client.get_object(Bucket=bucket, Key=item["Key"])["Body"].read()
         for item in client.list_objects_v2(Bucket=bucket, Prefix="out/")["Contents"]

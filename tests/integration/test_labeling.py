@@ -1,4 +1,4 @@
-"""`python -m labeler.run` as users start it, with a real Ray."""
+"""Tests of `python -m labeler.run`, started as users do, with a real Ray."""
 
 import json
 import os
@@ -22,7 +22,7 @@ from labeler.publishing.publish import publish
 from labeler.run import main
 from labeler.verify import verify_dataset
 from tests.support.jobs import (
-    GRADIENT,
+    GRADIENT_TEACHER,
     IMAGES,
     PER_SHARD,
     ROOT,
@@ -31,7 +31,7 @@ from tests.support.jobs import (
     command,
     environment,
     failures,
-    label,
+    label_command,
     members,
     photographs,
     planned,
@@ -42,7 +42,7 @@ from tests.support.jobs import (
 from tests.support.pictures import hostile_images, jpeg, write
 
 KILLS = int(os.environ.get("KILLS", "3"))
-PATIENCE = 120  # seconds until a run must have done what a test waits for
+TIMEOUT = 120  # seconds for a run to do what a test waits for
 
 
 @pytest.fixture(scope="module")
@@ -50,19 +50,19 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("labeling")
 
 
-def assert_sound(output: Path, complete: bool = True) -> None:
+def assert_valid(output: Path, complete: bool = True) -> None:
     report = verify_dataset(str(output), workers=1)
     assert (report["ok"], report["complete"], report["problems"]) == (True, complete, [])
 
 
 def assert_same(output: Path, clean: Path) -> None:
-    """Every file the same but the records, which tell times; nothing else left behind."""
+    """Assert that both have the same files, except for the records, which contain times."""
     assert checksums(output) == checksums(clean)
     assert sorted(path.name for path in output.iterdir()) == sorted(path.name for path in clean.iterdir())
 
 
 def test_clean_run_holds_every_image_once(images: Path, clean: Path) -> None:
-    assert_sound(clean)
+    assert_valid(clean)
     sources = {path.relative_to(images).as_posix(): path.read_bytes() for path in images.rglob("*.jpg")}
     found: dict[str, bytes] = {}
     for tar in sorted(clean.glob("train-*.tar")):
@@ -75,64 +75,65 @@ def test_clean_run_holds_every_image_once(images: Path, clean: Path) -> None:
 
 
 @pytest.mark.slow
-def test_two_workers_make_the_same_bytes_as_one(images: Path, clean: Path, tmp_path: Path) -> None:
-    """Also when one of them dies on the way: another takes its shards."""
+def test_two_workers_make_the_same_bytes_as_one_worker(images: Path, clean: Path, tmp_path: Path) -> None:
+    """One of them is killed during the run, and the other takes over its shards."""
     output = tmp_path / "out"
-    process = start(label(images, output, workers=2), TEACHER_SECONDS="0.1")
+    process = start(label_command(images, output, workers=2), TEACHER_SECONDS="0.1")
     wait_for_records(process, output, 1)
-    os.kill(worker_of(process.pid), signal.SIGKILL)
-    _, errors = process.communicate(timeout=PATIENCE)
+    os.kill(find_worker(process.pid), signal.SIGKILL)
+    _, errors = process.communicate(timeout=TIMEOUT)
     assert process.returncode == 0, errors
     assert_same(output, clean)
 
 
-def worker_of(driver: int) -> int:
-    """The process of one of the labelling workers that belong to a driver."""
-    listed = subprocess.run(["ps", "-eo", "pid,ppid,args"], capture_output=True, text=True, check=True).stdout
-    rows = [line.split(maxsplit=2) for line in listed.splitlines()[1:]]
-    family = {driver}
+def find_worker(driver: int) -> int:
+    """Return the process id of a labeling worker of a driver."""
+    processes = subprocess.run(["ps", "-eo", "pid,ppid,args"], capture_output=True, text=True, check=True).stdout
+    rows = [line.split(maxsplit=2) for line in processes.splitlines()[1:]]
+    descendants = {driver}
     for _ in range(4):  # driver, raylet, worker
-        family |= {int(pid) for pid, parent, *_ in rows if int(parent) in family}
-    return next(int(pid) for pid, _, name, *_ in rows if int(pid) in family and "LabelWorker" in name)
+        descendants |= {int(pid) for pid, parent, *_ in rows if int(parent) in descendants}
+    return next(int(pid) for pid, _, name, *_ in rows if int(pid) in descendants and "LabelWorker" in name)
 
 
-def test_finished_run_run_again_changes_nothing(images: Path, clean: Path) -> None:
+def test_rerunning_a_finished_run_changes_nothing(images: Path, clean: Path) -> None:
     before = checksums(clean, records=True)
-    done = run(label(images, clean, workers=2), RAY_ADDRESS="127.0.0.1:1")  # there is nothing to start Ray for
+    done = run(label_command(images, clean, workers=2), RAY_ADDRESS="127.0.0.1:1")  # Ray is not needed
     assert done.returncode == 0, done.stderr
     assert checksums(clean, records=True) == before
 
 
 @pytest.mark.slow
-def test_killed_runs_are_taken_up_and_end_as_a_clean_one(images: Path, clean: Path, tmp_path: Path) -> None:
-    """Kill the process group again and again, at any moment after another record; then let a last run finish."""
+def test_killed_runs_can_be_resumed_to_the_same_bytes(images: Path, clean: Path, tmp_path: Path) -> None:
+    """Kill runs at a random moment after each has committed a shard; then let a last run finish."""
     output = tmp_path / "out"
     for kill in range(KILLS):
-        process = start(label(images, output, workers=1 + kill % 2), TEACHER_SECONDS="0.1")
+        process = start(label_command(images, output, workers=1 + kill % 2), TEACHER_SECONDS="0.1")
         wait_for_records(process, output, min(count_records(output) + 1, SHARDS))
         time.sleep(random.uniform(0, 1))
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
-        assert_sound(output, complete=(output / "manifest.json").exists())
-    there = count_records(output)
-    done = run(label(images, output, workers=1 + KILLS % 2))
+        assert_valid(output, complete=(output / "manifest.json").exists())
+    committed = count_records(output)
+    done = run(label_command(images, output, workers=1 + KILLS % 2))
     assert done.returncode == 0, done.stderr
-    going_on = re.search(r"going on: (\d+) shards are there", done.stdout)  # workers outlive their driver by a moment
-    assert there == SHARDS or (going_on and int(going_on[1]) >= there)
-    assert_sound(output)
+    # at least as many: workers outlive their driver by a moment
+    resuming = re.search(r"resuming: (\d+) shards? already committed", done.stdout)
+    assert committed == SHARDS or (resuming and int(resuming[1]) >= committed)
+    assert_valid(output)
     assert_same(output, clean)
 
 
 @pytest.mark.slow
-def test_a_run_that_is_interrupted_says_how_to_go_on(images: Path, tmp_path: Path) -> None:
-    process = start(label(images, tmp_path / "out"), TEACHER_SECONDS="0.3")
+def test_interrupted_run_explains_how_to_resume(images: Path, tmp_path: Path) -> None:
+    process = start(label_command(images, tmp_path / "out"), TEACHER_SECONDS="0.3")
     wait_for_records(process, tmp_path / "out", 1)
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=PATIENCE)
+    _, errors = process.communicate(timeout=TIMEOUT)
     assert process.returncode == 130, errors
-    assert "stopped; run the same command again to go on" in errors
+    assert "stopped; run the same command again to resume" in errors
     assert "Traceback" not in errors
-    assert_sound(tmp_path / "out", complete=False)
+    assert_valid(tmp_path / "out", complete=False)
 
 
 def count_records(output: Path) -> int:
@@ -144,31 +145,31 @@ def wait_for_records(process: subprocess.Popen[str], output: Path, records: int)
     assert count_records(output) >= records, process.communicate()[1]
 
 
-def wait_until(condition: object) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not condition():  # type: ignore[operator]
-        assert time.monotonic() < deadline, f"waited {PATIENCE} s in vain"
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + TIMEOUT
+    while not condition():
+        assert time.monotonic() < deadline, f"waited {TIMEOUT} s in vain"
         time.sleep(0.02)
 
 
 @pytest.mark.slow
-def test_two_runs_at_once_make_one_data_set(images: Path, clean: Path, tmp_path: Path) -> None:
-    both = [start(label(images, tmp_path / "out", workers=1), TEACHER_SECONDS="0.03") for _ in range(2)]
-    ends = [process.communicate(timeout=PATIENCE) for process in both]
+def test_concurrent_runs_make_one_data_set(images: Path, clean: Path, tmp_path: Path) -> None:
+    both = [start(label_command(images, tmp_path / "out", workers=1), TEACHER_SECONDS="0.03") for _ in range(2)]
+    ends = [process.communicate(timeout=TIMEOUT) for process in both]
     assert [process.returncode for process in both] == [0, 0], ends
     assert_same(tmp_path / "out", clean)
-    assert_sound(tmp_path / "out")
+    assert_valid(tmp_path / "out")
 
 
 @pytest.fixture(scope="module")
 def hostile(folder: Path) -> tuple[Path, dict[str, str | None]]:
-    """A folder of everything that goes wrong, and the reason to expect for each image; None where it is labelled."""
+    """A folder of hostile images and names, with the expected reason of failure per image, or None if it is labeled."""
     root = folder / "hostile"
     expected: dict[str, str | None] = {}
     for name, (content, reason) in hostile_images().items():
         write(root, {f"hostile/{name}": content})
         expected[f"hostile/{name}"] = reason
-    odd = [
+    odd_names = [
         "two words.jpg",
         "dots.in.the.name.jpg",
         "été 写真 🦋.jpg",
@@ -182,17 +183,17 @@ def hostile(folder: Path) -> tuple[Path, dict[str, str | None]]:
         "archive.tar.jpg",
         f"{'long' * 60}.jpg",
     ]
-    for seed, name in enumerate(odd):
+    for seed, name in enumerate(odd_names):
         write(root, {f"<odd> & 'names'/{name}": jpeg(64, 48, seed)})
         expected[f"<odd> & 'names'/{name}"] = None
-    for seed, place in enumerate(("one", "two")):
-        write(root, {f"{place}/same.jpg": jpeg(64, 48, 100 + seed)})
-        expected[f"{place}/same.jpg"] = None
+    for seed, subfolder in enumerate(("one", "two")):
+        write(root, {f"{subfolder}/same.jpg": jpeg(64, 48, 100 + seed)})
+        expected[f"{subfolder}/same.jpg"] = None
     write(root, {"one/removed later.jpg": jpeg(64, 48, 200)})
     write(root, {"one/cut later.jpg": jpeg(64, 48, 201)})
     expected |= {"one/removed later.jpg": "missing", "one/cut later.jpg": "changed"}
     write(root, {"one/notes.txt": b"no image"})
-    write(root, {"one/._same.jpg": b"what macOS leaves in archives"})
+    write(root, {"one/._same.jpg": b"metadata that macOS adds to archives"})
     os.mkfifo(root / "two/pipe.jpg")
     (root / "two/dangling.jpg").symlink_to("nowhere.jpg")
     (root / "two/itself.jpg").symlink_to("itself.jpg")
@@ -207,71 +208,73 @@ def hostile(folder: Path) -> tuple[Path, dict[str, str | None]]:
         "two/link.jpg": None,
         "two/latin-\\xe9.jpg": "missing",
     }
-    if os.geteuid():  # root may read everything
+    if os.geteuid():  # root can read everything
         write(root, {"two/forbidden.jpg": jpeg(64, 48, 203)})
         (root / "two/forbidden.jpg").chmod(0)
         expected["two/forbidden.jpg"] = "unreadable"
     return root, expected
 
 
-def test_every_hostile_image_is_in_a_shard_or_in_the_ledger(
+def test_every_hostile_image_is_in_a_shard_or_in_failures_jsonl(
     hostile: tuple[Path, dict[str, str | None]], tmp_path: Path
 ) -> None:
-    """More than a tenth fails: exit code 1 and no manifest; with --max-bad-fraction 1 the same shards are published."""
+    """More than a tenth fails: exit code 1 and no manifest. With --max-bad-fraction 1 the same shards are published."""
     root, expected = hostile
     output = tmp_path / "out"
     removed, cut = root / "one/removed later.jpg", root / "one/cut later.jpg"
     contents = {path: path.read_bytes() for path in (removed, cut)}
-    process = start(label(root, output, samples_per_shard=20))
+    process = start(label_command(root, output, samples_per_shard=20))
     wait_until(lambda: (output / "listing.parquet").exists() or process.poll() is not None)
     removed.unlink()
     cut.write_bytes(contents[cut][:-1])
-    told, errors = process.communicate(timeout=PATIENCE)
+    printed, errors = process.communicate(timeout=TIMEOUT)
     assert process.returncode == 1, errors
-    assert "not published" in told
+    assert "not published" in printed
     assert "Traceback" not in errors
     reasons = {uri: reason for uri, reason in expected.items() if reason}
     assert failures(output) == reasons
     assert not (output / "manifest.json").exists()
-    assert_sound(output, complete=False)
+    assert_valid(output, complete=False)
 
     for path, content in contents.items():
         path.write_bytes(content)
     shards = {name: checksum for name, checksum in checksums(output).items() if name.endswith(".tar")}
-    done = run(label(root, output, samples_per_shard=20, max_bad_fraction=1))
+    done = run(label_command(root, output, samples_per_shard=20, max_bad_fraction=1))
     assert done.returncode == 0, done.stderr
     assert shards.items() <= checksums(output).items()
     assert failures(output) == reasons
-    assert_sound(output)
-    labelled = [
+    assert_valid(output)
+    labeled = [
         json.loads(content)["source"]
         for tar in sorted(output.glob("*.tar"))
         for name, content in members(tar).items()
         if name.endswith(".json")
     ]
-    assert sorted(labelled) == sorted(uri for uri, reason in expected.items() if reason is None)
+    assert sorted(labeled) == sorted(uri for uri, reason in expected.items() if reason is None)
     manifest = json.loads((output / "manifest.json").read_bytes())
     assert manifest["planned"] == manifest["written"] + manifest["failed"] == len(expected)
     assert manifest["failed"] == len(reasons)
 
 
-def test_plan_only_says_what_will_be_done_and_the_run_goes_on_with_it(tmp_path: Path) -> None:
-    """A flat folder, and settings from a YAML file: no classes, no images, a part of the input."""
+def test_plan_only_prints_the_plan_and_a_later_run_follows_it(tmp_path: Path) -> None:
+    """With a flat folder and settings from a YAML file: no classes, no stored images, a limited number of images."""
     images, output = photographs(tmp_path / "flat", 12), tmp_path / "out"
     config = tmp_path / "config.yaml"
     settings = {"limit": 9, "samples_per_shard": 5, "include_images": False, "map_size": 48, "seed": 3}
-    config.write_text(yaml.safe_dump({"input": str(images), "output": str(output), "teacher": GRADIENT} | settings))
+    config.write_text(
+        yaml.safe_dump({"input": str(images), "output": str(output), "teacher": GRADIENT_TEACHER} | settings)
+    )
     done = run(command(config=config, plan_only=True), RAY_ADDRESS="127.0.0.1:1")
     assert done.returncode == 0, done.stderr
     assert "2 shards, 9 images" in done.stdout
     assert list(checksums(output)) == ["listing.parquet", "plan.json"]
-    assert_sound(output, complete=False)
+    assert_valid(output, complete=False)
     plan = (output / "plan.json").read_bytes()
 
     done = run(command(config=config))
     assert done.returncode == 0, done.stderr
     assert (output / "plan.json").read_bytes() == plan
-    assert_sound(output)
+    assert_valid(output)
     assert json.loads((output / "sizes.json").read_bytes()) == {"train-000000.tar": 5, "train-000001.tar": 4}
     extensions = {name.partition(".")[2] for tar in output.glob("*.tar") for name in members(tar)}
     assert extensions == {"json", "attn.png", "gaze.npy"}
@@ -279,10 +282,10 @@ def test_plan_only_says_what_will_be_done_and_the_run_goes_on_with_it(tmp_path: 
 
 
 def test_tar_files_are_read_without_unpacking(images: Path, tmp_path: Path) -> None:
-    """ImageNet's own layout: a tar of a tar for each class. (Without Ray, which makes no difference here.)"""
-    for place in images.iterdir():
-        with tarfile.open(tmp_path / f"{place.name}.tar", "w") as inner:
-            inner.add(place, arcname=".")
+    """The input has the layout of the original ImageNet: a tar of one tar per class. Labeled without Ray."""
+    for class_folder in images.iterdir():
+        with tarfile.open(tmp_path / f"{class_folder.name}.tar", "w") as inner:
+            inner.add(class_folder, arcname=".")
     with tarfile.open(tmp_path / "all.tar", "w") as outer:
         for path in sorted(tmp_path.glob("class*.tar")):
             outer.add(path, arcname=path.name)
@@ -293,7 +296,7 @@ def test_tar_files_are_read_without_unpacking(images: Path, tmp_path: Path) -> N
         labeler.label(shard)
     storage = LocalStorage(output)
     assert publish(storage, [plan], 0)[1]
-    assert_sound(output)
+    assert_valid(output)
     assert json.loads((output / "classes.json").read_bytes()) == {"0": "class0", "1": "class1", "2": "class2"}
     stored = {content for tar in output.glob("*.tar") for name, content in members(tar).items() if name.endswith("jpg")}
     assert stored == {path.read_bytes() for path in images.rglob("*.jpg")}
@@ -301,7 +304,10 @@ def test_tar_files_are_read_without_unpacking(images: Path, tmp_path: Path) -> N
 
 @pytest.fixture
 def refused(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Call the program, here, which must refuse with one line that has a word in it, before Ray is asked for."""
+    """Function that calls the program in this process and asserts that it fails before Ray starts.
+
+    The error must be one line that contains `word`.
+    """
     monkeypatch.setattr("ray.init", lambda *_, **__: pytest.fail("Ray was started"))
 
     def check(line: list[str], word: str, **more: str) -> None:
@@ -315,27 +321,27 @@ def refused(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     return check
 
 
-def test_the_program_refuses_in_one_line_with_exit_code_2(tmp_path: Path) -> None:
-    done = run(label(tmp_path / "absent", tmp_path / "out"), RAY_TMPDIR=str(tmp_path / "ray"))
+def test_error_is_one_line_with_exit_code_2(tmp_path: Path) -> None:
+    done = run(label_command(tmp_path / "absent", tmp_path / "out"), RAY_TMPDIR=str(tmp_path / "ray"))
     assert done.returncode == 2, done.stderr
     assert done.stderr.startswith("error: ")
     assert done.stderr.count("\n") == 1, done.stderr
     assert not (tmp_path / "ray").exists(), "Ray was started"
 
 
-def test_empty_input_is_refused(refused, tmp_path: Path) -> None:
+def test_input_without_images_is_refused(refused, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty/notes.txt").write_text("no image")
-    refused(label(tmp_path / "empty", tmp_path / "out"), "found 1 .txt")
+    refused(label_command(tmp_path / "empty", tmp_path / "out"), "found 1 .txt")
     assert not (tmp_path / "out").exists()
 
 
-def test_absent_input_is_refused(refused, tmp_path: Path) -> None:
-    refused(label(tmp_path / "absent", tmp_path / "out"), "absent")
+def test_missing_input_is_refused(refused, tmp_path: Path) -> None:
+    refused(label_command(tmp_path / "absent", tmp_path / "out"), "absent")
 
 
-def test_output_must_be_named(refused, images: Path) -> None:
-    refused(command(input=images, teacher=GRADIENT), "--output")
+def test_output_is_required(refused, images: Path) -> None:
+    refused(command(input=images, teacher=GRADIENT_TEACHER), "--output")
 
 
 @pytest.mark.parametrize(
@@ -346,13 +352,13 @@ def test_output_must_be_named(refused, images: Path) -> None:
         "file/below",
     ],
 )
-def test_output_that_cannot_be_written_is_refused(output: str, refused, images: Path, tmp_path: Path) -> None:
+def test_unwritable_output_is_refused(output: str, refused, images: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("a file")
-    refused(label(images, tmp_path / output), output)
+    refused(label_command(images, tmp_path / output), output)
 
 
 def test_output_inside_the_input_is_refused(refused, images: Path) -> None:
-    refused(label(images, images / "out"), "inside")
+    refused(label_command(images, images / "out"), "inside")
     assert not (images / "out").exists()
 
 
@@ -360,7 +366,7 @@ def test_output_with_other_files_is_refused(refused, images: Path, tmp_path: Pat
     output = tmp_path / "out"
     output.mkdir()
     (output / "thesis.txt").write_text("mine")
-    refused(label(images, output), "other files")
+    refused(label_command(images, output), "other files")
     assert [path.name for path in output.iterdir()] == ["thesis.txt"]
 
 
@@ -373,17 +379,17 @@ def test_output_with_other_files_is_refused(refused, images: Path, tmp_path: Pat
         ({"config": "absent.yaml"}, "absent.yaml"),
     ],
 )
-def test_senseless_settings_are_refused(
+def test_invalid_settings_are_refused(
     settings: dict[str, object], word: str, refused, images: Path, tmp_path: Path
 ) -> None:
-    refused(label(images, tmp_path / "out", **settings), word)
+    refused(label_command(images, tmp_path / "out", **settings), word)
 
 
 def test_unknown_settings_in_a_file_or_the_environment_are_refused(refused, images: Path, tmp_path: Path) -> None:
     config = tmp_path / "config.yaml"
     config.write_text("shards: 5\n")
-    refused(label(images, tmp_path / "out", config=config), "shards")
-    refused(label(images, tmp_path / "out"), "LABELER_SHARDS", LABELER_SHARDS="5")
+    refused(label_command(images, tmp_path / "out", config=config), "shards")
+    refused(label_command(images, tmp_path / "out"), "LABELER_SHARDS", LABELER_SHARDS="5")
 
 
 @pytest.mark.parametrize(
@@ -396,43 +402,43 @@ def test_unknown_settings_in_a_file_or_the_environment_are_refused(refused, imag
         "tests.support.teachers:not_a_teacher",
     ],
 )
-def test_teacher_that_is_none_is_refused(teacher: str, refused, images: Path, tmp_path: Path) -> None:
-    (tmp_path / "text.tflite").write_bytes(b"1234TFL3 is what such a file begins with; the rest is missing")
+def test_invalid_teacher_is_refused(teacher: str, refused, images: Path, tmp_path: Path) -> None:
+    (tmp_path / "text.tflite").write_bytes(b"1234TFL3 and nothing else that such a file needs")
     (tmp_path / "text.safetensors").write_text("no weights")
     name = teacher if teacher.startswith("tests.") else str(tmp_path / teacher)
-    refused(label(images, tmp_path / "out", teacher=name), "--teacher")
+    refused(label_command(images, tmp_path / "out", teacher=name), "--teacher")
 
 
-def test_other_config_or_teacher_than_before_is_refused(refused, images: Path, clean: Path) -> None:
+def test_changed_config_or_teacher_is_refused(refused, images: Path, clean: Path) -> None:
     before = checksums(clean, records=True)
-    refused(label(images, clean, map_size=64, seed=1), "map_size was 224, is 64; seed was 0, is 1")
-    refused(label(images, clean, teacher="tests.support.teachers:other_teacher"), "other_teacher")
+    refused(label_command(images, clean, map_size=64, seed=1), "map_size was 224, is 64; seed was 0, is 1")
+    refused(label_command(images, clean, teacher="tests.support.teachers:other_teacher"), "other_teacher")
     assert checksums(clean, records=True) == before
 
 
-def test_other_input_than_before_is_refused(refused, images: Path, tmp_path: Path) -> None:
+def test_changed_input_is_refused(refused, images: Path, tmp_path: Path) -> None:
     changed, output = shutil.copytree(images, tmp_path / "images"), tmp_path / "out"
-    assert run(label(changed, output, plan_only=True)).returncode == 0
+    assert run(label_command(changed, output, plan_only=True)).returncode == 0
     before = checksums(output)
-    photographs = sorted(changed.rglob("*.jpg"))
-    photographs[0].unlink()
-    refused(label(changed, output), f"1 gone (first: class0/{photographs[0].name})")
-    photographs[0].write_bytes(b"other")
-    refused(label(changed, output), "1 of another size")
+    first = min(changed.rglob("*.jpg"))
+    first.unlink()
+    refused(label_command(changed, output), f"1 gone (first: class0/{first.name})")
+    first.write_bytes(b"other")
+    refused(label_command(changed, output), "1 of another size")
     assert checksums(output) == before
 
 
 @pytest.fixture
-def copy(clean: Path, tmp_path: Path) -> Path:
+def dataset_copy(clean: Path, tmp_path: Path) -> Path:
     return shutil.copytree(clean, tmp_path / "copy")
 
 
-def test_damaged_record_is_named(refused, images: Path, copy: Path) -> None:
-    (copy / "records/train-000002.json").write_bytes(b"")
-    refused(label(images, copy), "train-000002.json")
+def test_damaged_record_is_named(refused, images: Path, dataset_copy: Path) -> None:
+    (dataset_copy / "records/train-000002.json").write_bytes(b"")
+    refused(label_command(images, dataset_copy), "train-000002.json")
 
 
-def test_verify_approves_a_finished_data_set(clean: Path) -> None:
+def test_verify_accepts_a_finished_data_set(clean: Path) -> None:
     done = run(command(clean, module="labeler.verify"))
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout.splitlines()[-1]) == {
@@ -445,44 +451,44 @@ def test_verify_approves_a_finished_data_set(clean: Path) -> None:
     }
 
 
-def test_verify_finds_one_flipped_byte(copy: Path) -> None:
-    tar = copy / "train-000003.tar"
+def test_verify_finds_one_flipped_byte(dataset_copy: Path) -> None:
+    tar = dataset_copy / "train-000003.tar"
     content = bytearray(tar.read_bytes())
     content[len(content) // 2] ^= 1
     tar.chmod(0o644)
     tar.write_bytes(content)
-    done = run(command(copy, module="labeler.verify"))
+    done = run(command(dataset_copy, module="labeler.verify"))
     report = json.loads(done.stdout.splitlines()[-1])
     assert (done.returncode, report["ok"]) == (1, False)
     assert all("train-000003.tar" in problem for problem in report["problems"])
     assert report["problems"]
 
 
-def test_verify_approves_an_unfinished_data_set(copy: Path) -> None:
+def test_verify_accepts_an_unfinished_data_set(dataset_copy: Path) -> None:
     for name in ("manifest.json", "records/train-000001.json", "records/train-000004.json", "train-000004.tar"):
-        (copy / name).unlink()
-    report = verify_dataset(str(copy), workers=1)
+        (dataset_copy / name).unlink()
+    report = verify_dataset(str(dataset_copy), workers=1)
     assert (report["ok"], report["complete"], report["shards"]) == (True, False, SHARDS - 2)
 
 
 @pytest.mark.parametrize("name", ["train-000002.tar", "records/train-000002.json", "sizes.json", "classes.json"])
-def test_verify_misses_no_missing_file(name: str, copy: Path) -> None:
-    (copy / name).unlink()
-    report = verify_dataset(str(copy), workers=1)
+def test_verify_finds_a_missing_file(name: str, dataset_copy: Path) -> None:
+    (dataset_copy / name).unlink()
+    report = verify_dataset(str(dataset_copy), workers=1)
     assert not report["ok"]
     assert any(Path(name).stem in problem for problem in report["problems"])
 
 
 @pytest.mark.parametrize("name", ["plan.json", "listing.parquet", "manifest.json", "records/train-000002.json"])
-def test_verify_finds_a_file_cut_short(name: str, copy: Path) -> None:
-    content = (copy / name).read_bytes()
-    (copy / name).chmod(0o644)
-    (copy / name).write_bytes(content[: len(content) // 2])
-    assert not verify_dataset(str(copy), workers=1)["ok"]
+def test_verify_finds_a_truncated_file(name: str, dataset_copy: Path) -> None:
+    content = (dataset_copy / name).read_bytes()
+    (dataset_copy / name).chmod(0o644)
+    (dataset_copy / name).write_bytes(content[: len(content) // 2])
+    assert not verify_dataset(str(dataset_copy), workers=1)["ok"]
 
 
 @pytest.mark.parametrize("module", ["labeler.run", "labeler.verify", "labeler.preview"])
-def test_help_answers_at_once_without_torch_or_ray(module: str) -> None:
+def test_help_is_fast_and_does_not_import_torch_or_ray(module: str) -> None:
     script = (
         "import runpy, sys\n"
         f"sys.argv = ['{module}', '--help']\n"

@@ -1,4 +1,4 @@
-"""A finished data set, read by the tools that other teams use."""
+"""Tests that the tools of other teams can read a finished data set, and that the documented examples run."""
 
 import io
 import json
@@ -38,8 +38,8 @@ MAP_SIZE = 96
 REENCODED = "class1/png under a JPEG name.JPEG"
 
 
-class Expected(NamedTuple):
-    """A data set, and what must be found in it: the sources' bytes by uri."""
+class FinishedDataset(NamedTuple):
+    """A data set, and the bytes of its source images by URI."""
 
     folder: Path
     sources: dict[str, bytes]
@@ -47,21 +47,21 @@ class Expected(NamedTuple):
     def shards(self) -> list[str]:
         return [str(path) for path in sorted(self.folder.glob("train-*.tar"))]
 
-    def check(self, key: str, picture: bytes, class_index: int, info: dict[str, Any]) -> str:
-        """Compare what every reader gives of a sample. Returns the sample's source."""
+    def check(self, key: str, image: bytes, class_index: int, info: dict[str, Any]) -> str:
+        """Compare a sample as read by any tool with its source. Returns the URI of the source."""
         source = self.sources[info["source"]]
         assert re.fullmatch(r"\d{9}", key)
         assert info["source"].split("/")[0] == f"class{class_index}" == info["wnid"]
         assert info["source_sha256"] == sha256(source)
         assert (info["reencoded_from"] != "") == (info["source"] == REENCODED)
         if info["source"] != REENCODED:
-            assert picture == source
+            assert image == source
         return info["source"]
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Expected:
-    """Made without Ray: 20 images of 3 classes in 3 shards, one of them a PNG, one with a name of many dots."""
+def finished(tmp_path_factory: pytest.TempPathFactory) -> FinishedDataset:
+    """20 images of 3 classes in 3 shards, labeled without Ray. One is a PNG, and one has several dots in its name."""
     folder = tmp_path_factory.mktemp("readers")
     images, output = photographs(folder / "images", 18, classes=3), folder / "out"
     (images / REENCODED).write_bytes(encoded(photograph(), "PNG"))
@@ -73,22 +73,25 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Expected:
     storage = LocalStorage(output)
     assert publish(storage, [plan], 0)[1]
     storage.sweep()
-    return Expected(output, {path.relative_to(images).as_posix(): path.read_bytes() for path in images.rglob("*.*")})
+    return FinishedDataset(
+        output, {path.relative_to(images).as_posix(): path.read_bytes() for path in images.rglob("*.*")}
+    )
 
 
-def test_plain_tarfile_and_numpy_read_it(finished: Expected) -> None:
+def test_tarfile_and_numpy_can_read_it(finished: FinishedDataset) -> None:
     found = []
     for path in finished.shards():
         with tarfile.open(path) as tar:
             names = tar.getnames()
             for key in dict.fromkeys(name.split(".")[0] for name in names):
-                kinds = ("jpg", "cls", "json", "attn.png", "gaze.npy")
-                picture, class_index, info, attention, points = (tar.extractfile(f"{key}.{kind}") for kind in kinds)
-                described = json.load(info)
-                found.append(finished.check(key, picture.read(), int(class_index.read()), described))
-                assert Image.open(picture).size == (described["width"], described["height"])
+                extensions = ("jpg", "cls", "json", "attn.png", "gaze.npy")
+                files = [tar.extractfile(f"{key}.{extension}") for extension in extensions]
+                image, class_index, info_file, attention, points = files
+                info = json.load(info_file)
+                found.append(finished.check(key, image.read(), int(class_index.read()), info))
+                assert Image.open(image).size == (info["width"], info["height"])
                 assert Image.open(attention).size == (MAP_SIZE, MAP_SIZE)
-                check_points(np.load(io.BytesIO(points.read()), allow_pickle=False), described)
+                check_points(np.load(io.BytesIO(points.read()), allow_pickle=False), info)
     assert sorted(found) == sorted(finished.sources)
 
 
@@ -98,7 +101,7 @@ def check_points(points: np.ndarray, info: dict[str, Any]) -> None:
     assert ((points >= 0) & (points <= 1)).all()
 
 
-def test_webdataset_reads_it(finished: Expected) -> None:
+def test_webdataset_can_read_it(finished: FinishedDataset) -> None:
     import webdataset
 
     raw = webdataset.WebDataset(finished.shards(), shardshuffle=False)
@@ -109,15 +112,15 @@ def test_webdataset_reads_it(finished: Expected) -> None:
     assert sorted(found) == sorted(finished.sources)
     decoded = webdataset.WebDataset(finished.shards(), shardshuffle=False).decode("rgb8")
     tuples = decoded.to_tuple("jpg", "cls", "json", "attn.png", "gaze.npy")
-    for picture, class_index, info, attention, points in tuples:
-        assert picture.shape == (info["height"], info["width"], 3)
+    for image, class_index, info, attention, points in tuples:
+        assert image.shape == (info["height"], info["width"], 3)
         assert f"class{class_index}" == info["wnid"]
         assert attention.shape[:2] == (MAP_SIZE, MAP_SIZE)
         assert attention.max() == 255
         check_points(points, info)
 
 
-def test_hugging_face_datasets_reads_it(finished: Expected, tmp_path: Path) -> None:
+def test_hugging_face_datasets_can_read_it(finished: FinishedDataset, tmp_path: Path) -> None:
     from datasets import Image as ImageFeature
     from datasets import load_dataset
 
@@ -132,7 +135,7 @@ def test_hugging_face_datasets_reads_it(finished: Expected, tmp_path: Path) -> N
     assert samples[0]["jpg"].size == (samples[0]["json"]["width"], samples[0]["json"]["height"])
 
 
-def test_hugging_face_datasets_reads_images_in_and_outside_of_class_folders(tmp_path: Path) -> None:
+def test_hugging_face_datasets_can_read_images_with_and_without_class(tmp_path: Path) -> None:
     from datasets import load_dataset
 
     images, output = photographs(tmp_path / "images", 20), tmp_path / "out"
@@ -156,11 +159,11 @@ def ray_data() -> Iterator[Any]:
     ray.shutdown()
 
 
-def test_ray_data_reads_it(ray_data: Any, finished: Expected) -> None:
+def test_ray_data_can_read_it(ray_data: Any, finished: FinishedDataset) -> None:
     found = []
     for sample in ray_data.read_webdataset(finished.shards()).take_all():
         info = sample["json"]
-        # Ray Data decodes the pictures; the sources' bytes come with decoder=None
+        # Ray Data decodes images by default; decoder=None returns the bytes
         assert sample["jpg"].shape[:2] == (info["height"], info["width"])
         assert sample["attn.png"].shape[:2] == (MAP_SIZE, MAP_SIZE)
         check_points(sample["gaze.npy"], info)
@@ -171,76 +174,78 @@ def test_ray_data_reads_it(ray_data: Any, finished: Expected) -> None:
         finished.check(sample["__key__"], sample["jpg"], int(sample["cls"]), json.loads(sample["json"]))
 
 
-def test_croissant_is_valid_and_its_records_can_be_read(
-    finished: Expected, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_croissant_metadata_is_valid_and_its_records_can_be_read(
+    finished: FinishedDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import mlcroissant
     from etils import epath
 
-    # its cache knows a tar by its name alone, and would give us another data set's train-000000.tar
+    # its cache identifies a tar by its name alone, and would return train-000000.tar of another data set
     monkeypatch.setattr("mlcroissant._src.operation_graph.operations.extract.EXTRACT_PATH", epath.Path(tmp_path))
-    described = mlcroissant.Dataset(jsonld=finished.folder / "croissant.json")
-    assert not described.metadata.ctx.issues.errors
-    assert all("datePublished" in warning for warning in described.metadata.ctx.issues.warnings)
+    croissant = mlcroissant.Dataset(jsonld=finished.folder / "croissant.json")
+    assert not croissant.metadata.ctx.issues.errors
+    assert all("datePublished" in warning for warning in croissant.metadata.ctx.issues.warnings)
     contents = {name: content for path in finished.shards() for name, content in members(Path(path)).items()}
-    kinds = {"images": "jpg", "maps": "attn.png", "points": "gaze.npy", "descriptions": "json", "classes": "cls"}
-    for kind, extension in kinds.items():
-        records = f"{kind}-records"
+    record_sets = {"images": "jpg", "maps": "attn.png", "points": "gaze.npy", "descriptions": "json", "classes": "cls"}
+    for record_set, extension in record_sets.items():
+        records = f"{record_set}-records"
         files = set()
-        for record in described.records(records):
+        for record in croissant.records(records):
             name = os.path.basename(record[f"{records}/file"].decode())
             files.add(name)
             found = record[f"{records}/content"]
-            if kind in ("descriptions", "classes"):
+            if record_set in ("descriptions", "classes"):
                 assert found == contents[name]
-        assert files == {name for name in contents if name.partition(".")[2] == extension}, kind
+        assert files == {name for name in contents if name.partition(".")[2] == extension}, record_set
 
 
-def test_every_example_on_the_card_runs(finished: Expected, tmp_path: Path) -> None:
+def test_examples_of_the_dataset_card_run(finished: FinishedDataset, tmp_path: Path) -> None:
     examples = python_examples(finished.folder / "README.md")
     assert len(examples) == 4
     run_examples(examples, finished.folder, tmp_path / "hf")
 
 
-def test_every_local_example_of_the_readers_guide_runs(finished: Expected, tmp_path: Path) -> None:
+def test_local_examples_of_the_labelers_readme_run(finished: FinishedDataset, tmp_path: Path) -> None:
     examples = local_examples(finished.folder)
     assert len(examples) == 6
     run_examples(examples, tmp_path, tmp_path / "hf")
 
 
-def test_the_readers_guide_shows_turned_pictures_upright_under_their_points(tmp_path: Path) -> None:
+def test_readme_example_draws_rotated_images_upright_with_their_points(tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
-    picture = Image.new("RGB", (96, 64))
-    picture.paste((150, 150, 150), (8, 4, 40, 28))
-    (tmp_path / "images/turned.jpg").write_bytes(encoded(picture, "JPEG", exif=exif(6)))
+    image = Image.new("RGB", (96, 64))
+    image.paste((150, 150, 150), (8, 4, 40, 28))
+    (tmp_path / "images/rotated.jpg").write_bytes(encoded(image, "JPEG", exif=exif(6)))
     plan = planned(tmp_path / "images", tmp_path / "out", max_gaze_points=1)
     shard_labeler(plan, tmp_path / "out").label(0)
     assert publish(LocalStorage(tmp_path / "out"), [plan], 0)[1]
-    run_examples([e for e in local_examples(tmp_path / "out") if "ImageDraw" in e], tmp_path, tmp_path / "hf")
-    shown = np.asarray(Image.open(tmp_path / "attention.png"), int)
-    assert shown.shape == (96, 64, 3)
+    run_examples(
+        [example for example in local_examples(tmp_path / "out") if "ImageDraw" in example], tmp_path, tmp_path / "hf"
+    )
+    drawn = np.asarray(Image.open(tmp_path / "attention.png"), int)
+    assert drawn.shape == (96, 64, 3)
     stored = np.load(io.BytesIO(members(tmp_path / "out/train-000000.tar")["000000000.gaze.npy"]))[0]
-    x, y = 1 - stored[1], stored[0]  # a quarter turn clockwise
+    x, y = 1 - stored[1], stored[0]  # rotated clockwise by 90 degrees
     assert x > 0.55
     assert y < 0.4
-    rows, columns = np.nonzero(shown.sum(axis=2) > 750)  # the white circle
+    rows, columns = np.nonzero(drawn.sum(axis=2) > 750)  # the white circle
     assert np.hypot(columns / 64 - x, rows / 96 - y).max() < 0.06
 
 
 def python_examples(page: Path) -> list[str]:
-    """What a page of Markdown shows as Python."""
+    """Return the Python code blocks of a Markdown page."""
     return re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
 
 
 def local_examples(folder: Path) -> list[str]:
-    """Those of the readers' guide that are not about S3, for this data set."""
+    """Return the examples of the labeler's README that do not need S3, applied to a data set."""
     found = [example for example in python_examples(ROOT / "labeler/README.md") if "BUCKET" not in example]
     assert all('"DATASET"' in example for example in found)
     return [example.replace("DATASET", str(folder)) for example in found]
 
 
 def run_examples(examples: list[str], folder: Path, cache: Path) -> None:
-    """Run them side by side in a folder; each must print something."""
+    """Run examples in parallel in a folder. Each must succeed and print something."""
     settings = environment(HF_HOME=str(cache), HF_HUB_OFFLINE="1")
     running = [
         subprocess.Popen(
@@ -259,8 +264,8 @@ def run_examples(examples: list[str], folder: Path, cache: Path) -> None:
         assert printed, example
 
 
-def test_imagenet_sample_is_labelled_by_the_published_teacher(shared_data: Path, tmp_path: Path) -> None:
-    """298 real photographs of as many classes: three shards, every JPEG as it was."""
+def test_published_teacher_labels_the_imagenet_sample(shared_data: Path, tmp_path: Path) -> None:
+    """298 real photographs of as many classes make three shards, with every JPEG unchanged."""
     images, output = shared_data / "imagenet-sample", tmp_path / "out"
     teacher = shared_data / "attention-center/center.tflite"
     done = run(command(input=images, output=output, teacher=teacher, samples_per_shard=100))

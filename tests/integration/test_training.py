@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.clusters import kill_all, processes
+from tests.support.clusters import find_processes, kill_all
 from tests.support.datasets import make_dataset
 from tests.support.jobs import ROOT, command, run, start
 from tests.support.s3_server import S3Server
@@ -124,7 +124,7 @@ def test_a_worker_killed_in_mid_epoch_changes_nothing(victim: int, discs: Path, 
     process = start(train(discs, output, workers=2), **{MARK: mark})
     try:
         wait_until(lambda: logged_steps(output) >= 6, process)
-        found = processes(f"{MARK}={mark}\0", "RayTrainWorker")
+        found = find_processes(f"{MARK}={mark}\0", "RayTrainWorker")
         assert len(found) == 2
         os.kill(found[victim], signal.SIGKILL)
         _, errors = process.communicate(timeout=PATIENCE)

@@ -1,4 +1,4 @@
-"""A Ray cluster of several nodes on this machine, to which jobs are submitted as users do; gone when it is stopped."""
+"""A Ray cluster of several nodes on this machine, to which tests submit jobs as users do; it ends with the test."""
 
 import contextlib
 import json
@@ -21,17 +21,18 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
 from tests.support.jobs import ROOT
-from tests.support.s3_server import PORTS, TIED
+from tests.support.s3_server import END_WITH_PARENT, PORTS
 
 RAY = Path(sys.executable).with_name("ray")
-NODE = "TESTS_RAY_NODE"  # environment variable that a node and all its processes have: which one of which cluster
-SMALL = 100_000_000  # bytes of a node's shared memory; a job's objects are some kilobytes
-PATIENCE = 90  # seconds until a cluster has started, changed or gone
-NOT_SHIPPED = [".git", ".venv", "runs"]
+# environment variable of all processes of a node, with the names of cluster and node, by which tests find them
+NODE_VARIABLE = "TESTS_RAY_NODE"
+OBJECT_STORE_BYTES = 100_000_000  # shared memory of a node; the objects of a job are some kilobytes
+TIMEOUT = 90  # seconds for a cluster to start, change or end
+NOT_UPLOADED = [".git", ".venv", "runs"]  # parts of the checkout that jobs do not need
 
 
 class Submission:
-    """A job that was submitted: `ray job submit` follows it to its end, prints its log and takes its exit code."""
+    """A submitted job: `ray job submit` follows it to its end, prints its log and exits with its exit code."""
 
     def __init__(self, line: list[str], environment: dict[str, str], log: Path) -> None:
         self._log = log
@@ -42,34 +43,34 @@ class Submission:
 
     @property
     def log(self) -> str:
-        """What was printed so far."""
+        """The output so far."""
         return self._log.read_text(errors="replace")
 
     def poll(self) -> int | None:
-        """The exit code; None while the job runs."""
+        """Return the exit code, or None while the job runs."""
         return self._process.poll()
 
     def wait(self, seconds: float) -> int:
-        """The exit code at the job's end. Raises TimeoutError with the log."""
+        """Wait for the job's end and return its exit code. Raises TimeoutError with the log."""
         try:
             return self._process.wait(seconds)
         except subprocess.TimeoutExpired:
             raise TimeoutError(f"the job has not ended in {seconds:g} s; its log:\n{self.log}") from None
 
-    def leave(self) -> None:
-        """Follow the job no longer."""
+    def stop_following(self) -> None:
+        """End the process that follows the job."""
         self._process.kill()
         self._process.wait()
 
 
 class Cluster:
-    """A head without CPUs and some nodes with one CPU each, between `with` and its end.
+    """A head without CPUs and some nodes with one CPU each, running in a `with` block.
 
     The nodes have the given environment variables and none of this shell's settings. They die with this process.
     """
 
     def __init__(self, nodes: int = 2, **environment: str) -> None:
-        self.folder = Path(tempfile.mkdtemp(prefix="rc", dir="/tmp"))  # short: it becomes part of sockets' names
+        self.folder = Path(tempfile.mkdtemp(prefix="rc", dir="/tmp"))  # short, as the names of sockets contain it
         self.nodes: list[Node] = []  # the head first
         self._size = nodes
         self._authentication = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
@@ -82,32 +83,32 @@ class Cluster:
         self._head_options += [f"--ray-client-server-port={client}"]
 
     def submit(self, *line: str, **variables: str) -> Submission:
-        """Submit a command, such as `tests.support.jobs.command` makes, with environment variables of the job."""
-        runtime_env = {"env_vars": variables, "excludes": NOT_SHIPPED}
+        """Submit a command line, as made by `tests.support.jobs.command`, with environment variables for the job."""
+        runtime_env = {"env_vars": variables, "excludes": NOT_UPLOADED}
         submit = [str(RAY), "job", "submit", "--address", self._dashboard, "--working-dir", "."]
         submit += ["--runtime-env-json", json.dumps(runtime_env), "--", *line]
         log = self.folder / f"submission{len(self._submissions)}.log"
-        self._submissions.append(Submission(submit, _neutral() | self._authentication, log))
+        self._submissions.append(Submission(submit, _clean_environment() | self._authentication, log))
         return self._submissions[-1]
 
     def fill(self) -> None:
-        """Start the nodes that are missing, and wait until the cluster is whole."""
+        """Start the missing nodes, and wait until all have joined the cluster."""
         while len(self.nodes) <= self._size:
             self.nodes.append(self._start(f"--address={self._address}", "--num-cpus=1"))
-        wait_until(lambda: self._alive() == len(self.nodes), "the cluster knows all its nodes", self._tails)
+        wait_until(lambda: self._alive() == len(self.nodes), "all nodes have joined the cluster", self._log_ends)
 
     def kill_node(self) -> None:
-        """Kill all processes of a node that labels, as a power cut does."""
+        """Kill all processes of a node that is labeling, as a power cut does."""
         node = next(node for node in self.nodes if node.processes("LabelWorker"))
         self.nodes.remove(node)
         node.kill()
 
-    def kill_labelling_worker(self) -> None:
-        """Kill one process that labels, as the system does where memory runs out."""
-        os.kill(processes(self._mark, "LabelWorker")[0], signal.SIGKILL)
+    def kill_labeling_worker(self) -> None:
+        """Kill one process that is labeling, as the system does if memory runs out."""
+        os.kill(find_processes(self._mark, "LabelWorker")[0], signal.SIGKILL)
 
     def metrics(self) -> Iterator[Sample]:
-        """What Prometheus would collect now: the samples of all nodes."""
+        """Yield the samples that Prometheus would collect from all nodes now."""
         for node in self.nodes:
             with contextlib.suppress(OSError), urllib.request.urlopen(node.metrics, timeout=10) as answer:
                 for family in text_string_to_metric_families(answer.read().decode()):
@@ -116,7 +117,7 @@ class Cluster:
     def __enter__(self) -> Self:
         try:
             self.nodes.append(self._start(*self._head_options))
-            wait_until(lambda: self._alive() == 1, "the head answers", self._tails)
+            wait_until(lambda: self._alive() == 1, "the head answers", self._log_ends)
             self.fill()
         except BaseException:
             self.__exit__()
@@ -125,7 +126,7 @@ class Cluster:
 
     def __exit__(self, *error: object) -> None:
         for submission in self._submissions:
-            submission.leave()
+            submission.stop_following()
         for node in self.nodes[::-1]:
             node.kill()
         kill_all(self._mark)
@@ -133,17 +134,17 @@ class Cluster:
 
     @property
     def _mark(self) -> str:
-        """Begins the marks of all nodes."""
-        return f"{NODE}={self.folder.name}/"
+        """The prefix that the marks of all nodes have in common."""
+        return f"{NODE_VARIABLE}={self.folder.name}/"
 
     def _start(self, *options: str) -> "Node":
         self._started += 1
         name = f"{self.folder.name}/{self._started}"
-        environment = _neutral() | self._environment | self._authentication | {NODE: name}
+        environment = _clean_environment() | self._environment | self._authentication | {NODE_VARIABLE: name}
         return Node(list(options), environment, self.folder / str(self._started))
 
     def _alive(self) -> int:
-        """How many nodes live, as far as the cluster knows; 0 where it does not answer."""
+        """Return how many nodes the cluster believes alive, 0 if it does not answer."""
         token = {"Authorization": f"Bearer {self._authentication['RAY_AUTH_TOKEN']}"}
         request = urllib.request.Request(f"{self._dashboard}/api/v0/nodes", headers=token)
         try:
@@ -153,24 +154,24 @@ class Cluster:
             return 0
         return sum(node["state"] == "ALIVE" for node in nodes)
 
-    def _tails(self) -> str:
+    def _log_ends(self) -> str:
         return "\n".join(f"{path}:\n{path.read_text()[-1000:]}" for path in sorted(self.folder.glob("[0-9]*.log")))
 
 
 class Node:
-    """A machine of the cluster: `ray start` and all that it starts."""
+    """A machine of the cluster: `ray start` and all processes that it starts."""
 
     def __init__(self, options: list[str], environment: dict[str, str], folder: Path) -> None:
-        self._mark = f"{NODE}={environment[NODE]}\0"
+        self._mark = f"{NODE_VARIABLE}={environment[NODE_VARIABLE]}\0"
         metrics, *others = free_ports(4)
         self.metrics = f"http://127.0.0.1:{metrics}/metrics"
         names = ("dashboard-agent-listen-port", "dashboard-agent-grpc-port", "runtime-env-agent-port")
         options += [f"--{name}={port}" for name, port in zip(names, others, strict=True)]
         options += [f"--metrics-export-port={metrics}", "--min-worker-port=0", "--max-worker-port=0"]
-        options += [f"--temp-dir={folder}", f"--object-store-memory={SMALL}", "--disable-usage-stats"]
+        options += [f"--temp-dir={folder}", f"--object-store-memory={OBJECT_STORE_BYTES}", "--disable-usage-stats"]
         with folder.with_suffix(".log").open("wb") as file:
             self._process = subprocess.Popen(
-                ["sh", "-c", TIED, "sh", str(RAY), "start", "--block", *options],
+                ["sh", "-c", END_WITH_PARENT, "sh", str(RAY), "start", "--block", *options],
                 env=environment,
                 stdin=subprocess.PIPE,
                 stdout=file,
@@ -179,22 +180,25 @@ class Node:
             )
 
     def processes(self, name: str = "") -> list[int]:
-        """Its processes that have this in their name."""
-        return processes(self._mark, name)
+        """Return the process ids of this node whose command line contains `name`."""
+        return find_processes(self._mark, name)
 
     def kill(self) -> None:
-        """Kill all its processes."""
+        """Kill all processes of this node."""
         kill_all(self._mark)
         self._process.wait()
         assert self._process.stdin is not None
         self._process.stdin.close()
 
 
-def processes(mark: str, name: str = "") -> list[int]:
-    """The processes that have a variable in their environment and this in their name."""
+def find_processes(mark: str, name: str = "") -> list[int]:
+    """Return the ids of processes whose environment has a variable that starts with `mark` ("NAME=value").
+
+    Only those whose command line contains `name`.
+    """
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):  # gone meanwhile, or another user's
+        with contextlib.suppress(OSError):  # the process has ended meanwhile, or belongs to another user
             marked = f"\0{mark}".encode() in b"\0" + (folder / "environ").read_bytes()
             if marked and name.encode() in (folder / "cmdline").read_bytes():
                 found.append(int(folder.name))
@@ -202,10 +206,10 @@ def processes(mark: str, name: str = "") -> list[int]:
 
 
 def kill_all(mark: str) -> None:
-    """Kill all processes that have a variable in their environment, and those that they start meanwhile."""
+    """Kill all processes whose environment has a variable that starts with `mark`, until no new ones appear."""
 
     def kill() -> bool:
-        for process in (found := processes(mark)):
+        for process in (found := find_processes(mark)):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(process, signal.SIGKILL)
         return not found
@@ -214,7 +218,7 @@ def kill_all(mark: str) -> None:
 
 
 def free_ports(count: int) -> list[int]:
-    """Different ports that nobody listens on."""
+    """Return different ports on which nothing listens."""
     found: set[int] = set()
     while len(found) < count:
         port = random.SystemRandom().choice(PORTS)
@@ -225,16 +229,16 @@ def free_ports(count: int) -> list[int]:
     return list(found)
 
 
-def wait_until(condition: Callable[[], bool], what: str, details: Callable[[], str] = str) -> None:
-    """Wait for a condition. Raises TimeoutError with what it was."""
-    deadline = time.monotonic() + PATIENCE
+def wait_until(condition: Callable[[], bool], description: str, details: Callable[[], str] = str) -> None:
+    """Wait for a condition. Raises TimeoutError with its description and the details."""
+    deadline = time.monotonic() + TIMEOUT
     while not condition():
         if time.monotonic() > deadline:
-            raise TimeoutError(f"waited {PATIENCE} s in vain until {what}\n{details()}")
+            raise TimeoutError(f"waited {TIMEOUT} s in vain until {description}\n{details()}")
         time.sleep(0.1)
 
 
-def _neutral() -> dict[str, str]:
-    """This process's environment without settings of the job, of Ray and of S3."""
+def _clean_environment() -> dict[str, str]:
+    """Return this process's environment without settings of the programs, of Ray, and of S3."""
     settings = ("LABELER_", "TRAINER_", "IMAGENET_ATTN_", "RAY_", "AWS_", "TEACHER_")
     return {name: value for name, value in os.environ.items() if not name.startswith(settings)}

@@ -1,4 +1,4 @@
-"""What the project's documents show: the blocks between their fences, and the commands in them."""
+"""The code blocks of the project's Markdown documents, and the commands in them."""
 
 import re
 from pathlib import Path
@@ -12,15 +12,15 @@ FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 
 def blocks(document: Path) -> list[tuple[str, str]]:
-    """Language and content of each, in order."""
+    """Return the language and content of each fenced code block, in order."""
     return FENCE.findall(document.read_text())
 
 
 def shell_lines(document: Path) -> list[str]:
-    """The commands of a document, continued lines joined."""
-    return [line for language, block in blocks(document) if language in ("", "bash", "sh") for line in lines(block)]
+    """Return the shell commands of a document, with continued lines joined."""
+    return [line for language, block in blocks(document) if language == "bash" for line in lines(block)]
 
 
 def lines(block: str) -> list[str]:
-    """The commands of a block, continued lines joined."""
+    """Return the commands of a code block, with continued lines joined."""
     return re.sub(r"\s*\\\n\s*", " ", block).splitlines()

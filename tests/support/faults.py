@@ -1,6 +1,6 @@
-"""A proxy in front of an S3 server that lets chosen requests suffer what happens on real networks and stores.
+"""A proxy in front of an S3 server that injects faults of real networks and stores into chosen requests.
 
-Requests and answers pass through it byte by byte, signatures stay valid, and large bodies are never held in memory.
+Requests and responses pass through it unchanged, so signatures stay valid, and large bodies are never held in memory.
 """
 
 import contextlib
@@ -19,33 +19,33 @@ from typing import Any, Self
 
 from tests.support.s3_server import S3Server
 
-PIECE = 1 << 16  # bytes
+MAX_PIECE_BYTES = 1 << 16  # bytes of a body that are read at once
 LAST_CHUNK = b"0\r\n\r\n"
 
 
 @dataclass
 class Request:
-    """A request as the client sent it, and the faults that it suffered."""
+    """A request as the client sent it, and the faults that were injected into it."""
 
     method: str
     path: str  # /bucket/key, decoded, without the query
     query: str
-    headers: Message  # by name in any case; None where absent
+    headers: Message  # by case-insensitive name; None if absent
     faults: list["Fault"] = field(default_factory=list)
 
     @property
     def key(self) -> str:
-        """The object's key; empty where a bucket is asked for."""
+        """The key of the object; empty if the request is for a bucket."""
         return (self.path.split("/", 2) + [""])[2]
 
 
-Fault = Callable[["Exchange"], bool]  # True where it has answered, so that nothing is left to do
+Fault = Callable[["Exchange"], bool]  # returns True if it has answered the request
 Rule = Callable[[Request], Fault | None]
 
 
 @dataclass(frozen=True)
 class Status:
-    """An error of the store, as S3 words it. The request's body is read; nothing is forwarded."""
+    """Answer with an error in S3's format. The request's body is read, and nothing is forwarded."""
 
     status: int
     code: str
@@ -65,7 +65,7 @@ class Status:
 
 @dataclass(frozen=True)
 class Reset:
-    """The connection is reset: before anything is forwarded, or `after` the store has carried the request out."""
+    """Reset the connection: before anything is forwarded, or `after` the store has carried out the request."""
 
     after: bool = False
 
@@ -78,10 +78,10 @@ class Reset:
 
 @dataclass(frozen=True)
 class Truncate:
-    """Only so many bytes of the answer's body arrive, then the connection is closed.
+    """Send only the first bytes of the response's body, then close the connection.
 
-    Where not `honest`, the connection stays, and Content-Length tells the short length: HTTP does not show the loss,
-    but S3's checksums and Content-Range still do.
+    If not `honest`, the connection stays open and Content-Length states the short length. HTTP then does not show the
+    loss, but S3's checksums and Content-Range still do.
     """
 
     bytes: int
@@ -94,7 +94,7 @@ class Truncate:
 
 @dataclass(frozen=True)
 class Delay:
-    """The request waits before it goes on."""
+    """Delay the request before it is forwarded."""
 
     seconds: float
 
@@ -105,7 +105,7 @@ class Delay:
 
 @dataclass(frozen=True)
 class Hang:
-    """The request is read, and never forwarded or answered as long as the proxy runs."""
+    """Read the request, and neither forward nor answer it as long as the proxy runs."""
 
     def __call__(self, exchange: "Exchange") -> bool:
         exchange.read_body()
@@ -116,7 +116,7 @@ class Hang:
 
 @dataclass(frozen=True)
 class DropHeader:
-    """The store does not see this header of the request. Where it was signed, only an anonymous store accepts that."""
+    """Remove a header of the request. If it was signed, only an anonymous store accepts the request without it."""
 
     name: str
 
@@ -126,9 +126,9 @@ class DropHeader:
 
 
 class FaultProxy:
-    """A running proxy, between `with` and its end.
+    """A proxy that runs in a `with` block.
 
-    All rules that fit a request take effect, in the order in which they were added, until one of them answers it.
+    All rules that match a request take effect, in the order in which they were added, until a fault answers it.
     """
 
     def __init__(self, server: S3Server) -> None:
@@ -145,53 +145,53 @@ class FaultProxy:
         self.endpoint = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
 
     def add(self, fault: Fault, when: Callable[[Request], bool] = lambda request: True, times: int | None = 1) -> None:
-        """Let the next requests that fit suffer a fault: so many `times`, or always where that is None."""
-        left = times
+        """Inject a fault into the next `times` requests that match `when`, or into all of them if `times` is None."""
+        remaining = times
 
         def rule(request: Request) -> Fault | None:
-            nonlocal left
-            if left == 0 or not when(request):
+            nonlocal remaining
+            if remaining == 0 or not when(request):
                 return None
-            left = left and left - 1
+            remaining = remaining and remaining - 1
             return fault
 
         with self._lock:
             self._rules.append(rule)
 
     def random(self, seed: int, rate: float, faults: Sequence[Fault], in_a_row: int = 2) -> None:
-        """Let each request suffer one of the faults with a probability, but not more than so often in a row.
+        """Inject one of the faults into each request with probability `rate`, at most `in_a_row` times in a row.
 
-        A request is known by its method, key, query and range: what happens to the n-th of its tries depends on the
-        seed alone, whatever the bucket's name is and whatever else the client does at the same time.
+        Requests with the same method, key, query and range are attempts of one request. The fault of its n-th attempt
+        depends only on the seed, not on the bucket's name or on what else the client does at the same time.
         """
-        tries: Counter[tuple[str, ...]] = Counter()
-        suffered: Counter[tuple[str, ...]] = Counter()
+        attempts: Counter[tuple[str, ...]] = Counter()
+        faults_in_a_row: Counter[tuple[str, ...]] = Counter()
 
         def rule(request: Request) -> Fault | None:
             key = (request.method, request.key, request.query, request.headers["Range"] or "")
-            tries[key] += 1
-            dice = random.Random(f"{seed} {key} {tries[key]}")
-            if suffered[key] == in_a_row or dice.random() >= rate:
-                suffered[key] = 0
+            attempts[key] += 1
+            generator = random.Random(f"{seed} {key} {attempts[key]}")
+            if faults_in_a_row[key] == in_a_row or generator.random() >= rate:
+                faults_in_a_row[key] = 0
                 return None
-            suffered[key] += 1
-            return dice.choice(faults)
+            faults_in_a_row[key] += 1
+            return generator.choice(faults)
 
         with self._lock:
             self._rules.append(rule)
 
     def clear(self) -> None:
-        """Forget all rules and the requests seen so far."""
+        """Remove all rules and the recorded requests."""
         with self._lock:
             self._rules.clear()
             self.requests.clear()
 
     def environment(self) -> dict[str, str]:
-        """What a program needs to reach the server through the proxy."""
+        """Return the environment variables with which a program reaches the server through the proxy."""
         return self.server.environment() | {"AWS_ENDPOINT_URL": self.endpoint}
 
     def client(self, **more: Any) -> Any:
-        """A new boto3 client that goes through the proxy, as `S3Server.client`."""
+        """Return a new boto3 client that goes through the proxy; see `S3Server.client`."""
         return self.server.client(**{"endpoint_url": self.endpoint, **more})
 
     def __enter__(self) -> Self:
@@ -203,7 +203,7 @@ class FaultProxy:
         with self._lock:
             for connection in self._sockets:
                 _shut(connection)
-        socket.create_connection(self._listener.getsockname()).close()  # so that accepting ends
+        socket.create_connection(self._listener.getsockname()).close()  # wakes up accept()
         for thread in self._threads:
             thread.join(timeout=10)
         self._listener.close()
@@ -224,11 +224,11 @@ class FaultProxy:
             try:
                 while self._exchange(client, reader):
                     pass
-            except (OSError, EOFError):  # either side is gone: let the other learn it
+            except (OSError, EOFError):  # either side has closed its connection: reset the other
                 _set_reset(client)
 
     def _exchange(self, client: socket.socket, reader: io.BufferedReader) -> bool:
-        """Answer one request. False where the connection has come to its end."""
+        """Answer one request. Returns False if the connection has ended."""
         head = Head.read(reader)
         if head is None:
             return False
@@ -254,7 +254,7 @@ class FaultProxy:
 
     @contextlib.contextmanager
     def _tracked(self, connection: socket.socket) -> Iterator[None]:
-        """Close the connection at the end, and break it when the proxy stops."""
+        """Close the connection at the end of the block, and shut it down when the proxy stops."""
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         with self._lock:
             self._sockets.add(connection)
@@ -269,7 +269,7 @@ class FaultProxy:
 
 
 class Head:
-    """The lines before a body, kept as they came."""
+    """The head of a request or response: its first line and headers, unchanged."""
 
     def __init__(self, lines: list[bytes]) -> None:
         self.lines = lines
@@ -277,7 +277,7 @@ class Head:
 
     @classmethod
     def read(cls, reader: io.BufferedReader) -> "Head | None":
-        """The next one; None where the connection was closed before it. Raises EOFError where it ends within."""
+        """Read a head; None if the connection was closed before it. Raises EOFError if it is closed in the middle."""
         lines = [reader.readline()]
         if not lines[0]:
             return None
@@ -291,7 +291,7 @@ class Head:
 
     @property
     def length(self) -> int | None:
-        """Content-Length, which chunked bodies and those that end with the connection do not have."""
+        """Content-Length; None for a chunked body, and for a body that ends with the connection."""
         length = self.value("Content-Length")
         return int(length) if length and not self.chunked else None
 
@@ -304,12 +304,12 @@ class Head:
         return self.value("Connection") == "close" or "HTTP/1.0" in self.first
 
     def value(self, name: str) -> str:
-        """Of a header, in small letters; empty where there is none."""
-        values = [line.split(b":", 1)[1] for line in self.lines[1:-1] if _names(line, name)]
+        """Return the value of a header in lower case; empty if it is absent."""
+        values = [line.split(b":", 1)[1] for line in self.lines[1:-1] if _is_header(line, name)]
         return values[0].decode("latin-1").strip().lower() if values else ""
 
     def drop(self, name: str) -> None:
-        self.lines = [line for line in self.lines if not _names(line, name)]
+        self.lines = [line for line in self.lines if not _is_header(line, name)]
 
     def set(self, name: str, value: str) -> None:
         self.drop(name)
@@ -321,53 +321,53 @@ class Head:
 
 @dataclass
 class Exchange:
-    """One request on its way: what faults act on."""
+    """A request in progress, on which faults act."""
 
     request: Request
-    head: Head  # of the request, as it will be forwarded
+    head: Head  # of the request, as it is forwarded
     client: socket.socket
-    reader: io.BufferedReader  # of the client's connection
+    reader: io.BufferedReader  # reads from the client's connection
     store: socket.socket
-    answers: io.BufferedReader  # of the store's connection
+    answers: io.BufferedReader  # reads from the store's connection
     stopping: threading.Event
-    open: bool = True  # may the client's connection be used again?
+    open: bool = True  # whether the client's connection can be used for another request
 
     def __post_init__(self) -> None:
         self.open = not self.head.closes
         self._expects = self.head.value("Expect") == "100-continue"
 
     def read_body(self) -> None:
-        """Take the request's body from the client and forget it."""
+        """Read the request's body from the client and discard it."""
         if self._expects:
             self.client.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
         for _ in self._request_body():
             pass
 
     def forward(self) -> Head:
-        """Send the request to the store, and give the head of its answer."""
+        """Send the request to the store, and return the head of its response."""
         self.store.sendall(bytes(self.head))
         if self._expects:
             answer = self._answer()
             if answer.status != 100:
-                if self.head.length != 0:  # the client may send the body or not
+                if self.head.length != 0:  # the client may or may not send the body
                     answer.set("Connection", "close")
                 return answer
             self.client.sendall(bytes(answer))
-        deaf = False  # the store may answer without reading all
+        store_closed = False  # the store may answer without reading the whole body
         for piece in self._request_body():
             try:
-                if not deaf:
+                if not store_closed:
                     self.store.sendall(_framed(piece, self.head.chunked))
             except (BrokenPipeError, ConnectionResetError):
-                deaf = True
-        if self.head.chunked and not deaf:
+                store_closed = True
+        if self.head.chunked and not store_closed:
             self.store.sendall(LAST_CHUNK)
         while (answer := self._answer()).status < 200:
             pass
         return answer
 
     def relay(self, answer: Head, limit: int | None = None, honest: bool = True) -> None:
-        """Give the store's answer to the client, or so many bytes of its body."""
+        """Send the store's response to the client, at most `limit` bytes of its body."""
         bodyless = self.request.method == "HEAD" or answer.status in (204, 304)
         pieces = iter(()) if bodyless else _body(self.answers, answer.chunked, answer.length)
         whole = limit is None or bodyless or (answer.length is not None and answer.length <= limit)
@@ -375,7 +375,9 @@ class Exchange:
             pieces = _first(limit, pieces)
             if not honest and answer.length is not None:
                 answer.set("Content-Length", str(limit))
-        ended = bodyless or answer.chunked or answer.length is not None  # so that the client sees the body's end
+        ended = (
+            bodyless or answer.chunked or answer.length is not None
+        )  # so that the client can recognize the end of the body
         if answer.closes or not ended or (honest and not whole):
             self.open = False
         self.client.sendall(bytes(answer))
@@ -385,7 +387,7 @@ class Exchange:
             self.client.sendall(LAST_CHUNK)
 
     def answer(self, status: int, body: bytes) -> None:
-        """Answer in the store's place, with XML."""
+        """Answer in place of the store, with XML."""
         reason = http.client.responses.get(status, "Unknown")
         lines = [f"HTTP/1.1 {status} {reason}", "Content-Type: application/xml", "x-amz-request-id: INJECTED"]
         lines += [] if self.request.method == "HEAD" else [f"Content-Length: {len(body)}"]
@@ -393,7 +395,7 @@ class Exchange:
         self.client.sendall(head if self.request.method == "HEAD" else head + body)
 
     def reset(self) -> None:
-        """Break the client's connection."""
+        """Reset the client's connection."""
         _set_reset(self.client)
         self.open = False
 
@@ -408,7 +410,7 @@ class Exchange:
 
 
 def _body(reader: io.BufferedReader, chunked: bool, length: int | None) -> Iterator[bytes]:
-    """A body in pieces, without the framing of chunks. With neither chunks nor a length it ends with the connection."""
+    """Yield a body in pieces, without chunk framing. A body of unknown length ends with the connection."""
     if not chunked:
         yield from _pieces(reader, length)
         return
@@ -420,19 +422,19 @@ def _body(reader: io.BufferedReader, chunked: bool, length: int | None) -> Itera
 
 
 def _pieces(reader: io.BufferedReader, length: int | None) -> Iterator[bytes]:
-    left = length
-    while left != 0:
-        piece = reader.read1(PIECE if left is None else min(PIECE, left))
-        if not piece and left is None:
+    remaining = length
+    while remaining != 0:
+        piece = reader.read1(MAX_PIECE_BYTES if remaining is None else min(MAX_PIECE_BYTES, remaining))
+        if not piece and remaining is None:
             return
         if not piece:
             raise EOFError
-        left = None if left is None else left - len(piece)
+        remaining = None if remaining is None else remaining - len(piece)
         yield piece
 
 
-def _names(line: bytes, name: str) -> bool:
-    """Is this the line of that header?"""
+def _is_header(line: bytes, name: str) -> bool:
+    """Return whether this is the line of a header."""
     return line.lower().startswith(name.lower().encode() + b":")
 
 
@@ -454,11 +456,11 @@ def _framed(piece: bytes, chunked: bool) -> bytes:
 
 
 def _set_reset(connection: socket.socket) -> None:
-    """Let closing the connection throw away what is on its way, and tell the other side with RST."""
+    """Make closing the connection discard unsent data and send RST to the other side."""
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
 def _shut(connection: socket.socket) -> None:
-    """Wake up who waits for the connection."""
+    """Shut down a connection, which wakes up threads that wait for it."""
     with contextlib.suppress(OSError):
         connection.shutdown(socket.SHUT_RDWR)

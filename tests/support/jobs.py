@@ -1,4 +1,4 @@
-"""Labelling jobs for tests: planned and labelled in this process, or the whole program in another."""
+"""Labeling jobs for tests: planned and labeled in this process, or run as a program in another process."""
 
 import hashlib
 import json
@@ -20,28 +20,28 @@ from labeler.labeling.shard import ShardLabeler
 from labeler.planning.generations import read_plans, save_first_plan
 from labeler.planning.listing import ListingReader, PlannedImage
 from labeler.planning.plan import make_plan
-from labeler.teacher.weights import ForeignTeacher
+from labeler.teacher.weights import CustomTeacher
 from tests.support.pictures import jpeg
 from tests.support.teachers import gradient_teacher
 
 ROOT = Path(__file__).resolve().parents[2]
-GRADIENT = "tests.support.teachers:gradient_teacher"
-IMAGES, PER_SHARD = 60, 5  # of the photographs that most whole runs label
+GRADIENT_TEACHER = "tests.support.teachers:gradient_teacher"
+IMAGES, PER_SHARD = 60, 5  # images, and samples per shard, of most runs of the whole program
 SHARDS = IMAGES // PER_SHARD
 TEACHER = Teacher(name="tests", sha256="0" * 64)
 
 
 def photographs(folder: Path, images: int, classes: int = 0) -> Path:
-    """A folder of small photographs, flat or in so many class folders."""
+    """Write small photographs to a folder, in `classes` class folders or, with 0, in none."""
     for index in range(images):
-        place = folder / f"class{index % classes}" if classes else folder
-        place.mkdir(parents=True, exist_ok=True)
-        (place / f"photo{index:03d}.jpg").write_bytes(jpeg(80 + index % 7, 60 + index % 5, seed=index))
+        subfolder = folder / f"class{index % classes}" if classes else folder
+        subfolder.mkdir(parents=True, exist_ok=True)
+        (subfolder / f"photo{index:03d}.jpg").write_bytes(jpeg(80 + index % 7, 60 + index % 5, seed=index))
     return folder
 
 
 def planned(images: Path, output: Path, **config: Any) -> Plan:
-    """Plan a job, as `labeler.run` does."""
+    """Plan a job as `labeler.run` does, and save the plan."""
     listing = open_source(str(images)).list()
     plan, table = make_plan(listing, LabelConfig(**config), TEACHER, str(images))
     save_first_plan(LocalStorage(output), plan, table)
@@ -49,25 +49,28 @@ def planned(images: Path, output: Path, **config: Any) -> Plan:
 
 
 def planned_shard(output: Path, shard: int = 0) -> list[PlannedImage]:
-    """The images that a shard of the first plan is to hold."""
+    """Return the images that the first plan assigns to a shard."""
     storage = LocalStorage(output)
     return ListingReader(storage, read_plans(storage)[0]).shard(shard)
 
 
 def shard_labeler(plan: Plan, output: Path, teacher: nn.Module | None = None, threads: int = 2) -> ShardLabeler:
-    """What a worker of that job has."""
-    teacher = teacher or ForeignTeacher(gradient_teacher())
+    """Return a ShardLabeler like that of the job's workers."""
+    teacher = teacher or CustomTeacher(gradient_teacher())
     return ShardLabeler(plan, LocalStorage(output), open_source(plan.input), teacher, threads)
 
 
 def members(tar: Path) -> dict[str, bytes]:
-    """The files in a tar, in their order."""
+    """Return the content of the files in a tar by name, in their order."""
     with tarfile.open(tar, "r:") as archive:
         return {header.name: archive.extractfile(header).read() for header in archive}
 
 
 def checksums(output: Path, records: bool = False) -> dict[str, str]:
-    """Every file of a data set by its path; records and progress tell times, so they are left out unless asked for."""
+    """Return the checksum of every file of a data set by path.
+
+    Records and progress.json contain times, so they are excluded unless `records` is set.
+    """
     files = (path for path in output.rglob("*") if path.is_file())
     names = {path.relative_to(output).as_posix(): path for path in files}
     return {
@@ -78,13 +81,16 @@ def checksums(output: Path, records: bool = False) -> dict[str, str]:
 
 
 def failures(output: Path) -> dict[str, str]:
-    """The ledger: reason by uri."""
+    """Return the content of failures.jsonl: the reason of each failure by URI."""
     lines = (output / "failures.jsonl").read_text().splitlines()
     return {line["uri"]: line["reason"] for line in map(json.loads, lines)}
 
 
 def command(*arguments: object, module: str = "labeler.run", **settings: object) -> list[str]:
-    """The command line of a program: `some_setting=1` is `--some-setting 1`, True the flag alone, False its `--no-`."""
+    """Return the command line of a program.
+
+    `some_setting=1` becomes `--some-setting 1`, `flag=True` becomes `--flag` and `flag=False` `--no-flag`.
+    """
     line = [sys.executable, "-m", module, *map(str, arguments)]
     for name, value in settings.items():
         flag = name.replace("_", "-")
@@ -92,20 +98,23 @@ def command(*arguments: object, module: str = "labeler.run", **settings: object)
     return line
 
 
-def label(source: object, output: object, **settings: object) -> list[str]:
-    """The command line that labels images with the tests' teacher, in small shards."""
-    defaults = {"input": source, "output": output, "teacher": GRADIENT, "samples_per_shard": PER_SHARD}
+def label_command(source: object, output: object, **settings: object) -> list[str]:
+    """Return the command line that labels images with the gradient teacher, in small shards."""
+    defaults = {"input": source, "output": output, "teacher": GRADIENT_TEACHER, "samples_per_shard": PER_SHARD}
     return command(**defaults | settings)
 
 
 def environment(**more: str) -> dict[str, str]:
-    """Of a program under test: a Ray of its own, none of this shell's settings."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("LABELER_", "TRAINER_"))}
-    return kept | {"RAY_ADDRESS": "local", "RAY_USAGE_STATS_ENABLED": "0"} | more
+    """Return the environment of a program under test: without the shell's settings, and with a Ray of its own."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("LABELER_", "TRAINER_"))}
+    return inherited | {"RAY_ADDRESS": "local", "RAY_USAGE_STATS_ENABLED": "0"} | more
 
 
 def start(line: list[str], **more: str) -> subprocess.Popen[str]:
-    """Start a program in a process group of its own; Ctrl-C reaches it even where the tests run in the background."""
+    """Start a program in a process group of its own.
+
+    It receives Ctrl-C even if the tests run in the background, where the shell makes processes ignore it.
+    """
     return subprocess.Popen(
         line,
         cwd=ROOT,
@@ -119,5 +128,5 @@ def start(line: list[str], **more: str) -> subprocess.Popen[str]:
 
 
 def run(line: list[str], **more: str) -> subprocess.CompletedProcess[str]:
-    """Run a program to its end."""
+    """Run a program and wait for its end."""
     return subprocess.run(line, cwd=ROOT, env=environment(**more), capture_output=True, text=True, timeout=240)

@@ -1,4 +1,4 @@
-"""Photographs with fixations for the trainer's tests: the discs of `datasets`, and people look at them."""
+"""Images with human fixations for the trainer's tests: the disc images of `datasets`, with fixations on the disc."""
 
 import io
 from pathlib import Path
@@ -9,7 +9,7 @@ from tests.support.datasets import disc_sample
 
 
 def make_people(folder: Path, number: int, width: int = 64, height: int = 48) -> str:
-    """A folder of `number` photographs as `csv:` reads it; returns its location."""
+    """Write `number` images, each fixated by two subjects, in the `csv:` layout; return the data set's location."""
     (folder / "images").mkdir(parents=True)
     lines = ["image,subject,x,y"]
     for index in range(number):

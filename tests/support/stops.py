@@ -1,4 +1,4 @@
-"""Runs that end in the middle."""
+"""Training runs that are interrupted at a given step."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,20 +8,20 @@ import pytest
 
 
 class Stop(Exception):
-    """In place of a power cut."""
+    """Raised in place of a power cut."""
 
 
 @contextmanager
-def stopped_before(step: int, training: type[Any], monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """What runs in here must reach the given step of a `Training`, and stops before that is learnt."""
-    learn = training.learn
+def stopped_before(step: int, trainer_class: type[Any], monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Interrupt the training that runs in the `with` block before the given step; it must get that far."""
+    train_step = trainer_class.train_step
 
-    def stopping(self: Any, *arguments: Any) -> Any:
+    def stop_or_train(self: Any, *arguments: Any) -> Any:
         if self.step == step:
             raise Stop
-        return learn(self, *arguments)
+        return train_step(self, *arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(training, "learn", stopping)
+        patch.setattr(trainer_class, "train_step", stop_or_train)
         with pytest.raises(Stop):
             yield

@@ -1,4 +1,4 @@
-"""Teachers of the tests' own, for `--teacher tests.support.teachers:NAME`: quick, without weights."""
+"""Fast teachers without weights, for `--teacher tests.support.teachers:NAME`."""
 
 import os
 import time
@@ -8,15 +8,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 GRID = (60, 80)
-SECONDS = "TEACHER_SECONDS"  # environment variable: how long a batch takes, for tests that stop a run in its middle
-FAULT = "TEACHER_FAULT"  # environment variable: what goes wrong with the faulty teacher
+TEACHER_SECONDS = "TEACHER_SECONDS"  # environment variable: seconds per batch, for tests that interrupt a run
+TEACHER_FAULT = "TEACHER_FAULT"  # environment variable: what the faulty teacher does wrong
 
 
 class GradientTeacher(nn.Module):
-    """Smooth maps that depend on the picture: its coarse brightness, under a hill at the centre."""
+    """Teacher with smooth maps that depend on the image: its coarse brightness times a Gaussian at the center."""
 
     def forward(self, images: Tensor) -> Tensor:
-        time.sleep(float(os.environ.get(SECONDS, "0")))
+        time.sleep(float(os.environ.get(TEACHER_SECONDS, "0")))
         coarse = F.adaptive_avg_pool2d(images.mean(1, keepdim=True), (6, 8))
         brightness = F.interpolate(coarse, GRID, mode="bilinear")[:, 0]
         rows = torch.linspace(-1, 1, GRID[0], device=images.device)[:, None]
@@ -25,31 +25,31 @@ class GradientTeacher(nn.Module):
 
 
 class NullTeacher(nn.Module):
-    """The same hill at the centre for every picture, at no cost: what is left is the job's own."""
+    """Teacher with a constant Gaussian at the center, at no cost, so that only the job itself takes time."""
 
     def __init__(self) -> None:
         super().__init__()
         rows, columns = (torch.linspace(-1, 1, size) for size in GRID)
-        self.register_buffer("hill", torch.exp(-20 * (rows[:, None] ** 2 + columns**2)))
+        self.register_buffer("gaussian", torch.exp(-20 * (rows[:, None] ** 2 + columns**2)))
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.hill.expand(len(images), *GRID)
+        return self.gaussian.expand(len(images), *GRID)
 
 
 class FaultyTeacher(GradientTeacher):
-    """A sound one but where the environment tells a fault, so that it keeps its identity.
+    """GradientTeacher with a fault that TEACHER_FAULT selects, so that its checksum is the same with and without it.
 
-    A black picture makes it `raise`, or `die` with its process, or fills the `gpu`.
+    At a black image it raises an error (`raise`), ends its process (`die`), or runs out of GPU memory (`gpu`).
     """
 
     def forward(self, images: Tensor) -> Tensor:
-        fault = os.environ.get(FAULT)
+        fault = os.environ.get(TEACHER_FAULT)
         if fault in ("raise", "die", "gpu") and images.amax() < 0.01:
             if fault == "die":
                 os._exit(1)
             if fault == "gpu":
                 raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
-            raise RuntimeError("this picture is too dark for me")
+            raise RuntimeError("this image is too dark")
         return super().forward(images)
 
 
@@ -62,10 +62,10 @@ def null_teacher() -> nn.Module:
 
 
 def faulty_teacher() -> nn.Module:
-    """Workers cannot make it where the fault is `absent`, and die of it where it is `fatal`; the job itself can."""
-    import ray  # most tests need none
+    """Fail in workers but not in the driver: with `absent` raise an error, with `fatal` end the process."""
+    import ray  # slow to import, and most tests do not need it
 
-    fault = os.environ.get(FAULT) if ray.is_initialized() else None
+    fault = os.environ.get(TEACHER_FAULT) if ray.is_initialized() else None
     if fault == "absent":
         raise FileNotFoundError("/home/me/weights.pt is not here")
     if fault == "fatal":
@@ -74,10 +74,10 @@ def faulty_teacher() -> nn.Module:
 
 
 def other_teacher() -> nn.Module:
-    """Another one, for runs that must be refused."""
+    """A teacher with another checksum, for runs that must be refused."""
     return nn.Sequential(GradientTeacher(), nn.Identity())
 
 
 def not_a_teacher() -> nn.Module:
-    """A module that fails on a picture."""
+    """A module that fails on images."""
     return nn.Linear(2, 2)

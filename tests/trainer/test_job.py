@@ -10,8 +10,9 @@ from common.training import load_checkpoint
 from tests.support.datasets import make_dataset, spoil
 from tests.support.stops import stopped_before
 from trainer.config import TrainSettings
-from trainer.job import run_training, warn_of_slow_bfloat16
-from trainer.loop import Trainer
+from trainer.job import run_training
+from trainer.loop import warn_of_slow_bfloat16
+from trainer.step import Trainer
 
 TIMES = ("images_per_second", "waited", "memory_gb", "seconds")
 
@@ -151,22 +152,22 @@ def test_without_classes_there_is_no_probe_and_the_best_has_the_lowest_loss(tmp_
 
 
 def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_checkpoint(discs, tmp_path, monkeypatch):
-    learn = Trainer.learn
+    learn = Trainer.train_step
 
     def poisoned(self, batch):
         if self.step == 4:
             next(self.model.parameters()).data.fill_(float("nan"))
         return learn(self, batch)
 
-    monkeypatch.setattr(Trainer, "learn", poisoned)
-    with pytest.raises(UserError, match=r"step 5: the loss is no number .* the samples were 0000000\d\d, "):
+    monkeypatch.setattr(Trainer, "train_step", poisoned)
+    with pytest.raises(UserError, match=r"step 5: the loss is not finite .* the samples were 0000000\d\d, "):
         run_training(settings(discs, tmp_path / "run"))
     assert load_checkpoint(tmp_path / "run/checkpoints/last")["step"] == 4
 
 
 def test_an_output_that_is_not_named_is_asked_for(discs):
     chosen = load_settings(TrainSettings, ["--data", str(discs)])
-    with pytest.raises(UserError, match="--output is needed: the folder for what is learnt from"):
+    with pytest.raises(UserError, match="--output is needed: the folder of the run that trains on"):
         run_training(chosen)
 
 
@@ -191,7 +192,9 @@ def test_a_gradient_that_is_no_number_stops_before_it_reaches_the_weights(discs,
         return terms
 
     monkeypatch.setattr(Trainer, "_backward", poisoned)
-    with pytest.raises(UserError, match=r"step 5: the gradient norm is no number \(it is inf\); the samples were 0000"):
+    with pytest.raises(
+        UserError, match=r"step 5: the gradient norm is not finite \(it is inf\); the samples were 0000"
+    ):
         run_training(settings(discs, tmp_path / "run"))
     kept = load_checkpoint(tmp_path / "run/checkpoints/last")
     assert kept["step"] == 4
@@ -207,7 +210,7 @@ def test_a_file_of_a_run_that_was_cut_off_is_named(discs, whole, tmp_path, name)
 
 
 def test_one_image_at_once_is_too_few_for_batch_norm(discs, tmp_path):
-    with pytest.raises(UserError, match="--micro-batch 1: batch norm needs two images or more at once"):
+    with pytest.raises(UserError, match="--micro-batch 1: batch norm needs two or more images at once"):
         run_training(settings(discs, tmp_path / "run", micro_batch=1))
 
 

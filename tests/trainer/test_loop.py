@@ -16,8 +16,10 @@ from trainer.config import TrainConfig
 from trainer.data.dataset import open_dataset
 from trainer.data.sampler import Sampler
 from trainer.data.stream import Stream
-from trainer.loop import Schedule, Trainer, make_schedule, prepare_inputs, split_pieces
+from trainer.loop import make_schedule
+from trainer.optim import Schedule
 from trainer.recipes import build, get_recipe, recipe_names
+from trainer.step import Trainer, prepare_inputs, split_pieces
 
 CPU = torch.device("cpu")
 CURVES = Path(__file__).parent  # a recorded curve is made anew by deleting it and running its test twice
@@ -44,12 +46,12 @@ def training(discs, rank=0, world=1, **changes):
 def learnt(discs, steps, rank=0, world=1, **changes):
     """The figures of some steps."""
     trained, stream = training(discs, rank, world, **changes)
-    return [trained.learn(batch) for batch in stream.batches(0, steps)]
+    return [trained.train_step(batch) for batch in stream.batches(0, steps)]
 
 
 def test_the_rate_rises_and_falls():
     plan = Schedule(2.0, 100, 10)
-    rates = [plan.rate(step) for step in range(100)]
+    rates = [plan.learning_rate(step) for step in range(100)]
     assert rates[0] == pytest.approx(0.2)
     assert rates[9] == rates[10] == 2.0
     assert rates[55] == pytest.approx(1.0)
@@ -107,7 +109,7 @@ def test_clean_images_may_be_others_and_fewer_than_views(discs):
 def test_pieces_count_each_image_once_in_batch_norms_statistics(discs):
     trained, stream = training(discs, micro_batch=6)
     norms = [module for module in trained.model.modules() if isinstance(module, torch.nn.BatchNorm2d)]
-    trained.learn(next(stream.batches(0, 1)))
+    trained.train_step(next(stream.batches(0, 1)))
     assert all(norm.momentum == 0.1 for norm in norms)
 
 
@@ -143,7 +145,7 @@ def test_each_recipe_moves_all_its_weights(discs, recipe):
     trained, stream = training(discs, recipe=recipe, learning_rate=1.0)
     before = {name: one.detach().clone() for name, one in trained.model.named_parameters() if one.requires_grad}
     for batch in itertools.islice(stream.batches(0, 3), 3):
-        trained.learn(batch)
+        trained.train_step(batch)
     still = [
         name for name, one in trained.model.named_parameters() if name in before and torch.equal(one, before[name])
     ]
@@ -157,8 +159,8 @@ def told_by_parts(discs, recipe):
     outputs = trained.model(inputs.views, inputs.clean)
     weights = {name: one for name, one in trained.model.named_parameters() if one.requires_grad}
     told = {}
-    for part in trained.model.parts:
-        terms = part.terms(outputs, inputs)
+    for part in trained.model.objectives:
+        terms = part.loss_terms(outputs, inputs)
         slopes = [None] * len(weights)
         if terms.loss.requires_grad:
             slopes = torch.autograd.grad(terms.loss, list(weights.values()), retain_graph=True, allow_unused=True)

@@ -12,8 +12,8 @@ from tests.support.people import make_people
 from trainer.checkpoint import load_trained
 from trainer.config import DEMO, DEMO_CONTRASTIVE_RATE, TrainSettings
 from trainer.job import run_training
-from trainer.loop import Trainer
 from trainer.recipes import get_recipe, recipe_names
+from trainer.step import Trainer
 
 STEPS, SNAPSHOT = 16, 13  # of a run, and one in the middle of an epoch
 LAST_STAGE = ("contrastive-attn-block", "contrastive-self-mask", "contrastive-contracam")
@@ -53,7 +53,7 @@ def lines(output):
 
 @pytest.mark.parametrize("name", recipe_names())
 def test_each_recipe_learns_resumes_exactly_and_gives_its_model_back(discs, people, tmp_path, monkeypatch, name):
-    learn = Trainer.learn
+    learn = Trainer.train_step
 
     def remembering(self, batch):
         if self.step == SNAPSHOT and not (tmp_path / "again").exists():
@@ -61,7 +61,7 @@ def test_each_recipe_learns_resumes_exactly_and_gives_its_model_back(discs, peop
         return learn(self, batch)
 
     rate = 0.05 if name.startswith("supervised") else 0.5
-    monkeypatch.setattr(Trainer, "learn", remembering)
+    monkeypatch.setattr(Trainer, "train_step", remembering)
     run_training(settings(discs, tmp_path / "run", name, people, learning_rate=rate))
     means = [line["means"] for line in lines(tmp_path / "run") if "means" in line]
     assert means[-1]["loss"] < 0.9 * means[0]["loss"]
@@ -82,13 +82,17 @@ def test_each_recipe_learns_resumes_exactly_and_gives_its_model_back(discs, peop
 @pytest.mark.parametrize(
     ("name", "changes", "message"),
     [
-        ("contrastive-attn-cotrain", {}, "--human-data is needed: contrastive-attn-cotrain learns where people look"),
-        ("contrastive", {"human_data": "csv:here"}, "--human-batch-size: contrastive does not look at them"),
-        ("supervised", {"human_batch_size": 8}, "--human-batch-size: supervised does not look at them"),
+        ("contrastive-attn-cotrain", {}, "--human-data is needed: contrastive-attn-cotrain trains on human attention"),
+        (
+            "contrastive",
+            {"human_data": "csv:here"},
+            "--human-batch-size: contrastive does not train on human attention",
+        ),
+        ("supervised", {"human_batch_size": 8}, "--human-batch-size: supervised does not train on human attention"),
         ("contrastive-contracam", {"micro_batch": 8}, "--micro-batch: ContraCAM compares all images of a batch"),
         ("contrastive-contracam", {"second_order": True, "compile": True}, "leave out --compile"),
         ("contrastive-contracam", {"second_order": True, "workers": 2}, "use --norm group, or one worker"),
-        ("contrastive-attn-block", {"image_size": 32}, r"--image-size 32: .* has a single place up to 32 pixels"),
+        ("contrastive-attn-block", {"image_size": 32}, r"--image-size 32: .* has a single position up to 32 pixels"),
         ("contrastive-self-mask", {"image_size": 32}, "--image-size 32"),
         ("contrastive-contracam", {"image_size": 32}, "--image-size 32"),
         ("supervised", {"no_probe": True}, "--recipe supervised learns classes; use samples that have them"),
@@ -132,8 +136,8 @@ def test_a_recipes_own_defaults_hold_unless_others_are_given(discs):
 def test_supervised_views_are_only_cropped_and_flipped_and_sgd_learns_from_them():
     made = get_recipe("supervised")
     assert len(made.views) == 1
-    assert made.optimisation.peak(1024) == pytest.approx(0.4)
-    optimizer = made.optimisation.make([{"params": [torch.nn.Parameter(torch.ones(1))]}], 0.4)
+    assert made.optimizer.peak_learning_rate(1024) == pytest.approx(0.4)
+    optimizer = made.optimizer.make([{"params": [torch.nn.Parameter(torch.ones(1))]}], 0.4)
     assert isinstance(optimizer, torch.optim.SGD)
     assert (optimizer.defaults["nesterov"], optimizer.defaults["momentum"]) == (True, 0.9)
 

@@ -49,8 +49,8 @@ def open_human_data(locations: Sequence[str], tell: OnNote = ignore_note) -> lis
     """
     found: list[FixatedImage] = []
     for location in locations:
-        images, left_out, first = open_fixations(location, "--human-data")
-        for note in exclusion_notes(location, left_out, first):
+        images, excluded, first_excluded = open_fixations(location, "--human-data")
+        for note in exclusion_notes(location, excluded, first_excluded):
             tell(note)
         splits = {image.split for image in images}
         found += [image for image in images if image.split == "train" or "train" not in splits]
@@ -94,7 +94,7 @@ class HumanStream:
             steps = (self._submitted(decoders, step) for step in range(first, end))
             yield from in_order(waiter, lambda samples: list(map(decoder_result, samples)), steps, BATCHES_AHEAD)
 
-    def beside(self, batches: Iterator[Batch], first: int, end: int) -> Iterator[Batch]:
+    def replace_clean(self, batches: Iterator[Batch], first: int, end: int) -> Iterator[Batch]:
         """The shards' batches from the same steps, with human-labelled images for their clean ones."""
         for batch, samples in zip(batches, self.batches(first, end), strict=True):
             images, maps, fixations = zip(*samples, strict=True)

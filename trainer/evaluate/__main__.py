@@ -1,13 +1,15 @@
-"""Measure checkpoints: python -m trainer.evaluate CHECKPOINT [CHECKPOINT ...] --val FOLDER --output REPORT."""
+"""Command `python -m trainer.evaluate CHECKPOINT [CHECKPOINT ...] --val FOLDER --output REPORT`."""
 
 from common.errors import run_program
+from common.extras import require_extra
 from common.settings import load_settings
 from trainer.evaluate.config import EvaluateSettings
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the suites and write the report. Raises UserError."""
+    """Evaluate checkpoints and print the location of the report. Raises UserError."""
     settings = load_settings(EvaluateSettings, argv)
+    require_extra("eval", "an evaluation")
     settings.check()
     from trainer.evaluate.job import run_evaluation
 

@@ -1,14 +1,17 @@
-"""Every setting of an evaluation, and which suites its data allow."""
+"""All settings of an evaluation."""
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 from pydantic_settings import CliPositionalArg, SettingsConfigDict
 
 from common.errors import UserError
 from common.settings import Settings
+from trainer.evaluate.suites import load_suites, suite_names
 
-Suite = Literal["linear", "imagenet-c", "retrieval", "alignment"]
+if TYPE_CHECKING:  # suites import torch
+    from trainer.evaluate.suite import Suite
+
 ResNet = Literal[
     "resnet18",
     "resnet34",
@@ -21,85 +24,129 @@ ResNet = Literal[
     "wide_resnet50_2",
     "wide_resnet101_2",
 ]
-NEEDS: dict[Suite, tuple[str, ...]] = {  # any of these settings is enough
-    "linear": ("val",),
-    "imagenet-c": ("imagenet_c", "val"),
-    "retrieval": ("val", "imagenet_c", "cifar", "cifar_c"),
-    "alignment": ("human_data",),
-}
 IMAGENET_QUERIES, CIFAR_QUERIES = 5000, 1000  # paper 4.5
 
 
 class EvaluateSettings(Settings):
-    """Measure what checkpoints have learned, and compare them: results.json, tables, features and one HTML page.
+    """Evaluate checkpoints and compare them: results.json, tables, features and one HTML report.
 
     A checkpoint is RUN/checkpoints/best of trainer.run, or a file of torchvision's ResNet weights (--backbone). Lists
-    are written with commas. Every flag can also be set in a YAML file (--config) or as an environment variable
+    are separated by commas. Every flag can also be set in a YAML file (--config) or as an environment variable
     (TRAINER_EVALUATE_IMAGE_SIZE=224).
     """
 
     model_config = SettingsConfigDict(env_prefix="TRAINER_EVALUATE_", cli_prog_name="python -m trainer.evaluate")
+    help_groups: ClassVar[dict[str, tuple[str, ...]]] = {
+        "input and output": ("checkpoints", "suite", "output", "features"),
+        "data": ("train", "val", "imagenet_c", "cifar", "cifar_c", "human_data", "compare"),
+        "measurement": (
+            "backbone",
+            "image_size",
+            "corruptions",
+            "severities",
+            "images",
+            "queries",
+            "probe_epochs",
+            "seed",
+        ),
+        "hardware": ("batch_size", "workers", "readers"),
+    }
 
     checkpoints: CliPositionalArg[list[str]] = Field(description="checkpoints, local or s3://BUCKET/KEY")
-    suite: list[Suite] = Field([], description="what to measure; by default all that the data allow, --val uncorrupted")
-    train: str | None = Field(None, description="labelled data set or class folders, which an offline probe learns")
-    val: str | None = Field(None, description="class folders of clean images, as ImageNet's val")
-    imagenet_c: str | None = Field(
-        None, description="ImageNet-C as published, CORRUPTION/SEVERITY/CLASS/IMAGE; without it, corrupt --val's images"
+    suite: list[str] = Field(
+        [],
+        description=f"suites to run, of {', '.join(suite_names())}; by default all whose data are given (imagenet-c on "
+        "images of --val only if it is asked for)",
     )
-    cifar: str | None = Field(None, description="CIFAR-10's test images: class folders, a tar of them, or as published")
+    train: str | None = Field(None, description="labeled data set or class folders to train offline probes on")
+    val: str | None = Field(None, description="class folders of clean images, such as ImageNet's val")
+    imagenet_c: str | None = Field(
+        None,
+        description="ImageNet-C as published, CORRUPTION/SEVERITY/CLASS/IMAGE; without it the images of --val are "
+        "corrupted",
+    )
+    cifar: str | None = Field(
+        None, description="CIFAR-10's test images: class folders, a tar of them, or the published batches"
+    )
     cifar_c: str | None = Field(None, description="CIFAR-10-C as published: CORRUPTION.npy and labels.npy")
     queries: int | None = Field(
-        None, ge=1, description=f"images searched for; by default {IMAGENET_QUERIES}, of CIFAR-10 {CIFAR_QUERIES}"
+        None,
+        ge=1,
+        description=f"number of retrieval queries; by default {IMAGENET_QUERIES}, and {CIFAR_QUERIES} for CIFAR-10",
     )
     human_data: list[str] = Field(
         [], description="FORMAT:FOLDER[:SPLIT] of human attention: osie-eye, osie-mouse, salicon, csv"
     )
     compare: list[str] = Field(
         [],
-        description="NAME=FILE: a per_image.csv of labeler.teacher.evaluate, a further model of the alignment suite",
+        description="NAME=FILE: per_image.csv of labeler.teacher.evaluate, compared as another model in the suite "
+        "alignment",
     )
-    backbone: ResNet | None = Field(None, description="network of checkpoints that are plain weights files")
-    image_size: int | None = Field(None, ge=32, description="side of the images; by default that of training")
-    corruptions: list[str] = Field([], description="of ImageNet-C and CIFAR-10-C, only these")
+    backbone: ResNet | None = Field(None, description="architecture of checkpoints that are plain weights files")
+    image_size: int | None = Field(None, ge=32, description="side of the input images; by default that of training")
+    corruptions: list[str] = Field([], description="corruptions of ImageNet-C and CIFAR-10-C; by default all 15 of mCE")
     severities: list[Annotated[int, Field(ge=1, le=5)]] = Field(
-        [1, 2, 3, 4, 5], min_length=1, description="of corruptions, only these"
+        [1, 2, 3, 4, 5], min_length=1, description="severities of the corruptions"
     )
-    images: int | None = Field(None, ge=1, description="of ImageNet-C only so many, drawn by the seed")
-    probe_epochs: int = Field(90, ge=1, description="passes of the offline probe over the features of --train")
-    seed: int = Field(0, ge=0, lt=2**32, description="of queries, corruptions, offline probe and intervals")
-    output: str = Field("runs/evaluation", description="folder of the report")
+    images: int | None = Field(
+        None, ge=1, description="number of images of ImageNet-C, drawn with the seed; by default all"
+    )
+    probe_epochs: int = Field(90, ge=1, description="epochs of offline probes over the features of --train")
+    seed: int = Field(
+        0, ge=0, lt=2**32, description="random seed for queries, corruptions, offline probes and confidence intervals"
+    )
+    output: str = Field("runs/evaluation", description="folder of the report, local or s3://BUCKET/PREFIX")
     features: str | None = Field(
         None,
-        description="folder that keeps extracted features for the next time, of images told apart by place, name and "
-        "size: another one where files were changed in place; by default OUTPUT/features",
+        description="folder of extracted features, which later evaluations reuse; by default OUTPUT/features. Images "
+        "are identified by location, name and size: choose another folder after files were changed in place",
     )
-    batch_size: int = Field(64, ge=1, description="images in one pass of a network")
-    workers: int = Field(1, ge=1, description="processes that extract features; several run on Ray, on a GPU each")
+    batch_size: int = Field(64, ge=1, description="images per pass of a network")
+    workers: int = Field(
+        1, ge=1, description="processes that extract features; several run with Ray, each on its own GPU if there are"
+    )
     readers: int | None = Field(
         None,
         ge=0,
-        description="processes of each worker that read, crop and corrupt images; by default one a core, 16 at most",
+        description="processes per worker that read, crop and corrupt images; by default one per core, at most 16",
     )
 
+    @field_validator("suite")
+    @classmethod
+    def _check_suite_names(cls, names: list[str]) -> list[str]:
+        for name in names:
+            if name not in suite_names():
+                raise ValueError(f"expected some of {', '.join(suite_names())}")
+        return names
+
     def check(self) -> None:
-        """Raises UserError where a suite lacks its data, or nothing can be measured."""
+        """Raise UserError if a suite lacks its data, or nothing can be measured."""
         if not self.checkpoints:
-            raise UserError("expected checkpoints to measure, such as RUN/checkpoints/best; found none")
-        if not self.suites():
+            raise UserError("expected checkpoints to evaluate, such as RUN/checkpoints/best; found none")
+        selected = self.suites()
+        if not selected:
             raise UserError(
                 "nothing to measure: name data with --val, --cifar, --cifar-c, --imagenet-c or --human-data"
             )
-        if self.compare and "alignment" not in self.suites():
-            raise UserError("--compare is for the suite alignment, which needs --human-data")
-        for suite in self.suites():
-            if not any(getattr(self, name) for name in NEEDS[suite]):
-                flags = " or ".join(f"--{name.replace('_', '-')}" for name in NEEDS[suite])
-                raise UserError(f"--suite {suite} needs {flags}")
+        for name, suite in load_suites().items():
+            needed = _flags(suite.inputs, " or ")
+            if name not in selected and self._given(suite.options):
+                raise UserError(f"{_flags(suite.options, ', ')} is for the suite {name}, which needs {needed}")
+            if name in selected and not self._given(suite.inputs):
+                raise UserError(f"--suite {name} needs {needed}")
 
-    def suites(self) -> list[Suite]:
-        """What to measure, in the order of the report; --val's images are corrupted only where that is asked for."""
-        allowed = {suite for suite, names in NEEDS.items() if any(getattr(self, name) for name in names)}
-        if not self.imagenet_c:
-            allowed.discard("imagenet-c")
-        return [suite for suite in NEEDS if suite in (self.suite or allowed)]
+    def suites(self) -> dict[str, "Suite"]:
+        """Return the suites to run, by name, in the order of the report."""
+        return {
+            name: suite
+            for name, suite in load_suites().items()
+            if (name in self.suite if self.suite else self._given(suite.default_inputs or suite.inputs))
+        }
+
+    def _given(self, names: tuple[str, ...]) -> bool:
+        """Whether at least one of these settings has a value."""
+        return any(getattr(self, name) for name in names)
+
+
+def _flags(names: tuple[str, ...], separator: str) -> str:
+    return separator.join(f"--{name.replace('_', '-')}" for name in names)

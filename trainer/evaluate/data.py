@@ -1,75 +1,96 @@
-"""All images that an evaluation needs, opened before anything is measured, so that what is missing is told at once."""
+"""The data of an evaluation. Each set is opened when a suite first asks for it, before anything is measured."""
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from functools import cached_property
 
 from common.errors import UserError
 from common.fixations import FixatedImage, FixationData, exclusion_notes, open_fixations
 from trainer.evaluate.alignment_scores import Scores, parse_comparisons, read_scores
-from trainer.evaluate.cifar import open_cifar, open_cifar_c
 from trainer.evaluate.config import EvaluateSettings
-from trainer.evaluate.corruptions import corrupt_images, open_imagenet_c
-from trainer.evaluate.image_sets import FolderImages, ImageSet, open_training, subsample
+from trainer.evaluate.images.cifar import open_cifar, open_cifar_c
+from trainer.evaluate.images.corruptions import corrupt_images, open_imagenet_c
+from trainer.evaluate.images.image_sets import FolderImages, ImageSet, open_training, subsample
 
-Corrupted = Mapping[tuple[str, int], ImageSet]  # by corruption and severity
+CorruptedSets = Mapping[tuple[str, int], ImageSet]  # by corruption and severity
 
 
-class Data(NamedTuple):
-    """What the settings name; `human` and `compared` by data set and image.
+class EvaluationData:
+    """The image sets and recordings that the settings name.
 
-    `left_out` counts by data set and reason what `human` lacks, and `human_notes` tell it.
+    Every property raises UserError if what it opens is missing or cannot be read as what it should be.
     """
 
-    train: ImageSet | None
-    val: ImageSet | None
-    corrupted: Corrupted
-    cifar: ImageSet | None
-    cifar_c: Corrupted
-    human: dict[tuple[str, str], FixatedImage]
-    compared: dict[str, Scores]
-    left_out: dict[str, Mapping[str, int]]
-    human_notes: list[str]
+    def __init__(self, settings: EvaluateSettings) -> None:
+        self._settings = settings
+        self._severities = sorted(set(settings.severities))
 
+    @cached_property
+    def train(self) -> ImageSet | None:
+        """Images that offline probes are trained on (--train)."""
+        return open_training(self._settings.train) if self._settings.train else None
 
-def open_data(settings: EvaluateSettings) -> Data:
-    """Open what the suites need. Raises UserError for what is missing, or cannot be understood."""
-    suites, severities = settings.suites(), sorted(set(settings.severities))
-    classified = "linear" in suites or "imagenet-c" in suites
-    retrieved = "retrieval" in suites
-    val = FolderImages("--val", settings.val, "val") if settings.val and (classified or retrieved) else None
-    people = _opened_human(settings.human_data) if "alignment" in suites else {}
-    human = {(place, image.name): image for place, found in people.items() for image in found.images}
-    return Data(
-        open_training(settings.train) if settings.train and classified else None,
-        val,
-        _corrupted(settings, val, severities),
-        open_cifar(settings.cifar) if settings.cifar and retrieved else None,
-        open_cifar_c(settings.cifar_c, settings.corruptions, severities) if settings.cifar_c and retrieved else {},
-        human,
-        {name: read_scores(name, path, list(human)) for name, path in parse_comparisons(settings.compare).items()}
-        if human
-        else {},
-        {place: found.left_out for place, found in people.items() if found.left_out},
-        [note for place, found in people.items() for note in exclusion_notes(place, found.left_out, found.first)],
-    )
+    @cached_property
+    def val(self) -> ImageSet | None:
+        """Clean images with classes (--val)."""
+        return FolderImages("--val", self._settings.val, "val") if self._settings.val else None
 
+    def require_val(self) -> ImageSet:
+        """Return the images of --val for a suite whose inputs include it."""
+        assert self.val is not None, "the settings were checked against the suite's inputs"
+        return self.val
 
-def _corrupted(settings: EvaluateSettings, val: ImageSet | None, severities: list[int]) -> Corrupted:
-    """ImageNet-C as published or, for the suite of its name, made from the clean images."""
-    suites = settings.suites()
-    if settings.imagenet_c and ("imagenet-c" in suites or "retrieval" in suites):
-        found = open_imagenet_c(settings.imagenet_c, settings.corruptions, severities)
-        return {key: subsample(pictures, settings.images, settings.seed) for key, pictures in found.items()}
-    if "imagenet-c" in suites and val is not None:
-        return corrupt_images(
-            subsample(val, settings.images, settings.seed), settings.corruptions, severities, settings.seed
-        )
-    return {}
+    @cached_property
+    def corrupted(self) -> CorruptedSets:
+        """ImageNet-C as published (--imagenet-c) or, if the suite imagenet-c was asked for, made from --val."""
+        settings = self._settings
+        if settings.imagenet_c:
+            published = open_imagenet_c(settings.imagenet_c, settings.corruptions, self._severities)
+            return {key: subsample(images, settings.images, settings.seed) for key, images in published.items()}
+        if "imagenet-c" in settings.suites() and self.val is not None:
+            clean = subsample(self.val, settings.images, settings.seed)
+            return corrupt_images(clean, settings.corruptions, self._severities, settings.seed)
+        return {}
 
+    @cached_property
+    def cifar(self) -> ImageSet | None:
+        """CIFAR-10's test images (--cifar)."""
+        return open_cifar(self._settings.cifar) if self._settings.cifar else None
 
-def _opened_human(locations: list[str]) -> dict[str, FixationData]:
-    people = {location: open_fixations(location, "--human-data") for location in locations}
-    for location, found in people.items():
-        if not found.images:
-            raise UserError(f"--human-data {location}: holds no image with fixations")
-    return people
+    @cached_property
+    def cifar_c(self) -> CorruptedSets:
+        """CIFAR-10-C (--cifar-c)."""
+        settings = self._settings
+        return open_cifar_c(settings.cifar_c, settings.corruptions, self._severities) if settings.cifar_c else {}
+
+    @cached_property
+    def human(self) -> dict[tuple[str, str], FixatedImage]:
+        """Photographs with fixations (--human-data), by data set and name."""
+        return {(location, image.name): image for location, data in self._fixations.items() for image in data.images}
+
+    @cached_property
+    def compared(self) -> dict[str, Scores]:
+        """Scores of other models (--compare), by name."""
+        files = parse_comparisons(self._settings.compare)
+        return {name: read_scores(name, path, list(self.human)) for name, path in files.items()}
+
+    @property
+    def excluded(self) -> dict[str, Mapping[str, int]]:
+        """Counts of images and fixations that the readers of --human-data excluded, by data set and reason."""
+        return {location: data.excluded for location, data in self._fixations.items() if data.excluded}
+
+    @property
+    def exclusion_notes(self) -> list[str]:
+        """The same as sentences."""
+        return [
+            note
+            for location, data in self._fixations.items()
+            for note in exclusion_notes(location, data.excluded, data.first_excluded)
+        ]
+
+    @cached_property
+    def _fixations(self) -> dict[str, FixationData]:
+        fixations = {location: open_fixations(location, "--human-data") for location in self._settings.human_data}
+        for location, data in fixations.items():
+            if not data.images:
+                raise UserError(f"--human-data {location}: holds no image with fixations")
+        return fixations

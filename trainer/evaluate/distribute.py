@@ -12,11 +12,11 @@ import torch
 from ray.data import ActorPoolStrategy
 from ray.exceptions import RayError
 
-from common.cluster import innermost, join_ray, worker_environment
+from common.cluster import join_ray, root_cause_message, worker_environment
 from common.errors import UserError
 from common.launch import default_device
 from trainer.evaluate.features import Piece, extract_here
-from trainer.evaluate.image_sets import ImageSet, ImageSubset
+from trainer.evaluate.images.image_sets import ImageSet, ImageSubset
 from trainer.evaluate.models import EvaluatedModel
 
 CHUNK = 1024  # images of a task
@@ -96,7 +96,7 @@ def extract_on_ray(
                 raise UserError(row["error"])
             yield from ((row["number"], piece) for piece in pickle.loads(row["pieces"]))
     except RayError as error:
-        raise UserError(f"the workers cannot extract features: {innermost(error)}") from None
+        raise UserError(f"the workers cannot extract features: {root_cause_message(error)}") from None
 
 
 def _moved(piece: Piece, start: int) -> Piece:

@@ -16,7 +16,7 @@ from common.errors import ImageFailure, UserError, describe_error
 from common.progress import progress_bar
 from common.storage import open_storage
 from common.text import join_names
-from trainer.evaluate.image_sets import ImageSet, model_input, text_checksum
+from trainer.evaluate.images.image_sets import ImageSet, model_input, text_checksum
 from trainer.evaluate.models import EvaluatedModel, file_name
 
 T = TypeVar("T")

@@ -1,81 +1,71 @@
-"""The main figures at a glance: models that differ in nothing but their seed as mean and standard error."""
+"""Headline figures of all models; runs that differ only in their seed become a mean with its standard error."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from statistics import mean
 from typing import Any
 
 from common import page
 from common.intervals import format_mean, standard_error
 from common.page import Html
-from trainer.evaluate.suites.base import Row
-
-# where a figure lies in a model's results; CIFAR-10's precision at 1 likewise
-FIGURES: dict[str, tuple[str | int, ...]] = {
-    "concurrent_top1": ("linear", "concurrent", "top1"),
-    "offline_top1": ("linear", "offline", "top1"),
-    "imagenet_c_mean": ("imagenet-c", "mean"),
-    "imagenet_precision_at_1": ("retrieval", "imagenet", "clean", "precision", 0),
-    "cifar10_precision_at_1": ("retrieval", "cifar10", "clean", "precision", 0),
-    "cc_with_people": ("alignment", "", "cc"),  # of the model of this name
-}
-TITLES = {
-    "concurrent_top1": "top-1, concurrent probe (%)",
-    "offline_top1": "top-1, offline probe (%)",
-    "imagenet_c_mean": "corrupted, mean top-1 (%)",
-    "imagenet_precision_at_1": "retrieval, precision at 1 (%)",
-    "cifar10_precision_at_1": "CIFAR-10 retrieval, precision at 1 (%)",
-    "cc_with_people": "CC with people",
-}
+from trainer.evaluate.suite import MODEL, Headline, Row
 
 
-def summarize_models(results: Mapping[str, Mapping[str, Any]]) -> list[Row]:
-    """A row for each kind of model, of what results.json holds: how many, and each figure's mean and standard error.
+def summarize_models(results: Mapping[str, Mapping[str, Any]], headlines: Mapping[Headline, str]) -> list[Row]:
+    """Summarize results.json: one row per kind of model, that is, per group of runs that differ only in their seed.
 
-    A figure that a model lacks is None, as is the standard error of a single model.
+    Args:
+        results: content of results.json, by model.
+        headlines: headline figures with the names of their suites.
+
+    A row holds the name, the number of runs, and mean and standard error (`_se`) of each figure. A figure that no model
+    of the group has is None, as is the standard error of a single run.
     """
-    kinds: dict[tuple[Any, ...], list[str]] = {}
-    for name, found in results.items():
-        trained = found["checkpoint"]["trained"]
-        own = (trained["settings"], trained["step"]) if trained["recipe"] else (name,)
-        kinds.setdefault((trained["recipe"], *own, found["checkpoint"]["image_size"]), []).append(name)
-    several = Counter(recipe for (recipe, *_), names in kinds.items() if len(names) > 1)
+    groups: dict[tuple[Any, ...], list[str]] = {}
+    for name, result in results.items():
+        trained = result["checkpoint"]["trained"]
+        identity = (trained["settings"], trained["step"]) if trained["recipe"] else (name,)
+        groups.setdefault((trained["recipe"], *identity, result["checkpoint"]["image_size"]), []).append(name)
+    groups_of_several = Counter(recipe for (recipe, *_), names in groups.items() if len(names) > 1)
     rows = []
-    for (recipe, *_), names in kinds.items():
-        only = len(names) > 1 and several[recipe] == 1  # runs of this recipe that others are not taken for
-        row: Row = {"model": recipe if only else ", ".join(names), "runs": len(names)}
-        for figure, path in FIGURES.items():
-            values = [value for name in names if (value := _found(results[name], path, name)) is not None]
-            row |= {figure: mean(values) if values else None, f"{figure}_se": standard_error(values)}
+    for (recipe, *_), names in groups.items():
+        recipe_is_unique = len(names) > 1 and groups_of_several[recipe] == 1
+        row: Row = {"model": recipe if recipe_is_unique else ", ".join(names), "runs": len(names)}
+        for headline, suite in headlines.items():
+            values = [
+                value for name in names if (value := _figure(results[name], suite, headline.path, name)) is not None
+            ]
+            row |= {headline.name: mean(values) if values else None, f"{headline.name}_se": standard_error(values)}
         rows.append(row)
     return rows
 
 
-def section(rows: Sequence[Row]) -> Html:
-    """The rows as a table, with those figures that some model has."""
-    figures = [figure for figure in FIGURES if any(row[figure] is not None for row in rows)]
-    cells = [(row["model"], row["runs"], *(_spelled(figure, row) for figure in figures)) for row in rows]
-    several = any(row["runs"] > 1 for row in rows)
+def section(headlines: Iterable[Headline], rows: Sequence[Row]) -> Html:
+    """Show the rows as a table, with those figures that at least one model has."""
+    shown = [headline for headline in headlines if any(row[headline.name] is not None for row in rows)]
+    cells = [(row["model"], row["runs"], *(_format_figure(headline, row) for headline in shown)) for row in rows]
+    has_several_runs = any(row["runs"] > 1 for row in rows)
     return page.section(
         "At a glance",
-        *([page.paragraph("Mean ± standard error over runs with different seeds.")] if several else []),
-        page.table(["model", "runs", *(TITLES[figure] for figure in figures)], cells),
+        *([page.paragraph("Mean ± standard error over runs with different seeds.")] if has_several_runs else []),
+        page.table(["model", "runs", *(headline.title for headline in shown)], cells),
     )
 
 
-def _found(result: Any, path: Sequence[str | int], name: str) -> float | None:
-    for step in path:
-        key = step if step != "" else name
+def _figure(result: Any, suite: str, path: Sequence[str | int], model: str) -> float | None:
+    """Follow a path into a model's results; None if the model lacks the figure."""
+    for step in (suite, *path):
+        key = model if step == MODEL else step
         if isinstance(result, Mapping) and key not in result:
             return None
         result = result[key]
     return None if result is None else float(result)
 
 
-def _spelled(figure: str, row: Row) -> str:
-    value, error = row[figure], row[f"{figure}_se"]
+def _format_figure(headline: Headline, row: Row) -> str:
+    value, error = row[headline.name], row[f"{headline.name}_se"]
     if value is None:
         return ""
-    if figure == "cc_with_people":
+    if not headline.percent:
         return format_mean(value, error, digits=3)
     return format_mean(100 * value, None if error is None else 100 * error)

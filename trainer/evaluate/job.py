@@ -1,124 +1,114 @@
-"""An evaluation from its settings to its report: data and models opened, features extracted, suites run, all kept."""
+"""An evaluation: open data and models, let the suites check them, extract features, run the suites, write results."""
 
 import csv
 import io
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 
-from common.errors import UserError
-from common.extras import require_extra
 from common.launch import default_device
 from common.storage import open_storage
 from trainer.evaluate.config import EvaluateSettings
-from trainer.evaluate.data import open_data
-from trainer.evaluate.features import FeatureStore, Piece, extract_here
+from trainer.evaluate.data import EvaluationData
+from trainer.evaluate.features import Extract, FeatureStore, Piece, extract_here
 from trainer.evaluate.glance import summarize_models
-from trainer.evaluate.image_sets import ImageSet
+from trainer.evaluate.images.image_sets import ImageSet
 from trainer.evaluate.models import EvaluatedModel, open_models
 from trainer.evaluate.probes import Probes
 from trainer.evaluate.report import report_page
-from trainer.evaluate.suites import alignment, imagenet_c, linear, retrieval
-from trainer.evaluate.suites.alignment import Alignment
-from trainer.evaluate.suites.base import Context, Findings, Row
+from trainer.evaluate.suite import Context, Findings, Row
+from trainer.evaluate.suites import load_headlines
 
-ON_FEATURES: dict[str, Any] = {"linear": linear, "imagenet-c": imagenet_c, "retrieval": retrieval}
 RESULTS, PAGE = "results.json", "index.html"
 
 
 def run_evaluation(settings: EvaluateSettings) -> str:
-    """Measure as the settings say; returns where the page lies. Raises UserError, as far as possible at the start."""
-    require_extra("eval", "an evaluation")
+    """Run the suites that the settings select, and write results.json, tables and the report.
+
+    Returns the location of the report. Raises UserError, as far as possible before anything is measured.
+    """
     storage = open_storage(settings.output)
     storage.check_writable()
-    context = _opened(settings)
-    if "alignment" in settings.suites():
-        alignment.with_attention(context)
-    found = _measured(context)
-    looked = alignment.run(context) if "alignment" in settings.suites() else None
-    if looked:
-        found["alignment"] = looked.findings
-    unreadable = context.store.unreadable | (looked.unreadable if looked else {})
-    results = {model.name: _results(model, context, found, looked) for model in context.models}
-    rows = summarize_models(results)
-    for name, table in {"glance": rows, **{name: findings.rows for name, findings in found.items()}}.items():
-        storage.replace(f"{name}.csv", _table(table))
-    everything = {
-        name: {**result, "unreadable": unreadable, "left_out": context.data.left_out}
-        for name, result in results.items()
-    }
-    storage.replace(RESULTS, (json.dumps(everything, indent=1, allow_nan=False) + "\n").encode())
-    storage.replace(PAGE, report_page(context, rows, found, looked, unreadable).encode("utf-8", "surrogateescape"))
+    context = _open_context(settings)
+    suites = settings.suites()
+    needed = [images for suite in suites.values() for images in suite.image_sets(context)]
+    context.store.prepare(context.models, needed)
+    findings = {name: suite.run(context) for name, suite in suites.items()}
+
+    unreadable = _merge(context.store.unreadable, *(found.unreadable for found in findings.values()))
+    excluded = _merge(*(found.excluded for found in findings.values()))
+    results = {model.name: _model_results(model, context, findings) for model in context.models}
+    headlines = load_headlines()
+    headline_rows = summarize_models(results, headlines)
+    for name, rows in {"glance": headline_rows, **{name: found.rows for name, found in findings.items()}}.items():
+        storage.replace(f"{name}.csv", _csv_table(rows))
+    content = {name: {**result, "unreadable": unreadable, "left_out": excluded} for name, result in results.items()}
+    storage.replace(RESULTS, (json.dumps(content, indent=1, allow_nan=False) + "\n").encode())
+    page = report_page(context, suites, findings, headlines, headline_rows, unreadable)
+    storage.replace(PAGE, page.encode("utf-8", "surrogateescape"))
     storage.sweep()
     return f"{settings.output.rstrip('/')}/{PAGE}"
 
 
-def _opened(settings: EvaluateSettings) -> Context:
-    """Everything that the suites are given, with the models on their device."""
+def _open_context(settings: EvaluateSettings) -> Context:
+    """Open what the suites are given, with the models on their device."""
     device = default_device()
-    data = open_data(settings)
+    data = EvaluationData(settings)
     models = open_models(settings.checkpoints, settings.backbone)
-    if same := [model.name for model in models if model.name in data.compared]:
-        raise UserError(f"--compare {same[0]}=...: a checkpoint has this name; choose another")
     folder = settings.features or f"{settings.output}/features"
-    store = FeatureStore(folder, _extract(settings, device), settings.image_size)
-    probes = Probes(store, data.train, settings.probe_epochs, settings.seed, device)
+    store = FeatureStore(folder, _make_extractor(settings, device), settings.image_size)
+    probes = Probes(store, lambda: data.train, settings.probe_epochs, settings.seed, device)
     for model in models:
         model.network.to(device)
     return Context(settings, data, models, store, probes, device)
 
 
-def _extract(settings: EvaluateSettings, device: torch.device) -> Any:
-    """How features are extracted: in this process, or in those of Ray."""
+def _make_extractor(settings: EvaluateSettings, device: torch.device) -> Extract:
+    """Return the function that extracts features: in this process, or in several with Ray."""
 
-    def in_this_process(
+    def extract_in_this_process(
         models: Sequence[EvaluatedModel], sets: Sequence[ImageSet], size: int
     ) -> Iterator[tuple[int, Piece]]:
         networks = [model.network for model in models]
-        for number, each in enumerate(sets):
-            for piece in extract_here(networks, each, size, device, settings.batch_size, settings.readers):
+        for number, images in enumerate(sets):
+            for piece in extract_here(networks, images, size, device, settings.batch_size, settings.readers):
                 yield number, piece
 
-    def on_ray(models: Sequence[EvaluatedModel], sets: Sequence[ImageSet], size: int) -> Iterator[tuple[int, Piece]]:
+    def extract_with_ray(
+        models: Sequence[EvaluatedModel], sets: Sequence[ImageSet], size: int
+    ) -> Iterator[tuple[int, Piece]]:
         from trainer.evaluate.distribute import extract_on_ray
 
         return extract_on_ray(models, sets, size, settings.batch_size, settings.readers, settings.workers)
 
-    return in_this_process if settings.workers == 1 else on_ray
+    return extract_in_this_process if settings.workers == 1 else extract_with_ray
 
 
-def _measured(context: Context) -> dict[str, Findings]:
-    """The suites on features: first all that can be wrong, then all features, then the figures."""
-    suites = {name: ON_FEATURES[name] for name in context.settings.suites() if name in ON_FEATURES}
-    needed = [pictures for suite in suites.values() for pictures in suite.sets(context)]
-    context.store.prepare(context.models, needed)
-    return {name: suite.run(context) for name, suite in suites.items()}
-
-
-def _results(
-    model: EvaluatedModel, context: Context, found: dict[str, Findings], looked: Alignment | None
-) -> dict[str, Any]:
-    """What results.json says of a model."""
-    about = {
+def _model_results(model: EvaluatedModel, context: Context, findings: Mapping[str, Findings]) -> dict[str, Any]:
+    """Return the entry of results.json for a model."""
+    checkpoint = {
         "location": model.location,
         "sha256": model.sha256,
         "image_size": context.store.size(model),
         "seed": context.settings.seed,
         "trained": dict(model.about),
     }
-    tests = [test for test in looked.comparisons if model.name in test["models"]] if looked else []
     return {
-        **{name: findings.results[model.name] for name, findings in found.items() if model.name in findings.results},
-        **({"alignment_tests": tests} if looked else {}),
-        "checkpoint": about,
-        "notes": {name: findings.notes for name, findings in found.items()},
+        **{name: found.results[model.name] for name, found in findings.items() if model.name in found.results},
+        **_merge(*(found.further.get(model.name, {}) for found in findings.values())),
+        "checkpoint": checkpoint,
+        "notes": {name: found.notes for name, found in findings.items()},
     }
 
 
-def _table(rows: Sequence[Row]) -> bytes:
-    """CSV; empty where there is no figure."""
+def _merge(*parts: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for part in parts for name, value in part.items()}
+
+
+def _csv_table(rows: Sequence[Row]) -> bytes:
+    """Format rows as CSV; NaN becomes an empty cell."""
     if not rows:
         return b""
     text = io.StringIO()

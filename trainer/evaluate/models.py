@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from common.errors import UserError, describe_error
 from common.training import load_torch_file
 from trainer.checkpoint import read_checkpoint, trained_from
-from trainer.evaluate.image_sets import text_checksum
+from trainer.evaluate.images.image_sets import text_checksum
 from trainer.model.attention import select_map
 from trainer.model.backbone import Backbone, BackboneName, NormName
-from trainer.objectives.base import Model
+from trainer.objectives import Model
 
 PLAIN_SIZE = 224
 WRAPPERS = ("state_dict", "model")  # keys of training checkpoints that hold the weights next to other things

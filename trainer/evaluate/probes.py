@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -12,9 +13,9 @@ from torch import Tensor, nn
 from common.errors import UserError
 from common.progress import progress_bar
 from trainer.evaluate.features import FeatureSet, FeatureStore
-from trainer.evaluate.image_sets import ImageSet, check_classes
+from trainer.evaluate.images.image_sets import ImageSet, check_classes
 from trainer.evaluate.models import EvaluatedModel
-from trainer.optim import PROBE_RATE
+from trainer.optim import probe_learning_rate
 
 BATCH = 256
 CHUNK = 8192  # rows that are classified at once
@@ -62,10 +63,20 @@ class Probes:
     """The classifiers of models; an offline one learns when it is first asked for."""
 
     def __init__(
-        self, store: FeatureStore, train: ImageSet | None, epochs: int, seed: int, device: torch.device
+        self,
+        store: FeatureStore,
+        open_train: Callable[[], ImageSet | None],
+        epochs: int,
+        seed: int,
+        device: torch.device,
     ) -> None:
-        self._store, self._train, self._epochs, self._seed, self._device = store, train, epochs, seed, device
+        self._store, self._open_train, self._epochs = store, open_train, epochs
+        self._seed, self._device = seed, device
         self._offline: dict[str, Classifier] = {}
+
+    @cached_property
+    def _train(self) -> ImageSet | None:
+        return self._open_train()
 
     def concurrent(self, model: EvaluatedModel, folders: list[str]) -> Classifier | None:
         """What learned with the network; None where nothing did, or where it cannot be used and --train can.
@@ -154,7 +165,7 @@ def fit_linear_probe(
     nn.init.zeros_(probe.bias)
     batch = min(BATCH, len(rows))
     steps = len(rows) // batch
-    optimizer = torch.optim.SGD(probe.parameters(), lr=PROBE_RATE * batch / 256, momentum=0.9, nesterov=True)
+    optimizer = torch.optim.SGD(probe.parameters(), lr=probe_learning_rate(batch), momentum=0.9, nesterov=True)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: 0.5 * (1 + math.cos(math.pi * step / (epochs * steps)))
     )

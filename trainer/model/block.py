@@ -1,16 +1,21 @@
-"""An attention block after the last stage, which masks what is pooled (Table 1's rows of an explicit mask)."""
+"""The attention block of Table 1's explicit-mask rows: it masks the last stage's map before pooling (paper 4.3)."""
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trainer.model.backbone import Features
-from trainer.objectives.base import EncodedBatch, LossTerms, Objective, Outputs
 
-SQUEEZE = 4  # channels of the last stage to one of the block's; the paper is silent, a bottleneck of ResNet does so
+SQUEEZE = 4  # ratio of the last stage's channels to the hidden ones; not in the paper, chosen as in a ResNet bottleneck
 
 
 class AttentionBlock(nn.Module):
-    """a = sigmoid(conv1x1(ReLU(conv3x3(F)))), h = GAP(a * F): one mask for all channels F of the last stage."""
+    """Mask the last stage's map F: a = sigmoid(conv1x1(ReLU(conv3x3(F)))), pooled features = GAP(a * F).
+
+    The mask a has one channel, which weights all channels of F.
+
+    Args:
+        channels: number of channels of the last stage.
+    """
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -18,36 +23,16 @@ class AttentionBlock(nn.Module):
         self.mask = nn.Conv2d(channels // SQUEEZE, 1, 1)
 
     def forward(self, features: Features) -> Features:
-        """The same maps of the stages, with the mask, and pooled under it."""
+        """Return features with the same stages, pooled under the mask, and the mask [B, h, w] in (0, 1)."""
         last = features.stages[-1]
         mask = self.mask(F.relu(self.hidden(last))).sigmoid()
         return Features((mask * last).mean((2, 3)), features.stages, mask[:, 0])
 
 
 class MaskReadout(nn.Module):
-    """The block's mask is the prediction of where people look."""
+    """Read-out that takes the block's mask as the predicted attention map."""
 
     def forward(self, features: Features, size: tuple[int, int]) -> Tensor:
-        """Features of B images -> map [B, height, width] in (0, 1)."""
+        """Resize the mask bilinearly to `size` (height, width): [B, height, width] in (0, 1)."""
         assert features.mask is not None
         return F.interpolate(features.mask[:, None].float(), size, mode="bilinear")[:, 0]
-
-
-class MaskMonitor(Objective):
-    """Log how much of the views the block lets through. It adds nothing to the loss; its mask can be looked at."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.readout = MaskReadout()
-
-    def forward(self, seen: EncodedBatch) -> Outputs:
-        assert seen.views.mask is not None
-        return {"mask": seen.views.mask.detach().mean((1, 2))}
-
-    def terms(self, outputs: Outputs, inputs: object) -> LossTerms:
-        openness = outputs["mask"].mean()
-        return LossTerms(openness.new_zeros(()), {"mask_mean": openness})
-
-    def attention(self, clean: Features, size: tuple[int, int]) -> Tensor:
-        predicted: Tensor = self.readout(clean, size)
-        return predicted

@@ -1,1 +1,19 @@
-"""What is minimized: contrastive, attention, probe and classifier objectives."""
+"""What is minimized: one file per objective, and the model that combines them with a backbone."""
+
+from trainer.objectives.attention import AttentionObjective
+from trainer.objectives.base import Model, Objective
+from trainer.objectives.classifier import ClassifierObjective
+from trainer.objectives.contrast import ContrastiveObjective
+from trainer.objectives.mask import MaskMonitor
+from trainer.objectives.probe import ProbeObjective, probe_objectives
+
+__all__ = [
+    "AttentionObjective",
+    "ClassifierObjective",
+    "ContrastiveObjective",
+    "MaskMonitor",
+    "Model",
+    "Objective",
+    "ProbeObjective",
+    "probe_objectives",
+]

@@ -1,4 +1,4 @@
-"""A classifier that the backbone learns from: the supervised rows of Table 1."""
+"""The classification objective of the supervised rows of Table 1."""
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -7,16 +7,23 @@ from trainer.objectives.base import EncodedBatch, LossTerms, ModelInputs, Object
 
 
 class ClassifierObjective(Objective):
-    """Cross-entropy on every view. Its accuracy is logged as a probe's is: they are compared in Table 1."""
+    """Cross-entropy of a linear classifier on every view; its gradient trains the backbone.
+
+    Its accuracy is logged as `probe_accuracy`, since Table 1 compares it with the accuracy of linear probes.
+
+    Args:
+        channels: number of pooled feature channels.
+        classes: number of classes.
+    """
 
     def __init__(self, channels: int, classes: int) -> None:
         super().__init__()
         self.linear = nn.Linear(channels, classes)
 
-    def forward(self, seen: EncodedBatch) -> Outputs:
-        return {"classifier": self.logits(seen.views.pooled)}
+    def forward(self, encoded: EncodedBatch) -> Outputs:
+        return {"classifier": self.logits(encoded.views.pooled)}
 
-    def terms(self, outputs: Outputs, inputs: ModelInputs) -> LossTerms:
+    def loss_terms(self, outputs: Outputs, inputs: ModelInputs) -> LossTerms:
         labels = inputs.labels.repeat(len(outputs["classifier"]) // len(inputs.labels))
         loss = F.cross_entropy(outputs["classifier"].float(), labels)
         accuracy = (outputs["classifier"].argmax(1) == labels).float().mean()
@@ -27,4 +34,4 @@ class ClassifierObjective(Objective):
         return scores
 
     def classifier(self) -> dict[str, Tensor]:
-        return {name: one.detach() for name, one in self.linear.named_parameters()}
+        return {name: parameter.detach() for name, parameter in self.linear.named_parameters()}

@@ -9,7 +9,7 @@ from common.errors import UserError
 
 if TYPE_CHECKING:  # names are listed without torch
     from trainer.config import ModelConfig
-    from trainer.objectives.base import Model
+    from trainer.objectives import Model
     from trainer.recipe import Recipe
 
 

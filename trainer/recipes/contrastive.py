@@ -3,7 +3,7 @@
 from trainer.config import ModelConfig
 from trainer.model.attention import AttentionReadout
 from trainer.model.backbone import Backbone
-from trainer.objectives.base import AttentionObjective, ContrastiveObjective, Model, probe_objectives
+from trainer.objectives import AttentionObjective, ContrastiveObjective, Model, probe_objectives
 from trainer.recipe import Recipe
 
 
@@ -11,7 +11,7 @@ def build(config: ModelConfig, classes: int | None) -> Model:
     """Contrast, a probe, and a read-out that tells the backbone nothing (paper 4.2)."""
     backbone = Backbone(config.backbone, config.norm)
     contrast = ContrastiveObjective(backbone.channels, config)
-    attention = AttentionObjective(config, AttentionReadout(config.select), informs=False)
+    attention = AttentionObjective(config, AttentionReadout(config.select), guides_backbone=False)
     return Model(backbone, [contrast, attention, *probe_objectives(backbone.channels, classes, config)])
 
 

@@ -6,7 +6,7 @@ python -m trainer.run --recipe contrastive-attn-cotrain --human-data salicon:FOL
 from trainer.config import ModelConfig
 from trainer.model.attention import AttentionReadout
 from trainer.model.backbone import Backbone
-from trainer.objectives.base import AttentionObjective, ContrastiveObjective, Model, probe_objectives
+from trainer.objectives import AttentionObjective, ContrastiveObjective, Model, probe_objectives
 from trainer.recipe import Recipe
 
 
@@ -14,7 +14,7 @@ def build(config: ModelConfig, classes: int | None) -> Model:
     """Contrast, a probe, and the attention branch on photographs that people looked at (paper 4.3)."""
     backbone = Backbone(config.backbone, config.norm)
     contrast = ContrastiveObjective(backbone.channels, config)
-    attention = AttentionObjective(config, AttentionReadout(config.select), source="human_")
+    attention = AttentionObjective(config, AttentionReadout(config.select), prefix="human_")
     return Model(backbone, [contrast, attention, *probe_objectives(backbone.channels, classes, config)])
 
 

@@ -3,7 +3,7 @@
 from trainer.config import ModelConfig
 from trainer.model.attention import AttentionReadout
 from trainer.model.backbone import Backbone
-from trainer.objectives.base import AttentionObjective, ContrastiveObjective, Model, probe_objectives
+from trainer.objectives import AttentionObjective, ContrastiveObjective, Model, probe_objectives
 from trainer.recipe import Recipe
 
 

@@ -4,7 +4,7 @@ from common.errors import UserError
 from trainer.config import ModelConfig, TrainConfig
 from trainer.model.backbone import Backbone
 from trainer.model.contracam import ContraCAM
-from trainer.objectives.base import AttentionObjective, ContrastiveObjective, Model, probe_objectives
+from trainer.objectives import AttentionObjective, ContrastiveObjective, Model, probe_objectives
 from trainer.recipe import Recipe, check_map_size
 
 

@@ -5,8 +5,8 @@ The block is no part of torchvision's layout: an exported backbone is without it
 
 from trainer.config import ModelConfig
 from trainer.model.backbone import Backbone
-from trainer.model.block import AttentionBlock, MaskMonitor
-from trainer.objectives.base import ContrastiveObjective, Model, probe_objectives
+from trainer.model.block import AttentionBlock
+from trainer.objectives import ContrastiveObjective, MaskMonitor, Model, probe_objectives
 from trainer.recipe import Recipe, check_map_size
 
 

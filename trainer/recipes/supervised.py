@@ -8,8 +8,7 @@ from trainer.config import ModelConfig, TrainConfig
 from trainer.data.augment import draw_flip
 from trainer.model.attention import AttentionReadout
 from trainer.model.backbone import Backbone
-from trainer.objectives.base import AttentionObjective, Model
-from trainer.objectives.classifier import ClassifierObjective
+from trainer.objectives import AttentionObjective, ClassifierObjective, Model
 from trainer.optim import CLASSIFIER
 from trainer.recipe import Recipe
 
@@ -20,7 +19,7 @@ def build(config: ModelConfig, classes: int | None, guided: bool = False) -> Mod
     """Cross-entropy, and a read-out that tells the backbone nothing unless it is `guided`. It needs classes."""
     assert classes is not None
     backbone = Backbone(config.backbone, config.norm)
-    attention = AttentionObjective(config, AttentionReadout(config.select), informs=guided)
+    attention = AttentionObjective(config, AttentionReadout(config.select), guides_backbone=guided)
     return Model(backbone, [ClassifierObjective(backbone.channels, classes), attention])
 
 
@@ -33,7 +32,7 @@ def check(config: TrainConfig, classes: int | None, workers: int, compiled: bool
 RECIPE = Recipe(
     build,
     views=(draw_flip,),
-    optimisation=CLASSIFIER,
+    optimizer=CLASSIFIER,
     defaults=DEFAULTS,
     check=check,
     paper={"resnet50": (75.91, 0.10), "resnet18": (69.17, 0.07)},

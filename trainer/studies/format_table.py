@@ -21,7 +21,7 @@ def save_table(rows: Sequence[TableRow], settings: TableSettings) -> str:
     folder.write(MARKDOWN, text)
     folder.write(CSV, format_csv(rows))
     draw_table(rows, str(folder.path / PLOT))
-    folder.keep(PLOT)
+    folder.upload(PLOT)
     return text
 
 

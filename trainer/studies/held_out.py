@@ -16,8 +16,8 @@ from common.shards import read_samples
 from common.storage import open_storage
 from trainer.data.crops import center_crop
 from trainer.data.dataset import Dataset
-from trainer.evaluate.image_sets import MAX_PIXELS, FolderImages, check_classes
-from trainer.objectives.base import Model
+from trainer.evaluate.images.image_sets import MAX_PIXELS, FolderImages, check_classes
+from trainer.objectives import Model
 
 BATCH = 256
 

@@ -64,7 +64,7 @@ def list_runs(settings: TableSettings) -> dict[str, list[TrainSettings]]:
 
 def _run(settings: TableSettings, name: str, seed: int) -> TrainSettings:
     changes: dict[str, Any] = {"recipe": name, "seed": seed}
-    if get_recipe(name).optimisation is CLASSIFIER:
+    if get_recipe(name).optimizer is CLASSIFIER:
         changes["learning_rate"] = settings.supervised_learning_rate
     if not get_recipe(name).human_data:
         changes |= {"human_data": [], "human_batch_size": None}

@@ -13,8 +13,9 @@ from common.storage.run_folder import RunFolder
 from common.training import save_or_check_settings
 from trainer.config import TrainSettings
 from trainer.data.dataset import Dataset, split_shards
-from trainer.job import prepare_run, train
-from trainer.objectives.base import Model
+from trainer.job import prepare_run
+from trainer.loop import train
+from trainer.objectives import Model
 from trainer.recipes import build
 from trainer.studies.config import SearchSettings
 from trainer.studies.held_out import measure_accuracy, read_shard_images
@@ -46,7 +47,7 @@ def search(settings: SearchSettings) -> list[Trial]:
     config, data, _ = prepare_run(settings)
     if data.classes is None or config.probe is False:
         raise UserError("a search compares probes: use samples with classes, without --no-probe")
-    if not any(part.clean_informs for part in build(config.recipe, config, data.classes).parts):
+    if not any(part.guides_backbone for part in build(config.recipe, config, data.classes).objectives):
         raise UserError(
             f"--recipe {config.recipe}: no attention loss reaches the network, lambda and beta decide nothing"
         )
@@ -110,7 +111,7 @@ def _run_all(
     from ray import tune
     from ray.tune.schedulers import ASHAScheduler
 
-    from common.cluster import join_ray, largest, worker_environment
+    from common.cluster import join_ray, max_per_machine, worker_environment
 
     join_ray(show_workers_output=False)
     environment = worker_environment()
@@ -121,8 +122,8 @@ def _run_all(
 
     available = ray.cluster_resources()
     # a trial lies on one machine
-    share = {kind: min(available.get(kind, 0) / concurrent, largest(kind)) for kind in ("CPU", "GPU")}
-    if largest("CPU") < 1:
+    share = {kind: min(available.get(kind, 0) / concurrent, max_per_machine(kind)) for kind in ("CPU", "GPU")}
+    if max_per_machine("CPU") < 1:
         raise UserError("a search needs a CPU for each trial, this cluster has none")
     needs = {"cpu": max(int(share["CPU"]), 1), "gpu": min(share["GPU"], 1)}
     trainable, place = tune.with_resources(trial, needs), Path(folder).resolve() / TUNE

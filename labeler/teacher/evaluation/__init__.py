@@ -1,1 +1,1 @@
-"""Score a teacher on human fixations."""
+"""Evaluation of a teacher on human fixations: data, predictions, scores, summary, page."""

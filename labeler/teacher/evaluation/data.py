@@ -1,4 +1,4 @@
-"""Which images a teacher is scored on: data sets of human fixations, whole or only the images that a file names."""
+"""Data sets of human fixations to evaluate a teacher on, completely or only on images listed in a file."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -7,11 +7,11 @@ from common.errors import UserError
 from common.fixations import FixatedImage, FixationData, open_fixations
 from common.text import join_names
 
-NAMES_SHOWN = 3
+UNKNOWN_NAMES_SHOWN = 3
 
 
 def open_data(locations: Iterable[str]) -> dict[str, FixationData]:
-    """The data sets by location. Raises UserError."""
+    """Open data sets, each FORMAT:FOLDER, and return them by location. Raises UserError."""
     data: dict[str, FixationData] = {}
     for location in locations:
         if location in data:
@@ -21,33 +21,35 @@ def open_data(locations: Iterable[str]) -> dict[str, FixationData]:
 
 
 def select_images(data: dict[str, FixationData], names_file: Path | None) -> dict[str, list[FixatedImage]]:
-    """The images of each data set, by location; only those named in the file where there is one.
+    """Return the images to score by location: all, or only those listed in the names file.
 
-    Raises UserError for a name that no data set knows, and for a data set of which nothing is named.
+    Raises UserError if the file lists an image of no data set, or no image of one of them.
     """
     if names_file is None:
-        return {location: found.images for location, found in data.items()}
+        return {location: data_set.images for location, data_set in data.items()}
     names = read_names(names_file)
-    known = {image.name for found in data.values() for image in found.images}
+    known = {image.name for data_set in data.values() for image in data_set.images}
     if unknown := sorted(names - known):
         raise UserError(
-            f"--names {names_file}: {len(unknown):,} of {len(names):,} names are no image with fixations of "
-            f"{', '.join(data)}: {join_names(unknown, NAMES_SHOWN)}"
+            f"--names {names_file}: expected names of images with fixations in {', '.join(data)}; {len(unknown):,} of "
+            f"{len(names):,} names are not: {join_names(unknown, UNKNOWN_NAMES_SHOWN)}"
         )
-    selected = {location: [image for image in found.images if image.name in names] for location, found in data.items()}
+    selected = {
+        location: [image for image in data_set.images if image.name in names] for location, data_set in data.items()
+    }
     for location, images in selected.items():
         if not images:
-            raise UserError(f"--names {names_file}: names no image of --data {location}; leave one of the two out")
+            raise UserError(f"--names {names_file}: lists no image of --data {location}; omit one of the two")
     return selected
 
 
 def read_names(path: Path) -> set[str]:
-    """Image names, one a line. Raises UserError."""
+    """Read image names, one per line. Raises UserError."""
     try:
         with path.open(encoding="utf-8", errors="surrogateescape") as file:
             names = {line.rstrip("\n") for line in file if line.strip()}
     except OSError as error:
         raise UserError(f"--names {path}: cannot be read: {error.strerror}") from None
     if not names:
-        raise UserError(f"--names {path}: expected names of images, one a line, found none")
+        raise UserError(f"--names {path}: expected image names, one per line, found none")
     return names

@@ -1,4 +1,4 @@
-"""The page of a teacher's evaluation: scores, their spread over images, and what the best and the worst look like."""
+"""HTML page of a teacher's evaluation: scores, their distribution over images, and the best and worst images."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,80 +11,89 @@ from common import page
 from common.fixations import FixatedImage, exclusion_notes
 from common.manifest import Teacher
 from common.page import Html
-from common.text import join_names
-from labeler.teacher.evaluation.image_scores import ImageScores
+from common.text import join_names, pluralize
 from labeler.teacher.evaluation.predict import predict_map
-from labeler.teacher.evaluation.summary import METRICS, PREDICTIONS, Evaluation, format_score
-from labeler.teacher.weights import Predictor
+from labeler.teacher.evaluation.scoring import ImageScores
+from labeler.teacher.evaluation.summary import METRICS, PREDICTIONS, Evaluation, score_rows
+from labeler.teacher.model import TeacherModel
 
-PER_GROUP = 4  # pictures
-NAMED = 10  # images in a note
-BIN = 0.05  # of CC
-EXPLAINED = (
-    "Means over images with 95 % bootstrap intervals. The centre prior is a Gaussian in the middle of every image. "
-    "Human split-half: one half of an image's subjects predicts the other half. Halves have fewer subjects than the "
-    "whole, so their maps are noisier than the map that the teacher is scored on, and a perfect teacher could score "
-    "higher. KLD suffers most: it punishes every place where the map of a half is 0 and the other half looked."
+EXTREMES_SHOWN = 4  # images in each group: best, middle, worst
+NAMES_SHOWN = 10  # images named in a note
+CC_BIN_WIDTH = 0.05
+SHORT_METRICS = {"kld": "KLD"}  # labels for captions where those of tables are too long
+EXPLANATION = (
+    "Scores are means over images with 95 % bootstrap intervals. The center prior is a Gaussian at the center of every "
+    "image. Human split-half: one half of an image's subjects predicts the other half. A half has fewer subjects than "
+    "the whole, so its map is noisier than the map that the teacher is compared with, and a perfect teacher could "
+    "exceed the split-half. This affects KLD most: it penalizes every location that one half fixated and where the "
+    "other half's map is 0."
 )
 
 
 def evaluation_page(
     identity: Teacher,
-    teacher: Predictor,
+    teacher: TeacherModel,
     device: torch.device,
     evaluations: Sequence[Evaluation],
     summaries: Mapping[str, Mapping[str, Any]],
 ) -> Html:
-    """The whole page; the teacher looks again at the images that are shown. Raises UserError like the scoring."""
+    """Return the page of an evaluation.
 
-    def pictures(chosen: Sequence[tuple[FixatedImage, ImageScores]]) -> Html:
-        return page.grid([_comparison(image, scores, teacher, device) for image, scores in chosen], wide=True)
+    The maps of the images shown are predicted anew. Raises UserError if that fails.
 
-    parts = []
-    for evaluation in evaluations:
-        summary = summaries[evaluation.data]
-        groups = select_extremes(evaluation)
-        parts.append(
-            page.section(
-                evaluation.data,
-                _tiles(summary),
-                page.notes(_notes(evaluation)),
-                _table(summary),
-                page.element("h3", "CC of each image"),
-                page.grid(_histograms(evaluation), wide=True),
-                *(
-                    part
-                    for title, chosen in groups.items()
-                    if chosen
-                    for part in (page.element("h3", title), pictures(chosen))
-                ),
-            )
-        )
+    Args:
+        identity: name and checksum of the teacher.
+        teacher: the teacher, on `device`.
+        device: where maps are predicted.
+        evaluations: the scores of each data set.
+        summaries: what `summarize` returns, by location of the data set.
+    """
     return page.document(
-        f"{identity.name}: where would people look?",
-        "How well the teacher predicts where people looked. Left: the map of people's fixations; right: the teacher's. "
-        "per_image.csv and results.json, beside this page, hold the scores of every image.",
-        page.paragraph(EXPLAINED),
+        f"{identity.name}: evaluation on human fixations",
+        "How well the teacher predicts where people look. Left: human attention map; right: the teacher's map. "
+        "The scores of every image are in per_image.csv and results.json in the same folder.",
+        page.paragraph(EXPLANATION),
         page.layer_switches(points=False),
-        *parts,
+        *(_data_set_section(evaluation, summaries[evaluation.data], teacher, device) for evaluation in evaluations),
         page.paragraph(f"Teacher {identity.name}, sha256 {identity.sha256}."),
     )
 
 
 def select_extremes(evaluation: Evaluation) -> dict[str, list[tuple[FixatedImage, ImageScores]]]:
-    """The images of highest, middle and lowest CC, each at most once."""
-    order = np.argsort(-evaluation.of("teacher", "cc"), kind="stable")
-    best, rest = order[:PER_GROUP], order[PER_GROUP:]
-    worst, between = rest[max(len(rest) - PER_GROUP, 0) :], rest[: max(len(rest) - PER_GROUP, 0)]
-    start = max(len(between) - PER_GROUP, 0) // 2
-    groups = {"Best by CC": best, "In the middle": between[start : start + PER_GROUP], "Worst by CC": worst}
+    """Return the images with the highest, middle and lowest CC by title, without repetition."""
+    order = np.argsort(-evaluation.values("teacher", "cc"), kind="stable")
+    best, rest = order[:EXTREMES_SHOWN], order[EXTREMES_SHOWN:]
+    between, worst = np.split(rest, [max(len(rest) - EXTREMES_SHOWN, 0)])
+    start = max(len(between) - EXTREMES_SHOWN, 0) // 2
+    groups = {"Best by CC": best, "Middle by CC": between[start : start + EXTREMES_SHOWN], "Worst by CC": worst}
     return {
-        title: [(evaluation.images[index], evaluation.scores[index]) for index in chosen.tolist()]
-        for title, chosen in groups.items()
+        title: [(evaluation.images[index], evaluation.scores[index]) for index in indices.tolist()]
+        for title, indices in groups.items()
     }
 
 
+def _data_set_section(
+    evaluation: Evaluation, summary: Mapping[str, Any], teacher: TeacherModel, device: torch.device
+) -> Html:
+    groups = []
+    for title, members in select_extremes(evaluation).items():
+        if members:
+            figures = [_comparison_figure(image, scores, teacher, device) for image, scores in members]
+            groups += [page.element("h3", title), page.grid(figures, wide=True)]
+    return page.section(
+        evaluation.data,
+        _tiles(summary),
+        page.notes(_notes(evaluation)),
+        page.table(["metric", *PREDICTIONS.values()], score_rows(summary)),
+        page.element("h3", "CC of each image"),
+        page.grid(_histograms(evaluation), wide=True),
+        *groups,
+    )
+
+
 def _tiles(summary: Mapping[str, Any]) -> Html:
+    """Return the key figures of a data set."""
+
     def mean(prediction: str, metric: str) -> str:
         value = summary[prediction][metric]["mean"]
         return "-" if value is None else f"{value:.2f}"
@@ -92,60 +101,55 @@ def _tiles(summary: Mapping[str, Any]) -> Html:
     return page.tiles(
         {
             "images": summary["images"],
-            "teacher's CC": mean("teacher", "cc"),
-            "centre prior's CC": mean("centre_prior", "cc"),
+            "teacher CC": mean("teacher", "cc"),
+            "center prior CC": mean("centre_prior", "cc"),
             "human split-half CC": mean("human_split_half", "cc"),
-            "teacher's NSS": mean("teacher", "nss"),
-            "centre prior's NSS": mean("centre_prior", "nss"),
+            "teacher NSS": mean("teacher", "nss"),
+            "center prior NSS": mean("centre_prior", "nss"),
             "human split-half NSS": mean("human_split_half", "nss"),
-            "teacher's shuffled AUC": mean("teacher", "shuffled_auc"),
+            "teacher shuffled AUC": mean("teacher", "shuffled_auc"),
         }
     )
 
 
-def _table(summary: Mapping[str, Any]) -> Html:
-    rows = [
-        (label, *(format_score(summary[name][metric]) for name in PREDICTIONS)) for metric, label in METRICS.items()
-    ]
-    return page.table(["metric", *PREDICTIONS.values()], rows)
-
-
 def _notes(evaluation: Evaluation) -> list[str]:
-    """What the reader should know of single images."""
-    constant = [scored.image for scored in evaluation.scores if scored.constant]
-    undivided = [scored.image for scored in evaluation.scores if scored.human_split_half is None]
-    notes = exclusion_notes("the data set", evaluation.left_out, {})
+    """Return sentences on excluded images and on images that are scored differently."""
+    constant = [scores.image for scores in evaluation.scores if scores.constant]
+    without_halves = [scores.image for scores in evaluation.scores if scores.human_split_half is None]
+    notes = exclusion_notes("the data set", evaluation.excluded, {})
     if constant:
-        notes.append(f"The teacher's map is the same everywhere, which scores like chance: {_listed(constant)}")
-    if undivided:
-        notes.append(f"Fewer than 2 subjects, so no human split-half: {_listed(undivided)}")
+        notes.append(f"The teacher's map is constant, which scores at chance level: {_list_images(constant)}")
+    if without_halves:
+        notes.append(f"No human split-half score for lack of a second subject: {_list_images(without_halves)}")
     return notes
 
 
-def _listed(names: Sequence[str]) -> str:
-    return f"{len(names):,} images ({join_names(names, NAMED)})" if len(names) > 1 else names[0]
+def _list_images(names: Sequence[str]) -> str:
+    return f"{pluralize(len(names), 'image')} ({join_names(names, NAMES_SHOWN)})"
 
 
 def _histograms(evaluation: Evaluation) -> list[Html]:
-    """Of the teacher and of people, on one scale."""
-    scores = {name: evaluation.of(name, "cc") for name in ("teacher", "human_split_half")}
-    lowest = np.floor(np.nanmin(np.concatenate(list(scores.values()))) / BIN).clip(max=0)
-    edges = (np.arange(lowest, round(1 / BIN) + 1) * BIN).round(2)
+    """Return histograms of CC for the teacher and the human split-half, with the same bins."""
+    scores = {prediction: evaluation.values(prediction, "cc") for prediction in ("teacher", "human_split_half")}
+    first_bin = np.floor(np.nanmin(np.concatenate(list(scores.values()))) / CC_BIN_WIDTH).clip(max=0)
+    edges = (np.arange(first_bin, round(1 / CC_BIN_WIDTH) + 1) * CC_BIN_WIDTH).round(2)
     return [
-        page.histogram(PREDICTIONS[name], values[~np.isnan(values)].clip(max=1).tolist(), edges)
-        for name, values in scores.items()
+        page.histogram(PREDICTIONS[prediction], values[~np.isnan(values)].clip(max=1).tolist(), edges)
+        for prediction, values in scores.items()
         if not np.isnan(values).all()
     ]
 
 
-def _comparison(image: FixatedImage, scores: ImageScores, teacher: Predictor, device: torch.device) -> Html:
-    """A photograph under people's map, beside the same under the teacher's, and its scores."""
+def _comparison_figure(image: FixatedImage, scores: ImageScores, teacher: TeacherModel, device: torch.device) -> Html:
+    """Return a photograph twice, under the human attention map and under the teacher's map, with its scores."""
     size = image.width, image.height
     photograph = Image.fromarray(image.pixels().permute(1, 2, 0).numpy())
     maps = image.attention_map(image.height, image.width), predict_map(teacher, image, device)
-    greys = [page.normalize_map(attention.cpu().numpy()) for attention in maps]
-    pair = [page.attention_picture(photograph, grey, np.empty((0, 3)), size) for grey in greys]
-    details = [f"{METRICS[metric].split(' (')[0]} {value:.2f}" for metric, value in scores.teacher.items()]
+    pair = [
+        page.attention_picture(photograph, page.normalize_map(attention.cpu().numpy()), np.empty((0, 3)), size)
+        for attention in maps
+    ]
+    details = [f"{SHORT_METRICS.get(metric, METRICS[metric])} {value:.2f}" for metric, value in scores.teacher.items()]
     if scores.human_split_half:
-        details.append(f"people's halves: CC {scores.human_split_half['cc']:.2f}")
+        details.append(f"human split-half CC {scores.human_split_half['cc']:.2f}")
     return page.figure(page.element("div", *pair, class_="pair"), page.breakable(image.name), " · ".join(details))

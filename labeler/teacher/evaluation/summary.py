@@ -1,4 +1,4 @@
-"""Scores of many images -> their means with bootstrap intervals, as an object for programs and a table for people."""
+"""Summary of the scores of many images: means with bootstrap intervals, as JSON objects and as text tables."""
 
 import csv
 import io
@@ -9,10 +9,12 @@ import numpy as np
 
 from common.fixations import FixatedImage
 from common.intervals import bootstrap_mean
-from labeler.teacher.evaluation.image_scores import ImageScores, Scores
+from common.text import pluralize
+from labeler.teacher.evaluation.scoring import ImageScores, Scores
 
-PREDICTIONS = {"teacher": "teacher", "centre_prior": "centre prior", "human_split_half": "human split-half"}
-METRICS = {  # as the field writes them
+# labels of predictions and metrics by their keys in results files
+PREDICTIONS = {"teacher": "teacher", "centre_prior": "center prior", "human_split_half": "human split-half"}
+METRICS = {
     "cc": "CC",
     "kld": "KLD (lower is better)",
     "nss": "NSS",
@@ -23,80 +25,92 @@ METRICS = {  # as the field writes them
 
 
 class Evaluation(NamedTuple):
-    """A data set's images, their scores in the same order, and counts of what its reader left out, by reason."""
+    """Scores of a teacher on one data set.
+
+    `data` is the location of the data set, `scores` are in the order of `images`, and `excluded` counts what was
+    excluded when the data set was read, by reason.
+    """
 
     data: str
     images: Sequence[FixatedImage]
     scores: Sequence[ImageScores]
-    left_out: Mapping[str, int]
+    excluded: Mapping[str, int]
 
-    def of(self, prediction: str, metric: str) -> np.ndarray:
-        """Every image's score, float64 [images]; NaN where it has none."""
-        rows = [getattr(scored, prediction) or {} for scored in self.scores]
+    def values(self, prediction: str, metric: str) -> np.ndarray:
+        """Return a score of every image, float64 [images]; NaN if an image has none."""
+        rows = [getattr(image_scores, prediction) or {} for image_scores in self.scores]
         return np.array([row.get(metric, np.nan) for row in rows], np.float64)
 
 
 def summarize(evaluation: Evaluation, seed: int) -> dict[str, Any]:
-    """Counts of images, and for each prediction and metric the mean, its interval and how many images it is of."""
+    """Return image counts and, by prediction and metric, the mean over images with its 95 % bootstrap interval."""
     scores = evaluation.scores
     return {
         "images": len(scores),
-        "left_out": dict(evaluation.left_out),
-        "constant_maps": sum(scored.constant for scored in scores),
-        "without_split_half": sum(scored.human_split_half is None for scored in scores),
+        "left_out": dict(evaluation.excluded),
+        "constant_maps": sum(image_scores.constant for image_scores in scores),
+        "without_split_half": sum(image_scores.human_split_half is None for image_scores in scores),
         **{
-            prediction: {metric: bootstrap_mean(evaluation.of(prediction, metric), seed) for metric in METRICS}
+            prediction: {metric: bootstrap_mean(evaluation.values(prediction, metric), seed) for metric in METRICS}
             for prediction in PREDICTIONS
         },
     }
 
 
-def format_table(data: str, summary: Mapping[str, Any]) -> str:
-    """One line a metric, one column a prediction."""
-    rows = [("", *PREDICTIONS.values())]
-    rows += [
-        (label, *(format_score(summary[name][metric]) for name in PREDICTIONS)) for metric, label in METRICS.items()
+def score_rows(summary: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """Return a row of text for each metric: its label, then mean and interval of each prediction."""
+    return [
+        (label, *(format_score(summary[prediction][metric]) for prediction in PREDICTIONS))
+        for metric, label in METRICS.items()
     ]
+
+
+def format_table(data: str, summary: Mapping[str, Any]) -> str:
+    """Format a summary as aligned text, with a row for each metric and a column for each prediction."""
+    rows = [("", *PREDICTIONS.values()), *score_rows(summary)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     aligned = ["   ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    return "\n".join([f"{data}: {summary['images']:,} images, mean [95 % interval]", *aligned])
+    return "\n".join([f"{data}: {pluralize(summary['images'], 'image')}, mean [95 % interval]", *aligned])
 
 
-def format_score(found: Mapping[str, Any]) -> str:
-    """A mean and its interval as text."""
-    if found["mean"] is None:
+def format_score(score: Mapping[str, Any]) -> str:
+    """Format a mean with its interval: "0.705 [0.677, 0.733]", or "-" if there is none."""
+    if score["mean"] is None:
         return "-"
-    low, high = found["ci95"]
-    return f"{found['mean']:.3f} [{low:.3f}, {high:.3f}]"
+    low, high = score["ci95"]
+    return f"{score['mean']:.3f} [{low:.3f}, {high:.3f}]"
 
 
 def per_image_table(evaluations: Sequence[Evaluation]) -> str:
-    """CSV: data, image, the teacher's score by every metric, the CC of people's halves; empty where there is none."""
+    """Return the CSV of all images: data, image, the teacher's score by each metric, and the human split-half CC.
+
+    Scores that are not defined are empty.
+    """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["data", "image", *METRICS, "human_split_half_cc"])
     for evaluation in evaluations:
-        columns = [evaluation.of("teacher", metric) for metric in METRICS]
-        columns.append(evaluation.of("human_split_half", "cc"))
-        for scored, *values in zip(evaluation.scores, *columns, strict=True):
+        columns = [evaluation.values("teacher", metric) for metric in METRICS]
+        columns.append(evaluation.values("human_split_half", "cc"))
+        for image_scores, *values in zip(evaluation.scores, *columns, strict=True):
             cells = ["" if np.isnan(value) else f"{value:.6g}" for value in values]
-            writer.writerow([evaluation.data, scored.image, *cells])
+            writer.writerow([evaluation.data, image_scores.image, *cells])
     return text.getvalue()
 
 
 def per_image_objects(evaluation: Evaluation) -> list[dict[str, Any]]:
-    """Every score of every image, None where it has none."""
+    """Return all scores of all images as JSON objects; scores that are not defined are None."""
     return [
         {
-            "image": scored.image,
-            "constant_map": scored.constant,
-            **{prediction: _without_nan(getattr(scored, prediction)) for prediction in PREDICTIONS},
+            "image": image_scores.image,
+            "constant_map": image_scores.constant,
+            **{prediction: _nan_to_none(getattr(image_scores, prediction)) for prediction in PREDICTIONS},
         }
-        for scored in evaluation.scores
+        for image_scores in evaluation.scores
     ]
 
 
-def _without_nan(scores: Scores | None) -> dict[str, float | None] | None:
+def _nan_to_none(scores: Scores | None) -> dict[str, float | None] | None:
     if scores is None:
         return None
     return {metric: None if np.isnan(value) else value for metric, value in scores.items()}

@@ -1,1 +1,1 @@
-"""Training the teacher: photographs with fixations, how they are shown, the losses, the loop."""
+"""Training of the teacher: settings, data, augmentation, training step, loop and validation."""

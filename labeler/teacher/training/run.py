@@ -1,90 +1,72 @@
-"""A training run of the teacher, from its settings to the weights in its folder."""
+"""The whole story of a training run of the teacher: open the data, train on all workers, save the weights."""
 
 import sys
 from pathlib import Path
 
 import safetensors.torch
-import torch
-from torch import nn
 
 from common.errors import UserError
 from common.launch import Rank, is_main_process, launch
 from common.storage.files import write_atomically
 from common.storage.run_folder import RunFolder
+from common.text import pluralize
 from common.training import save_or_check_settings
-from labeler.teacher.model import AttentionTeacher, SaliencyBranch
 from labeler.teacher.training.batches import Batches
 from labeler.teacher.training.config import TeacherTrainConfig, TeacherTrainSettings
-from labeler.teacher.training.examples import open_training_data
-from labeler.teacher.training.loop import BEST, TeacherTrainer, train
-from labeler.teacher.weights import find_teacher, load_teacher
+from labeler.teacher.training.data import TrainingData, open_training_data
+from labeler.teacher.training.initialize import initial_teacher
+from labeler.teacher.training.loop import BEST_WEIGHTS, train
+from labeler.teacher.training.trainer import TeacherTrainer
+from labeler.teacher.weights import load_teacher
 
-FAINT = -1.0  # a branch's logit before it has learnt anything; there are four
+CONFIG, VALIDATION_NAMES, WEIGHTS = "config.json", "validation.txt", "teacher.safetensors"
 
 
 def train_teacher(settings: TeacherTrainSettings) -> None:
-    """Train as the settings say."""
+    """Run a training, or resume the run in `settings.output`, and save the best weights there.
+
+    Under torchrun every process must call this function. Raises UserError.
+    """
     if "://" in settings.output:
         raise UserError(f"--output {settings.output}: expected a local folder, which all workers see")
     folder, output = RunFolder(settings.output), Path(settings.output)
     config = TeacherTrainConfig(**{name: getattr(settings, name) for name in TeacherTrainConfig.model_fields})
     folder.check_writable()
     if is_main_process():
-        save_or_check_settings(folder, "config.json", config.model_dump(mode="json"))
+        save_or_check_settings(folder, CONFIG, config.model_dump(mode="json"))
 
-    def work(rank: Rank) -> None:
+    def train_on_rank(rank: Rank) -> None:
         data = open_training_data(config.data, config.distill, config.validation, config.seed)
-        stronger = load_teacher(config.distill_teacher) if config.distill else None
-        training = TeacherTrainer(config, initial_teacher(config.init, config.seed), stronger, rank)
+        distillation_teacher = load_teacher(config.distill_teacher) if config.distill else None
+        student = initial_teacher(config.init, config.seed)
+        trainer = TeacherTrainer(config, student, distillation_teacher, rank)
         batches = Batches(config, data, rank.index, rank.world_size, settings.threads)
         if rank.index == 0:
-            for note in data.notes:
-                print(note, file=sys.stderr)
-            print(
-                f"{len(data.human):,} training images with fixations, {len(data.unlabelled):,} without; "
-                f"{sum(map(len, data.validation.values())):,} to validate; {batches.steps_per_epoch:,} steps an epoch"
-            )
+            _print_summary(data, batches.steps_per_epoch)
             names = sorted({image.name for images in data.validation.values() for image in images})
-            folder.write("validation.txt", "".join(f"{name}\n" for name in names))
-        train(training, batches, data, output, settings.checkpoint_every)
+            folder.write(VALIDATION_NAMES, "".join(f"{name}\n" for name in names))
+        train(trainer, batches, data.validation, output, settings.checkpoint_every)
 
-    launch(work, settings.workers, output)
+    launch(train_on_rank, settings.workers, output)
     if is_main_process():
-        print(f"the weights are {_export(output)}; score them with python -m labeler.teacher.evaluate")
+        path = _save_half_precision(output)
+        print(f"saved the weights to {path}; evaluate them with python -m labeler.teacher.evaluate --teacher {path}")
 
 
-def initial_teacher(init: str, seed: int) -> AttentionTeacher:
-    """A network with random weights, or with those of a named teacher. Raises UserError."""
-    if init == "random":
-        return initialize_randomly(seed)
-    teacher = find_teacher(init).build()
-    if not isinstance(teacher, AttentionTeacher):
-        raise UserError(f"--init {init}: expected weights of this teacher's network")
-    return teacher
+def _print_summary(data: TrainingData, steps_per_epoch: int) -> None:
+    for note in data.notes:
+        print(note, file=sys.stderr)
+    validation_images = sum(map(len, data.validation.values()))
+    print(
+        f"{pluralize(len(data.fixated), 'training image')} with fixations, "
+        f"{pluralize(len(data.distillation), 'distillation image')}, "
+        f"{pluralize(validation_images, 'validation image')}; {pluralize(steps_per_epoch, 'step')} per epoch"
+    )
 
 
-def initialize_randomly(seed: int) -> AttentionTeacher:
-    """Convolutions as He et al. (2015) draw them; the maps begin faint and flat, where the sigmoid has its slope."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        teacher = AttentionTeacher()
-        for module in teacher.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out")
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
-        for module in teacher.modules():
-            if isinstance(module, SaliencyBranch):
-                nn.init.kaiming_normal_(module.detect.weight)
-                nn.init.normal_(module.combine.weight, std=0.1)
-                nn.init.constant_(module.combine.bias, FAINT)  # type: ignore[arg-type]
-    return teacher
-
-
-def _export(output: Path) -> Path:
-    """Write the best weights as half floats: what --teacher takes."""
-    weights = safetensors.torch.load_file(output / BEST)
-    halves = {name: tensor.half() for name, tensor in weights.items()}
-    path = output / "teacher.safetensors"
-    write_atomically(path, safetensors.torch.save(halves))
+def _save_half_precision(output: Path) -> Path:
+    """Save the best weights in half precision, as labeler.run --teacher takes them, and return the file's path."""
+    weights = safetensors.torch.load_file(output / BEST_WEIGHTS)
+    path = output / WEIGHTS
+    write_atomically(path, safetensors.torch.save({name: tensor.half() for name, tensor in weights.items()}))
     return path

@@ -1,4 +1,4 @@
-"""OSIE's files, as its authors publish them, for tests."""
+"""Writer of small data sets in the layout of OSIE, for tests."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +11,7 @@ from tests.support.pictures import jpeg
 
 
 def cells(values: list[Any]) -> np.ndarray:
-    """MATLAB's n x 1 cell array."""
+    """Return an n x 1 cell array for `scipy.io.savemat`."""
     array = np.empty((len(values), 1), object)
     for index, value in enumerate(values):
         array[index, 0] = value
@@ -19,7 +19,7 @@ def cells(values: list[Any]) -> np.ndarray:
 
 
 def subject(*fixations: tuple[float, float, int]) -> dict[str, np.ndarray]:
-    """What one person looked at: x, y in pixels from 1, and milliseconds."""
+    """Return the struct of one subject's fixations: x and y in 1-based pixels, duration in milliseconds."""
     x, y, duration = np.array(fixations, np.float64).reshape(-1, 3).T
     return {"fix_x": x[None], "fix_y": y[None], "fix_duration": duration[None].astype(np.uint16)}
 
@@ -30,7 +30,10 @@ def write(
     mouse: dict[str, Any] | None = None,
     stimuli: Sequence[str] = ("1001.jpg", "1002.jpg"),
 ) -> Path:
-    """The folders as published, with photographs of 80 x 60; `eye` by file name, `mouse` by its stem."""
+    """Write the folders as published, with images of 80 x 60 pixels; return `root`.
+
+    `eye` maps file names to subjects, `mouse` maps file names without extension to structs.
+    """
     data = root / "data"
     for name in ("stimuli", "eye", "mouse_amt"):
         (data / name).mkdir(parents=True, exist_ok=True)

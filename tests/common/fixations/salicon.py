@@ -1,4 +1,4 @@
-"""SALICON's files, as its authors published them first, for tests."""
+"""Writer of small data sets in the layout of SALICON's release of 2015, for tests."""
 
 import json
 from pathlib import Path
@@ -15,7 +15,7 @@ def put(path: Path, content: bytes) -> Path:
     return path
 
 
-def picture(path: Path, seed: int = 0) -> Path:
+def put_image(path: Path, seed: int = 0) -> Path:
     return put(path, jpeg(WIDTH, HEIGHT, seed))
 
 
@@ -27,19 +27,19 @@ def annotation(image: int, worker: int, fixations: list[list[float]]) -> dict[st
     return {"image_id": image, "worker_id": worker, "id": 1, "fixations": fixations}
 
 
-def annotate(root: Path, release: str, images: list[Any], annotations: list[Any]) -> Path:
+def put_annotations(root: Path, release: str, images: list[Any], annotations: list[Any]) -> Path:
     content = {"info": {"year": 2014}, "images": images, "annotations": annotations, "type": "fixations"}
     return put(root / "annotations" / f"fixations_{release}.json", json.dumps(content).encode())
 
 
-def first_release(root: Path, each: int = 1) -> Path:
-    """So many train and val images of the release of 2015; two workers looked at each."""
+def write_release_2015(root: Path, each: int = 1) -> Path:
+    """Write `each` train and `each` val images in the layout of 2015, each viewed by two workers; return `root`."""
     for start, split in enumerate(("train", "val")):
-        images, looks = [], []
+        images, annotations = [], []
         for number in range(start, 2 * each, 2):
             name = f"COCO_{split}2014_{number}.jpg"
-            picture(root / "images" / f"{split}2014" / name, seed=number)
+            put_image(root / "images" / f"{split}2014" / name, seed=number)
             images.append(entry(number, name))
-            looks += [annotation(number, 9, [[1, 1], [60, 80], [1, 1]]), annotation(number, 128, [[15, 40]])]
-        annotate(root, f"{split}2014", images, looks)
+            annotations += [annotation(number, 9, [[1, 1], [60, 80], [1, 1]]), annotation(number, 128, [[15, 40]])]
+        put_annotations(root, f"{split}2014", images, annotations)
     return root

@@ -12,7 +12,7 @@ from tests.support.pictures import jpeg
 HEADER = "image,subject,x,y,duration_ms\n"
 
 
-def folder(root: Path, table: str | bytes, names: tuple[str, ...] = ("a.jpg", "b.jpg")) -> Path:
+def write_folder(root: Path, table: str | bytes, names: tuple[str, ...] = ("a.jpg", "b.jpg")) -> Path:
     for seed, name in enumerate(names):
         (root / "images" / name).parent.mkdir(parents=True, exist_ok=True)
         (root / "images" / name).write_bytes(jpeg(seed=seed))
@@ -26,9 +26,9 @@ def read(root: Path) -> FixationData:
 
 def test_fixations_subjects_and_durations_are_read(tmp_path: Path) -> None:
     table = HEADER + "b.jpg,1,32,12,200\na.jpg,0,16.5,24,150.5\nb.jpg,0,48,36,\n"
-    images, left_out, _ = read(folder(tmp_path, table))
+    images, excluded, _ = read(write_folder(tmp_path, table))
     assert [image.name for image in images] == ["a.jpg", "b.jpg"]
-    assert not left_out
+    assert not excluded
     assert images[1].fixations.tolist() == [[0.5, 0.25], [0.75, 0.75]]
     assert images[1].subjects.tolist() == [1, 0]
     assert images[1].durations[0] == 200
@@ -38,32 +38,32 @@ def test_fixations_subjects_and_durations_are_read(tmp_path: Path) -> None:
 
 def test_durations_are_optional_and_other_columns_are_ignored_in_any_order(tmp_path: Path) -> None:
     table = "y,weather,x,subject,image\n12,sunny,32,0,a.jpg\n"
-    [image] = read(folder(tmp_path, table)).images
+    [image] = read(write_folder(tmp_path, table)).images
     assert image.fixations.tolist() == [[0.5, 0.25]]
     assert image.durations is None
 
 
-def test_a_subject_has_one_number_in_all_images_and_names_are_fine(tmp_path: Path) -> None:
+def test_a_subject_has_the_same_number_in_all_images_and_may_be_a_name(tmp_path: Path) -> None:
     table = HEADER + "a.jpg,Zoë,1,1,1\na.jpg,Ann,1,1,1\nb.jpg,Ann,1,1,1\nb.jpg,Zoë,1,1,1\n"
-    images = read(folder(tmp_path, table)).images
+    images = read(write_folder(tmp_path, table)).images
     assert [image.subjects.tolist() for image in images] == [[1, 0], [0, 1]]
 
 
-def test_subjects_that_are_numbers_keep_their_order(tmp_path: Path) -> None:
+def test_numeric_subjects_are_numbered_in_numeric_order(tmp_path: Path) -> None:
     table = HEADER + "".join(f"a.jpg,{subject},1,1,1\n" for subject in (10, 2, 7))
-    [image] = read(folder(tmp_path, table)).images
+    [image] = read(write_folder(tmp_path, table)).images
     assert image.subjects.tolist() == [2, 0, 1]
 
 
-def test_images_in_folders_of_their_own_are_found(tmp_path: Path) -> None:
+def test_images_in_subfolders_are_found(tmp_path: Path) -> None:
     table = HEADER + "cats/x y.jpg,0,1,1,1\n"
-    [image] = read(folder(tmp_path, table, ("cats/x y.jpg",))).images
+    [image] = read(write_folder(tmp_path, table, ("cats/x y.jpg",))).images
     assert image.name == "cats/x y.jpg"
 
 
-def test_a_table_as_a_spreadsheet_writes_it_is_read(tmp_path: Path) -> None:
+def test_a_table_exported_from_a_spreadsheet_is_read(tmp_path: Path) -> None:
     table = '\ufeffimage, subject, x, y\r\n"a.jpg", 0, 32, 12\r\n\r\na.jpg,1,16,12\r\n'
-    [image] = read(folder(tmp_path, table)).images
+    [image] = read(write_folder(tmp_path, table)).images
     assert image.fixations.tolist() == [[0.5, 0.25], [0.25, 0.25]]
 
 
@@ -79,16 +79,16 @@ def test_a_table_as_a_spreadsheet_writes_it_is_read(tmp_path: Path) -> None:
         (HEADER + " ,0,1,1,1\n", "line 2: image is empty"),
         (HEADER + "a.jpg,0,1\n", "line 2: expected 5 fields, found 3"),
         (HEADER + "a.jpg,0,1,5,2,5,1\n", "line 2: expected 5 fields, found 7"),
-        (HEADER, r"no image with fixations; found 2 images without a fixation"),
+        (HEADER, r"expected images with fixations; found 2 images without a fixation"),
         (b"image,subject,x,y\n\xff\xfe.jpg,0,1,1\n", r"fixations\.csv: cannot be read as a table"),
     ],
 )
-def test_a_table_that_cannot_be_understood_is_a_user_error(table: str | bytes, message: str, tmp_path: Path) -> None:
+def test_a_malformed_table_is_a_user_error(table: str | bytes, message: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=message):
-        read(folder(tmp_path, table))
+        read(write_folder(tmp_path, table))
 
 
-def test_a_folder_that_lacks_images_or_table_is_a_user_error(tmp_path: Path) -> None:
+def test_a_folder_without_images_or_table_is_a_user_error(tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     with pytest.raises(UserError, match=r"there is no .*fixations\.csv"):
         read(tmp_path)
@@ -98,10 +98,10 @@ def test_a_folder_that_lacks_images_or_table_is_a_user_error(tmp_path: Path) -> 
         read(tmp_path)
 
 
-def test_the_crowds_of_real_people_are_read(shared_data: Path) -> None:
-    images, left_out, _ = read(shared_data / "eyecrowd")
+def test_real_eye_tracking_of_crowds_is_read(shared_data: Path) -> None:
+    images, excluded, _ = read(shared_data / "eyecrowd")
     assert len(images) == 500
-    assert not left_out
+    assert not excluded
     assert sum(len(image.fixations) for image in images) == 126_348
     assert {number for image in images for number in image.subjects} == set(range(16))
     assert {(image.width, image.height) for image in images} == {(512, 384)}

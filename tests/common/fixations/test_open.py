@@ -9,28 +9,21 @@ from hypothesis.extra import numpy as arrays
 
 from common.errors import UserError
 from common.fixations import FORMATS, FixatedImage, exclusion_notes, open_fixations
-from common.fixations.collector import (
-    MISSING,
-    OUTSIDE,
-    REPEATED,
-    UNFIXATED,
-    UNPLACED,
-    UNREADABLE,
-    Collector,
-    RawFixations,
-    image_files,
-)
+from common.fixations.collector import Collector, RawFixations, image_files
+from common.fixations.exclusions import MISSING, OUTSIDE, REPEATED, UNFIXATED, UNPLACED, UNREADABLE
 from tests.support.pictures import encoded, exif, jpeg, photograph, write
 
 WIDTH, HEIGHT = 64, 48
 
 
-def own_table(folder: Path, lines: str = "a.jpg,0,10,12\n") -> Path:
+def write_csv(folder: Path, lines: str = "a.jpg,0,10,12\n") -> Path:
+    """Write one image and a table of fixations with these lines; return the folder."""
     table = "image,subject,x,y\n" + lines
     return write(folder, {"images/a.jpg": jpeg(WIDTH, HEIGHT), "fixations.csv": table.encode()})
 
 
-def collected(root: Path, positions: np.ndarray, subjects: list[int] | None = None, **options: object) -> FixatedImage:
+def collect(root: Path, positions: np.ndarray, subjects: list[int] | None = None, **options: object) -> FixatedImage:
+    """Return one image with these fixations, in pixels; subjects are 0 by default."""
     collector = Collector(root, image_files(write(root, {"images/a.jpg": jpeg(WIDTH, HEIGHT)}) / "images"))
     numbers = np.zeros(len(positions)) if subjects is None else np.array(subjects)
     collector.add("a.jpg", RawFixations(np.array(positions, np.float64).reshape(-1, 2), numbers), **options)
@@ -38,42 +31,42 @@ def collected(root: Path, positions: np.ndarray, subjects: list[int] | None = No
     return image
 
 
-def test_an_unknown_format_is_a_user_error_that_lists_the_known_ones(tmp_path: Path) -> None:
+def test_an_unknown_format_is_a_user_error_that_lists_the_known_formats(tmp_path: Path) -> None:
     for location in (f"mit1003:{tmp_path}", str(tmp_path), "salicon", "csv:", ""):
         with pytest.raises(UserError) as error:
             open_fixations(location)
         assert all(name in str(error.value) for name in FORMATS)
 
 
-@pytest.mark.parametrize("form", sorted(FORMATS))
-def test_a_folder_that_is_not_there_is_a_user_error(form: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("data_format", sorted(FORMATS))
+def test_a_missing_folder_is_a_user_error(data_format: str, tmp_path: Path) -> None:
     for folder in ("absent", "absent:val", "file"):
         (tmp_path / "file").write_bytes(b"")
         with pytest.raises(UserError, match="there is no folder"):
-            open_fixations(f"{form}:{tmp_path / folder}")
+            open_fixations(f"{data_format}:{tmp_path / folder}")
 
 
-@pytest.mark.parametrize("form", sorted(FORMATS))
-def test_an_empty_folder_is_a_user_error_that_says_what_was_expected(form: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("data_format", sorted(FORMATS))
+def test_an_empty_folder_is_a_user_error_that_says_what_was_expected(data_format: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="expected"):
-        open_fixations(f"{form}:{tmp_path}")
+        open_fixations(f"{data_format}:{tmp_path}")
 
 
 def test_a_split_of_a_data_set_without_splits_is_a_user_error(tmp_path: Path) -> None:
-    own_table(tmp_path)
-    with pytest.raises(UserError, match="csv has no splits"):
+    write_csv(tmp_path)
+    with pytest.raises(UserError, match="the format csv has no splits"):
         open_fixations(f"csv:{tmp_path}:val")
 
 
-def test_a_colon_in_a_folder_s_name_is_no_split(tmp_path: Path) -> None:
-    own_table(tmp_path / "a:b")
+def test_a_colon_in_the_name_of_a_folder_does_not_begin_a_split(tmp_path: Path) -> None:
+    write_csv(tmp_path / "a:b")
     assert len(open_fixations(f"csv:{tmp_path / 'a:b'}").images) == 1
 
 
-def test_pixels_are_read_only_when_asked_for(tmp_path: Path) -> None:
-    own_table(tmp_path)
+def test_pixels_are_read_on_request_only(tmp_path: Path) -> None:
+    write_csv(tmp_path)
     data = jpeg(WIDTH, HEIGHT)
-    (tmp_path / "images" / "a.jpg").write_bytes(data[:700])  # whole header, no picture
+    (tmp_path / "images" / "a.jpg").write_bytes(data[:700])  # a complete header, but truncated pixels
     [image] = open_fixations(f"csv:{tmp_path}").images
     with pytest.raises(UserError, match=r"a\.jpg: the image cannot be read: truncated"):
         image.pixels()
@@ -84,8 +77,8 @@ def test_pixels_are_read_only_when_asked_for(tmp_path: Path) -> None:
     assert difference.mean() < 10
 
 
-def test_an_image_that_changed_since_the_reading_is_a_user_error(tmp_path: Path) -> None:
-    own_table(tmp_path)
+def test_an_image_that_changed_after_opening_is_a_user_error(tmp_path: Path) -> None:
+    write_csv(tmp_path)
     [image] = open_fixations(f"csv:{tmp_path}").images
     (tmp_path / "images" / "a.jpg").write_bytes(jpeg(HEIGHT, WIDTH))
     with pytest.raises(UserError, match=r"expected 64 x 48 pixels, as its header says, not 48 x 64"):
@@ -95,23 +88,23 @@ def test_an_image_that_changed_since_the_reading_is_a_user_error(tmp_path: Path)
         image.pixels()
 
 
-def test_the_frame_is_that_of_the_stored_pixels_whatever_exif_says(tmp_path: Path) -> None:
-    own_table(tmp_path)
+def test_the_frame_is_that_of_the_stored_pixels_regardless_of_exif(tmp_path: Path) -> None:
+    write_csv(tmp_path)
     (tmp_path / "images" / "a.jpg").write_bytes(encoded(photograph(WIDTH, HEIGHT), "JPEG", exif=exif(6)))
     [image] = open_fixations(f"csv:{tmp_path}").images
     assert (image.width, image.height) == (WIDTH, HEIGHT)
     assert tuple(image.pixels().shape) == (3, HEIGHT, WIDTH)
 
 
-def test_images_go_to_other_processes_without_their_pixels(tmp_path: Path) -> None:
-    [image] = open_fixations(f"csv:{own_table(tmp_path)}").images
-    sent = pickle.dumps(image)
-    assert len(sent) < 2000
-    assert np.array_equal(pickle.loads(sent).fixations, image.fixations)
+def test_images_are_pickled_without_their_pixels(tmp_path: Path) -> None:
+    [image] = open_fixations(f"csv:{write_csv(tmp_path)}").images
+    pickled = pickle.dumps(image)
+    assert len(pickled) < 2000
+    assert np.array_equal(pickle.loads(pickled).fixations, image.fixations)
 
 
-def test_the_map_is_highest_where_people_looked(tmp_path: Path) -> None:
-    [image] = open_fixations(f"csv:{own_table(tmp_path, 'a.jpg,0,50.5,10.5' + chr(10))}").images
+def test_the_attention_map_is_highest_at_the_fixation(tmp_path: Path) -> None:
+    [image] = open_fixations(f"csv:{write_csv(tmp_path, 'a.jpg,0,50.5,10.5' + chr(10))}").images
     attention = np.asarray(image.attention_map(HEIGHT, WIDTH))
     assert attention.shape == (HEIGHT, WIDTH)
     assert np.unravel_index(attention.argmax(), attention.shape) == (10, 50)
@@ -120,10 +113,10 @@ def test_the_map_is_highest_where_people_looked(tmp_path: Path) -> None:
 
 
 @given(arrays.arrays(np.float64, st.tuples(st.integers(1, 20), st.just(2)), elements=st.floats(-20, 80)))
-def test_only_fixations_in_the_frame_are_kept_and_all_are_counted(
+def test_fixations_outside_of_the_frame_are_excluded_and_counted(
     tmp_path_factory: pytest.TempPathFactory, positions: np.ndarray
 ) -> None:
-    root = tmp_path_factory.mktemp("looks")
+    root = tmp_path_factory.mktemp("data")
     inside = ((positions >= 0) & (positions <= [WIDTH, HEIGHT])).all(axis=1)
     files = image_files(write(root, {"images/a.jpg": jpeg(WIDTH, HEIGHT)}) / "images")
     collector = Collector(root, files)
@@ -132,8 +125,8 @@ def test_only_fixations_in_the_frame_are_kept_and_all_are_counted(
         with pytest.raises(UserError):
             collector.finish()
         return
-    [image], left_out, _ = collector.finish()
-    assert left_out == ({OUTSIDE: (~inside).sum()} if not inside.all() else {})
+    [image], excluded, _ = collector.finish()
+    assert excluded == ({OUTSIDE: (~inside).sum()} if not inside.all() else {})
     assert image.subjects.tolist() == np.flatnonzero(inside).tolist()
     assert image.fixations.dtype == np.float32
     pixels = np.floor(image.fixations * [WIDTH, HEIGHT])
@@ -142,95 +135,97 @@ def test_only_fixations_in_the_frame_are_kept_and_all_are_counted(
     assert (pixels < [WIDTH, HEIGHT]).all()
 
 
-def test_fixations_on_the_very_border_belong_to_the_border_s_pixels(tmp_path: Path) -> None:
-    image = collected(tmp_path, [[0, 0], [WIDTH, HEIGHT], [32, 24]])
+def test_fixations_on_the_border_belong_to_the_outermost_pixels(tmp_path: Path) -> None:
+    image = collect(tmp_path, [[0, 0], [WIDTH, HEIGHT], [32, 24]])
     expected = [[0.5 / WIDTH, 0.5 / HEIGHT], [1 - 0.5 / WIDTH, 1 - 0.5 / HEIGHT], [0.5, 0.5]]
     assert image.fixations == pytest.approx(np.array(expected))
 
 
-def test_fixations_without_a_position_are_dropped_and_counted(tmp_path: Path) -> None:
-    own_table(tmp_path, "a.jpg,0,nan,3\na.jpg,0,,\na.jpg,1,5,6\na.jpg,1,5,7\na.jpg,1,inf,7\n")
-    [image], left_out, _ = open_fixations(f"csv:{tmp_path}")
-    assert left_out == {UNPLACED: 2, OUTSIDE: 1}
+def test_fixations_without_a_position_are_excluded_and_counted(tmp_path: Path) -> None:
+    write_csv(tmp_path, "a.jpg,0,nan,3\na.jpg,0,,\na.jpg,1,5,6\na.jpg,1,5,7\na.jpg,1,inf,7\n")
+    [image], excluded, _ = open_fixations(f"csv:{tmp_path}")
+    assert excluded == {UNPLACED: 2, OUTSIDE: 1}
     assert image.subjects.tolist() == [1, 1]
 
 
 def test_coordinates_of_another_frame_are_a_user_error(tmp_path: Path) -> None:
-    own_table(tmp_path, "a.jpg,0,640,480\na.jpg,0,700,500\na.jpg,0,10,10\n")
+    write_csv(tmp_path, "a.jpg,0,640,480\na.jpg,0,700,500\na.jpg,0,10,10\n")
     with pytest.raises(
         UserError, match="2 of 3 fixations lie outside of their images; their coordinates must be pixels"
     ):
         open_fixations(f"csv:{tmp_path}")
 
 
-def test_images_without_a_fixation_are_kept_out_and_counted(tmp_path: Path) -> None:
-    own_table(tmp_path, "a.jpg,0,5,6\nb.jpg,0,nan,nan\n")
+def test_images_without_a_fixation_are_excluded_and_counted(tmp_path: Path) -> None:
+    write_csv(tmp_path, "a.jpg,0,5,6\nb.jpg,0,nan,nan\n")
     write(tmp_path, {"images/b.jpg": jpeg(seed=1), "images/c.jpg": jpeg(seed=2)})
-    images, left_out, _ = open_fixations(f"csv:{tmp_path}")
+    images, excluded, _ = open_fixations(f"csv:{tmp_path}")
     assert [image.name for image in images] == ["a.jpg"]
-    assert left_out[UNFIXATED] == 2
+    assert excluded[UNFIXATED] == 2
 
 
-def test_images_without_a_file_are_counted(tmp_path: Path) -> None:
-    images, left_out, _ = open_fixations(
-        f"csv:{own_table(tmp_path, 'a.jpg,0,5,6' + chr(10) + 'b.jpg,0,5,6' + chr(10))}"
+def test_images_without_a_file_are_excluded_and_counted(tmp_path: Path) -> None:
+    images, excluded, _ = open_fixations(
+        f"csv:{write_csv(tmp_path, 'a.jpg,0,5,6' + chr(10) + 'b.jpg,0,5,6' + chr(10))}"
     )
     assert len(images) == 1
-    assert left_out == {MISSING: 1}
+    assert excluded == {MISSING: 1}
 
 
-def test_a_data_set_of_which_no_image_is_there_is_a_user_error_that_names_one(tmp_path: Path) -> None:
-    own_table(tmp_path, "a,0,5,6\n")
-    with pytest.raises(UserError, match=r"no image with fixations; found 1 .* no file, 1 .* \(the first: a\)"):
+def test_a_data_set_without_any_image_file_is_a_user_error_with_an_example(tmp_path: Path) -> None:
+    write_csv(tmp_path, "a,0,5,6\n")
+    with pytest.raises(
+        UserError, match=r"expected images with fixations; found 1 .* without a file, 1 .* \(first: a\)"
+    ):
         open_fixations(f"csv:{tmp_path}")
 
 
 @pytest.mark.parametrize("content", [b"<html>404</html>", b""])
-def test_a_file_that_is_no_image_is_kept_out_and_named(tmp_path: Path, content: bytes) -> None:
-    own_table(tmp_path, "a.jpg,0,5,6\nb.jpg,0,5,6\n")
+def test_a_file_that_is_not_an_image_is_excluded_and_named(tmp_path: Path, content: bytes) -> None:
+    write_csv(tmp_path, "a.jpg,0,5,6\nb.jpg,0,5,6\n")
     write(tmp_path, {"images/b.jpg": content})
     found = open_fixations(f"csv:{tmp_path}")
     assert [image.name for image in found.images] == ["a.jpg"]
-    assert (found.left_out, found.first) == ({UNREADABLE: 1}, {UNREADABLE: ["b.jpg"]})
+    assert (found.excluded, found.first_excluded) == ({UNREADABLE: 1}, {UNREADABLE: ["b.jpg"]})
     (tmp_path / "images" / "a.jpg").write_bytes(content)
-    with pytest.raises(UserError, match=r"no image with fixations; found 2 .* cannot be read \(the first: a\.jpg\)"):
+    with pytest.raises(UserError, match=r"expected images with fixations; found 2 .* cannot be read \(first: a\.jpg\)"):
         open_fixations(f"csv:{tmp_path}")
 
 
-def test_the_first_three_images_of_each_fault_are_named(tmp_path: Path) -> None:
+def test_notes_name_the_first_three_images_of_each_reason(tmp_path: Path) -> None:
     missing = "".join(f"{number}.jpg,0,5,6\n" for number in range(5))
-    own_table(tmp_path, f"a.jpg,0,5,6\na.jpg,0,nan,6\na.jpg,0,5,900\n{missing}")
+    write_csv(tmp_path, f"a.jpg,0,5,6\na.jpg,0,nan,6\na.jpg,0,5,900\n{missing}")
     write(tmp_path, {f"images/unseen{number}.jpg": jpeg() for number in (1, 0)})
-    _, left_out, first = open_fixations(f"csv:{tmp_path}")
-    assert exclusion_notes("here", left_out, first) == [
-        "Left out of here: 1 fixations outside of their image (the first: a.jpg)",
-        "Left out of here: 1 fixations without a position (the first: a.jpg)",
-        "Left out of here: 5 images that have fixations but no file (the first: 0.jpg, 1.jpg, 2.jpg)",
-        "Left out of here: 2 images without a fixation (the first: unseen0.jpg, unseen1.jpg)",
+    _, excluded, first_excluded = open_fixations(f"csv:{tmp_path}")
+    assert exclusion_notes("the data", excluded, first_excluded) == [
+        "Excluded from the data: 1 fixation outside of the image (first: a.jpg)",
+        "Excluded from the data: 1 fixation without a position (first: a.jpg)",
+        "Excluded from the data: 5 images with fixations but without a file (first: 0.jpg, 1.jpg, 2.jpg)",
+        "Excluded from the data: 2 images without a fixation (first: unseen0.jpg, unseen1.jpg)",
     ]
 
 
-def test_of_trajectories_each_subject_s_first_sample_at_every_pixel_is_kept(tmp_path: Path) -> None:
+def test_trajectories_are_reduced_to_the_first_sample_of_each_subject_at_every_pixel(tmp_path: Path) -> None:
     positions = [[3.5, 4.5], [9.5, 4.5], [3.5, 4.5], [3.5, 4.5], [3.9, 4.1], [4.5, 3.5]]
-    image = collected(tmp_path, positions, [7, 7, 7, 2, 7, 7], trajectory=True)
+    image = collect(tmp_path, positions, [7, 7, 7, 2, 7, 7], trajectory=True)
     assert image.subjects.tolist() == [7, 7, 2, 7]
     expected = np.array([[3.5, 4.5], [9.5, 4.5], [3.5, 4.5], [4.5, 3.5]])
     assert image.fixations * [WIDTH, HEIGHT] == pytest.approx(expected)
 
 
-def test_repeated_fixations_that_are_no_trajectory_stay(tmp_path: Path) -> None:
-    image = collected(tmp_path, [[3.5, 4.5]] * 3)
+def test_repeated_fixations_outside_of_trajectories_are_all_used(tmp_path: Path) -> None:
+    image = collect(tmp_path, [[3.5, 4.5]] * 3)
     assert len(image.fixations) == 3
 
 
-def test_what_a_trajectory_repeats_is_counted(tmp_path: Path) -> None:
-    collector = Collector(tmp_path, image_files(own_table(tmp_path) / "images"))
+def test_repeated_samples_of_a_trajectory_are_counted(tmp_path: Path) -> None:
+    collector = Collector(tmp_path, image_files(write_csv(tmp_path) / "images"))
     collector.add("a.jpg", RawFixations(np.array([[3.5, 4.5]] * 3), np.zeros(3)), trajectory=True)
-    assert collector.finish().left_out == {REPEATED: 2}
+    assert collector.finish().excluded == {REPEATED: 2}
 
 
-def test_a_frame_of_the_image_s_shape_scales_and_another_is_a_user_error(tmp_path: Path) -> None:
-    image = collected(tmp_path, [[320, 120]], frame=(640, 480))
+def test_a_frame_is_scaled_to_the_image_unless_its_aspect_ratio_differs(tmp_path: Path) -> None:
+    image = collect(tmp_path, [[320, 120]], frame=(640, 480))
     assert image.fixations.tolist() == [[0.5, 0.25]]
     with pytest.raises(UserError, match=r"a\.jpg: the image is 64 x 48 pixels, .* recorded on 480 x 640 pixels"):
-        collected(tmp_path, [[320, 120]], frame=(480, 640))
+        collect(tmp_path, [[320, 120]], frame=(480, 640))

@@ -8,8 +8,17 @@ from PIL import Image
 
 from common.errors import UserError
 from common.fixations import FixationData, open_fixations
-from common.fixations.collector import MISSING, REPEATED, UNFIXATED
-from tests.common.fixations.salicon import HEIGHT, WIDTH, annotate, annotation, entry, first_release, picture, put
+from common.fixations.exclusions import MISSING, REPEATED, UNFIXATED
+from tests.common.fixations.salicon import (
+    HEIGHT,
+    WIDTH,
+    annotation,
+    entry,
+    put,
+    put_annotations,
+    put_image,
+    write_release_2015,
+)
 from tests.support.pictures import encoded, jpeg
 
 GAZE = np.dtype([("location", "O"), ("timestamp", "O"), ("fixations", "O")])
@@ -19,8 +28,8 @@ def read(root: Path, split: str = "") -> FixationData:
     return open_fixations(f"salicon:{root}:{split}" if split else f"salicon:{root}")
 
 
-def mat(path: Path, *subjects: list[tuple[int, int]], column: bool = True, **more: Any) -> Path:
-    """A file of the release of 2017: `gaze` is n x 1 there, 1 x n in the .mat files of the release before."""
+def put_mat(path: Path, *subjects: list[tuple[int, int]], column: bool = True, **more: Any) -> Path:
+    """Write a file of the release of 2017; `gaze` is n x 1 there, and 1 x n in the .mat files of the older release."""
     gaze = np.empty((len(subjects), 1) if column else (1, len(subjects)), GAZE)
     for number, fixations in enumerate(subjects):
         location, timestamp = np.random.default_rng(0).uniform(1, 60, (30, 2)), np.arange(30, dtype=np.uint16)[:, None]
@@ -31,18 +40,18 @@ def mat(path: Path, *subjects: list[tuple[int, int]], column: bool = True, **mor
     return path
 
 
-def second_release(root: Path) -> Path:
-    """A train and a val image of the release of 2017, with their maps."""
+def write_release_2017(root: Path) -> Path:
+    """Write a train and a val image in the layout of 2017, with their maps; return `root`."""
     for seed, split in enumerate(("train", "val")):
         stem = f"COCO_{split}2014_000000000001"
-        picture(root / "images" / split / f"{stem}.jpg", seed=seed)
+        put_image(root / "images" / split / f"{stem}.jpg", seed=seed)
         put(root / "maps" / split / f"{stem}.png", encoded(Image.new("L", (WIDTH, HEIGHT)), "PNG"))
-        mat(root / "fixations" / split / f"{stem}.mat", [(1, 1), (80, 60)], [(40, 15), (40, 15)])
+        put_mat(root / "fixations" / split / f"{stem}.mat", [(1, 1), (80, 60)], [(40, 15), (40, 15)])
     return root
 
 
-def test_the_first_release_is_row_column_from_one_and_unique_for_each_worker(tmp_path: Path) -> None:
-    images, left_out, _ = read(first_release(tmp_path))
+def test_samples_of_2015_are_converted_from_one_based_row_column_and_unique_per_worker(tmp_path: Path) -> None:
+    images, excluded, _ = read(write_release_2015(tmp_path))
     assert [image.name for image in images] == ["train2014/COCO_train2014_0.jpg", "val2014/COCO_val2014_1.jpg"]
     assert [image.split for image in images] == ["train", "val"]
     expected = np.array([[0.5 / 80, 0.5 / 60], [1 - 0.5 / 80, 1 - 0.5 / 60], [39.5 / 80, 14.5 / 60]])
@@ -50,11 +59,11 @@ def test_the_first_release_is_row_column_from_one_and_unique_for_each_worker(tmp
         assert image.fixations == pytest.approx(expected)
         assert image.subjects.tolist() == [9, 9, 128]
         assert image.map_path is None
-    assert left_out == {REPEATED: 2}
+    assert excluded == {REPEATED: 2}
 
 
-def test_the_second_release_is_x_y_from_one_of_fixations_as_found(tmp_path: Path) -> None:
-    images, left_out, _ = read(second_release(tmp_path))
+def test_fixations_of_2017_are_converted_from_one_based_x_y_and_all_used(tmp_path: Path) -> None:
+    images, excluded, _ = read(write_release_2017(tmp_path))
     assert [image.split for image in images] == ["train", "val"]
     expected = np.array([[0.5 / 80, 0.5 / 60], [1 - 0.5 / 80, 1 - 0.5 / 60], *[[39.5 / 80, 14.5 / 60]] * 2])
     for image in images:
@@ -62,20 +71,20 @@ def test_the_second_release_is_x_y_from_one_of_fixations_as_found(tmp_path: Path
         assert image.fixations == pytest.approx(expected)
         assert image.subjects.tolist() == [0, 0, 1, 1]
         assert image.map_path == tmp_path / "maps" / image.split / f"{image.path.stem}.png"
-    assert not left_out
+    assert not excluded
 
 
-@pytest.mark.parametrize("release", [first_release, second_release])
-def test_one_split_is_read_when_asked_for(release: Any, tmp_path: Path) -> None:
-    images, left_out, _ = read(release(tmp_path), "val")
+@pytest.mark.parametrize("release", [write_release_2015, write_release_2017])
+def test_a_single_split_is_read_on_request(release: Any, tmp_path: Path) -> None:
+    images, excluded, _ = read(release(tmp_path), "val")
     assert [image.split for image in images] == ["val"]
-    assert UNFIXATED not in left_out
+    assert UNFIXATED not in excluded
     with pytest.raises(UserError, match="there is no split minival; found train, val"):
         read(tmp_path, "minival")
 
 
-@pytest.mark.parametrize("release", [first_release, second_release])
-def test_images_in_one_flat_folder_know_their_split(release: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("release", [write_release_2015, write_release_2017])
+def test_images_in_one_flat_folder_have_the_split_of_their_file_name(release: Any, tmp_path: Path) -> None:
     release(tmp_path)
     for path in list((tmp_path / "images").glob("*/*.jpg")):
         path.rename(tmp_path / "images" / path.name)
@@ -83,39 +92,39 @@ def test_images_in_one_flat_folder_know_their_split(release: Any, tmp_path: Path
     assert len(read(tmp_path, "train").images) == 1
 
 
-def test_the_first_release_finds_its_images_in_the_folders_of_the_second(tmp_path: Path) -> None:
-    first_release(tmp_path)
+def test_images_of_2015_are_found_in_the_folders_of_2017(tmp_path: Path) -> None:
+    write_release_2015(tmp_path)
     (tmp_path / "images" / "train2014").rename(tmp_path / "images" / "train")
     assert [image.name for image in read(tmp_path, "train").images] == ["train/COCO_train2014_0.jpg"]
 
 
-def test_the_test_images_have_no_fixations_and_are_not_missed(tmp_path: Path) -> None:
-    second_release(tmp_path)
-    picture(tmp_path / "images" / "test" / "COCO_test2014_1.jpg")
-    picture(tmp_path / "images" / "train" / "COCO_train2014_2.jpg")
-    assert read(tmp_path).left_out == {UNFIXATED: 1}
+def test_images_of_the_test_split_do_not_count_as_images_without_a_fixation(tmp_path: Path) -> None:
+    write_release_2017(tmp_path)
+    put_image(tmp_path / "images" / "test" / "COCO_test2014_1.jpg")
+    put_image(tmp_path / "images" / "train" / "COCO_train2014_2.jpg")
+    assert read(tmp_path).excluded == {UNFIXATED: 1}
 
 
-def test_any_name_of_images_is_read(tmp_path: Path) -> None:
-    picture(tmp_path / "images" / "cat.jpg")
-    mat(tmp_path / "fixations" / "cat.mat", [(40, 15)])
+def test_images_with_any_name_are_read(tmp_path: Path) -> None:
+    put_image(tmp_path / "images" / "cat.jpg")
+    put_mat(tmp_path / "fixations" / "cat.mat", [(40, 15)])
     [image] = read(tmp_path).images
     assert (image.name, image.split) == ("cat.jpg", "")
 
 
 @pytest.mark.parametrize("column", [True, False])
 @pytest.mark.parametrize("subjects", [[[(40, 15)]], [[(40, 15)], []], [[], [(1, 1), (2, 2)], [(3, 3)]]])
-def test_gaze_nests_in_any_direction(subjects: list[Any], column: bool, tmp_path: Path) -> None:
-    picture(tmp_path / "images" / "a.jpg")
-    mat(tmp_path / "fixations" / "a.mat", *subjects, column=column)
+def test_gaze_is_read_as_a_row_or_as_a_column(subjects: list[Any], column: bool, tmp_path: Path) -> None:
+    put_image(tmp_path / "images" / "a.jpg")
+    put_mat(tmp_path / "fixations" / "a.mat", *subjects, column=column)
     [image] = read(tmp_path).images
     expected = [number for number, fixations in enumerate(subjects) for _ in fixations]
     assert image.subjects.tolist() == expected
     assert image.fixations * [WIDTH, HEIGHT] == pytest.approx(np.concatenate([f for f in subjects if f]) - 0.5)
 
 
-def test_images_resized_since_keep_their_fixations_in_place(tmp_path: Path) -> None:
-    for root in (first_release(tmp_path / "2015"), second_release(tmp_path / "2017")):
+def test_fixations_are_scaled_to_images_that_were_resized(tmp_path: Path) -> None:
+    for root in (write_release_2015(tmp_path / "2015"), write_release_2017(tmp_path / "2017")):
         before = read(root).images
         for path in (root / "images").glob("*/*.jpg"):
             path.write_bytes(jpeg(WIDTH // 2, HEIGHT // 2))
@@ -124,15 +133,15 @@ def test_images_resized_since_keep_their_fixations_in_place(tmp_path: Path) -> N
         after = read(root).images
         assert [image.width for image in after] == [WIDTH // 2] * 2
         assert np.abs(after[0].fixations - before[0].fixations).max() < 1 / WIDTH
-        picture(after[0].path).write_bytes(jpeg(HEIGHT, WIDTH))
+        put_image(after[0].path).write_bytes(jpeg(HEIGHT, WIDTH))
         with pytest.raises(
             UserError, match=r"the image is 60 x 80 pixels, its fixations were recorded on 80 x 60 pixels"
         ):
             read(root)
 
 
-def test_a_map_of_another_size_than_its_image_is_a_user_error(tmp_path: Path) -> None:
-    second_release(tmp_path)
+def test_a_map_whose_size_differs_from_its_image_is_a_user_error(tmp_path: Path) -> None:
+    write_release_2017(tmp_path)
     [path] = (tmp_path / "maps" / "val").glob("*.png")
     path.write_bytes(encoded(Image.new("L", (WIDTH, HEIGHT - 1)), "PNG"))
     with pytest.raises(UserError, match=rf"{path.name}: the map is 80 x 59 pixels, its image 80 x 60 pixels"):
@@ -143,15 +152,15 @@ def test_a_map_of_another_size_than_its_image_is_a_user_error(tmp_path: Path) ->
 
 
 def test_images_without_a_file_or_without_fixations_are_counted(tmp_path: Path) -> None:
-    first_release(tmp_path / "2015")
+    write_release_2015(tmp_path / "2015")
     names = ["COCO_train2014_0.jpg", "COCO_train2014_5.jpg", "COCO_train2014_6.jpg"]
-    picture(tmp_path / "2015" / "images" / "train2014" / names[2])
+    put_image(tmp_path / "2015" / "images" / "train2014" / names[2])
     entries = [entry(number, name) for number, name in enumerate(names)]
-    annotate(tmp_path / "2015", "train2014", entries, [annotation(0, 1, [[5, 5]]), annotation(1, 1, [[5, 5]])])
-    assert read(tmp_path / "2015", "train").left_out == {MISSING: 1, UNFIXATED: 1}
-    second_release(tmp_path / "2017")
-    mat(tmp_path / "2017" / "fixations" / "val" / "COCO_val2014_000000000009.mat", [(5, 5)])
-    assert read(tmp_path / "2017").left_out == {MISSING: 1}
+    put_annotations(tmp_path / "2015", "train2014", entries, [annotation(0, 1, [[5, 5]]), annotation(1, 1, [[5, 5]])])
+    assert read(tmp_path / "2015", "train").excluded == {MISSING: 1, UNFIXATED: 1}
+    write_release_2017(tmp_path / "2017")
+    put_mat(tmp_path / "2017" / "fixations" / "val" / "COCO_val2014_000000000009.mat", [(5, 5)])
+    assert read(tmp_path / "2017").excluded == {MISSING: 1}
 
 
 IMAGES = [entry(0, "COCO_train2014_0.jpg")]
@@ -166,22 +175,22 @@ IMAGES = [entry(0, "COCO_train2014_0.jpg")]
         ([{**IMAGES[0], "width": None}], [], r"images\[0\]: width is missing"),
         ([{**IMAGES[0], "height": 0}], [], r"images\[0\]: expected a width and a height, found 80 x 0"),
         ([{**IMAGES[0], "id": [0]}], [], r"images\[0\]: id: expected a number"),
-        (IMAGES * 2, [], r"COCO_train2014_0\.jpg are there twice"),
-        (IMAGES, [annotation(3, 1, [[1, 1]])], r"annotations\[0\]: image_id: 3 is not among the images"),
+        (IMAGES * 2, [], r"found two records of fixations for .*COCO_train2014_0\.jpg"),
+        (IMAGES, [annotation(3, 1, [[1, 1]])], r"annotations\[0\]: image_id: 3 is not the id of an image"),
         (IMAGES, [{"image_id": 0, "fixations": [[1, 1]]}], r"annotations\[0\]: worker_id is missing"),
         (IMAGES, [{"image_id": 0, "worker_id": 1}], r"annotations\[0\]: fixations is missing"),
         (IMAGES, [annotation(0, 1, [[1, 1, 1]])], r"annotations\[0\]: fixations: expected a list of \[row, column\]"),
         (IMAGES, [annotation(0, 1, [[1, 1], [1]])], r"annotations\[0\]: fixations: expected"),
         (IMAGES, [annotation(0, 1, "text")], r"annotations\[0\]: fixations: expected"),
-        (IMAGES, [annotation(0, 1, [])], "no image with fixations; found 1 images without a fixation"),
+        (IMAGES, [annotation(0, 1, [])], "expected images with fixations; found 1 image without a fixation"),
     ],
 )
-def test_annotations_of_another_form_are_a_user_error(
+def test_annotations_of_another_structure_are_a_user_error(
     images: Any, annotations: Any, message: str, tmp_path: Path
 ) -> None:
-    picture(tmp_path / "images" / "train2014" / "COCO_train2014_0.jpg")
+    put_image(tmp_path / "images" / "train2014" / "COCO_train2014_0.jpg")
     twice = images == IMAGES * 2
-    path = annotate(tmp_path, "train2014", [*IMAGES, {**IMAGES[0], "id": 1}] if twice else images, annotations)
+    path = put_annotations(tmp_path, "train2014", [*IMAGES, {**IMAGES[0], "id": 1}] if twice else images, annotations)
     with pytest.raises(UserError, match=message) as error:
         read(tmp_path)
     assert str(path) in str(error.value) or str(tmp_path) in str(error.value)
@@ -189,7 +198,7 @@ def test_annotations_of_another_form_are_a_user_error(
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[1, 2]", b"\xff\xfe", b"null"])
 def test_annotations_that_are_not_json_are_a_user_error(content: bytes, tmp_path: Path) -> None:
-    first_release(tmp_path)
+    write_release_2015(tmp_path)
     (tmp_path / "annotations" / "fixations_val2014.json").write_bytes(content)
     with pytest.raises(UserError, match=r"fixations_val2014\.json"):
         read(tmp_path)
@@ -206,31 +215,31 @@ def test_annotations_that_are_not_json_are_a_user_error(content: bytes, tmp_path
         ({"gaze": "text"}, r"a\.mat: gaze: expected structs"),
     ],
 )
-def test_a_gaze_file_of_another_form_is_a_user_error(more: dict[str, Any], message: str, tmp_path: Path) -> None:
-    picture(tmp_path / "images" / "a.jpg")
-    mat(tmp_path / "fixations" / "a.mat", [(1, 1)], **more)
+def test_a_gaze_file_of_another_structure_is_a_user_error(more: dict[str, Any], message: str, tmp_path: Path) -> None:
+    put_image(tmp_path / "images" / "a.jpg")
+    put_mat(tmp_path / "fixations" / "a.mat", [(1, 1)], **more)
     with pytest.raises(UserError, match=message):
         read(tmp_path)
 
 
 def test_both_releases_in_one_folder_are_a_user_error(tmp_path: Path) -> None:
-    second_release(first_release(tmp_path))
-    with pytest.raises(UserError, match="both releases of SALICON are here"):
+    write_release_2017(write_release_2015(tmp_path))
+    with pytest.raises(UserError, match="expected one release of SALICON, found both"):
         read(tmp_path)
 
 
 def test_a_release_without_images_is_a_user_error(tmp_path: Path) -> None:
-    mat(tmp_path / "fixations" / "train" / "a.mat", [(1, 1)])
+    put_mat(tmp_path / "fixations" / "train" / "a.mat", [(1, 1)])
     with pytest.raises(UserError, match="expected a folder images with the images"):
         read(tmp_path)
 
 
-def test_real_trajectories_of_workers_are_read(shared_data: Path) -> None:
-    images, left_out, _ = read(shared_data / "salicon-examples")
+def test_real_trajectories_are_read(shared_data: Path) -> None:
+    images, excluded, _ = read(shared_data / "salicon-examples")
     assert len(images) == 10
-    assert left_out == {REPEATED: 423}
+    assert excluded == {REPEATED: 423}
     assert {(image.width, image.height, image.split) for image in images} == {(640, 480, "train")}
     assert sum(len(np.unique(image.subjects)) for image in images) == 610
     assert sum(len(image.fixations) for image in images) == 73_207
     means = np.mean([image.fixations.mean(axis=0) for image in images], axis=0)
-    assert means == pytest.approx([0.5, 0.5], abs=0.1)  # people look at the middle
+    assert means == pytest.approx([0.5, 0.5], abs=0.1)  # people look at the center most

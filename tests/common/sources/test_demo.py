@@ -11,15 +11,15 @@ from common.errors import UserError
 from common.sources import demo
 from common.sources.scenes import (
     CLASSES,
+    DIAMETER_RANGE,
     HEIGHT,
     HUE_SPREAD,
-    LEAST_CONTRAST,
+    MIN_CONTRAST,
     OUTLINES,
-    SIZES,
     WIDTH,
     _contrasting_colors,
-    _mask,
-    _place,
+    _rasterize,
+    _transform_outline,
     render_scene,
 )
 
@@ -31,16 +31,16 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def few(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two scenes a class, for tests that need some but not all of them."""
+def two_scenes_per_class(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reduce the number of scenes for tests that do not need all of them."""
     monkeypatch.setattr(demo, "SCENES_PER_CLASS", 2)
 
 
-def content(folder: Path) -> dict[str, bytes]:
+def read_files(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_photos_are_twelve_pictures_that_decode(cache: Path) -> None:
+def test_photos_are_twelve_decodable_images(cache: Path) -> None:
     folder = demo.demo_folder("photos")
     assert folder == cache / "photos-v2"
     assert sorted(path.name for path in folder.iterdir()) == sorted(demo.PHOTOS)
@@ -49,25 +49,25 @@ def test_photos_are_twelve_pictures_that_decode(cache: Path) -> None:
         assert min(np.asarray(Image.open(path)).shape[:2]) >= 300
 
 
-def test_scenes_are_ten_classes_of_sixty_pictures_160_by_120(cache: Path) -> None:
+def test_scenes_are_ten_classes_of_sixty_images_of_160_by_120(cache: Path) -> None:
     folder = demo.demo_folder("scenes")
     assert folder == cache / "scenes-v2"
     assert {path.name for path in folder.iterdir()} == set(CLASSES)
     assert len(CLASSES) == 10
     for name in CLASSES:
         paths = sorted((folder / name).iterdir())
-        assert [path.name for path in paths] == [f"{name}_{picture:02d}.jpg" for picture in range(60)]
+        assert [path.name for path in paths] == [f"{name}_{index:02d}.jpg" for index in range(60)]
         for path in paths:
-            picture = Image.open(path)
-            assert (picture.format, picture.mode) == ("JPEG", "RGB")
-            assert np.asarray(picture).shape == (120, 160, 3)
+            image = Image.open(path)
+            assert (image.format, image.mode) == ("JPEG", "RGB")
+            assert np.asarray(image).shape == (120, 160, 3)
 
 
 @pytest.mark.parametrize("name", ["photos", "scenes"])
-def test_a_second_making_gives_the_same_bytes(name: str, cache: Path, few: None) -> None:
-    first = content(demo.demo_folder(name))
+def test_images_are_written_with_the_same_bytes_every_time(name: str, cache: Path, two_scenes_per_class: None) -> None:
+    first = read_files(demo.demo_folder(name))
     (cache / f"{name}-v2").rename(cache / "first")
-    assert content(demo.demo_folder(name)) == first
+    assert read_files(demo.demo_folder(name)) == first
 
 
 def test_photos_without_scikit_image_are_a_user_error(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -76,73 +76,74 @@ def test_photos_without_scikit_image_are_a_user_error(monkeypatch: pytest.Monkey
         demo.demo_folder("photos")
 
 
-def test_scenes_differ_from_one_another(few: None) -> None:
-    scenes = content(demo.demo_folder("scenes"))
+def test_all_scenes_are_different(two_scenes_per_class: None) -> None:
+    scenes = read_files(demo.demo_folder("scenes"))
     assert len(set(scenes.values())) == len(scenes) == 20
 
 
-def test_a_second_call_makes_nothing(few: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_existing_folder_is_not_written_again(two_scenes_per_class: None, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = demo.demo_folder("scenes")
-    monkeypatch.setattr(demo, "MAKERS", {"scenes": lambda _: pytest.fail("made again")})
+    monkeypatch.setattr(demo, "WRITERS", {"scenes": lambda _: pytest.fail("written again")})
     assert demo.demo_folder("scenes") == folder
 
 
 def test_an_unknown_name_is_a_user_error() -> None:
-    with pytest.raises(UserError, match="expected the demo pictures photos or scenes, found 'films'"):
+    with pytest.raises(UserError, match="expected the demo images photos or scenes, found 'films'"):
         demo.demo_folder("films")
 
 
-def test_a_making_that_fails_leaves_nothing_behind(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_write_leaves_no_files(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fill_the_disk(folder: Path) -> None:
         (folder / "half.jpg").write_bytes(b"half")
         raise OSError("no space left")
 
-    monkeypatch.setattr(demo, "MAKERS", {"scenes": fill_the_disk})
+    monkeypatch.setattr(demo, "WRITERS", {"scenes": fill_the_disk})
     with pytest.raises(UserError, match=r"no space left.*XDG_CACHE_HOME"):
         demo.demo_folder("scenes")
     assert list(cache.iterdir()) == []
 
 
-def test_the_folder_of_the_process_that_was_first_is_kept(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_that_another_process_created_first_is_used(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def lose_the_race(folder: Path) -> None:
         (folder / "mine").touch()
         os.mkdir(cache / "scenes-v2")
         (cache / "scenes-v2" / "theirs").touch()
 
-    monkeypatch.setattr(demo, "MAKERS", {"scenes": lose_the_race})
+    monkeypatch.setattr(demo, "WRITERS", {"scenes": lose_the_race})
     assert [path.name for path in demo.demo_folder("scenes").iterdir()] == ["theirs"]
     assert [path.name for path in cache.iterdir()] == ["scenes-v2"]
 
 
 def test_without_xdg_cache_home_the_cache_is_in_the_home_folder(
-    tmp_path: Path, few: None, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, two_scenes_per_class: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     assert demo.demo_folder("scenes") == tmp_path / "home" / ".cache" / "imagenet-attn" / "demo" / "scenes-v2"
 
 
-def test_a_scene_does_not_depend_on_those_before_it() -> None:
+def test_a_scene_does_not_depend_on_previously_rendered_scenes() -> None:
     alone = render_scene(3, 7).tobytes()
     render_scene(3, 6)
     assert render_scene(3, 7).tobytes() == alone
 
 
 @pytest.mark.parametrize("name", CLASSES)
-def test_every_outline_lies_inside_the_frame_and_covers_the_area_of_its_disc(name: str) -> None:
+def test_every_outline_lies_inside_the_frame_and_has_the_area_of_the_disc(name: str) -> None:
     for seed in range(20):
-        random = np.random.RandomState(seed)
-        polygon = _place(OUTLINES[name], 16.0, random)
+        polygon = _transform_outline(OUTLINES[name], 16.0, np.random.RandomState(seed))
         assert polygon.min() >= 0
         assert np.all(polygon.max(axis=0) <= [160, 120])
-        area = _mask(polygon).sum()
-        assert 0.8 * np.pi * 16**2 < area < 1.1 * np.pi * 16**2  # a tilt takes up to 15 %; PIL draws the edge whole
+        area = _rasterize(polygon).sum()
+        assert (
+            0.8 * np.pi * 16**2 < area < 1.1 * np.pi * 16**2
+        )  # tilting removes up to 15 %; PIL fills edge pixels completely
 
 
-def test_object_and_ground_differ_in_color_and_the_object_has_the_hue_of_its_class() -> None:
+def test_object_contrasts_with_the_background_and_has_the_hue_of_its_class() -> None:
     for seed in range(100):
-        ground, vivid = _contrasting_colors(seed / 100, np.random.RandomState(seed))
-        assert np.linalg.norm(ground - vivid) > LEAST_CONTRAST
+        muted, vivid = _contrasting_colors(seed / 100, np.random.RandomState(seed))
+        assert np.linalg.norm(muted - vivid) > MIN_CONTRAST
         hue = colorsys.rgb_to_hsv(*vivid)[0]
         assert min(abs(hue - seed / 100), 1 - abs(hue - seed / 100)) <= HUE_SPREAD + 1e-9
 
@@ -150,7 +151,7 @@ def test_object_and_ground_differ_in_color_and_the_object_has_the_hue_of_its_cla
 @pytest.mark.parametrize("class_index", range(len(CLASSES)))
 def test_the_largest_objects_fit_into_the_frame(class_index: int) -> None:
     for seed in range(50):
-        radius = SIZES[1] * HEIGHT / 2
-        polygon = _place(OUTLINES[CLASSES[class_index]], radius, np.random.RandomState(seed))
+        radius = DIAMETER_RANGE[1] * HEIGHT / 2
+        polygon = _transform_outline(OUTLINES[CLASSES[class_index]], radius, np.random.RandomState(seed))
         assert polygon.min() >= 2
         assert np.all(polygon.max(axis=0) <= [WIDTH - 2, HEIGHT - 2])

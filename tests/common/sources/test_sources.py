@@ -38,66 +38,66 @@ def tar_bytes(files: dict[str, bytes], form: int = tarfile.PAX_FORMAT) -> bytes:
     return buffer.getvalue()
 
 
-def references(source: Source) -> list[ImageRef]:
+def list_refs(source: Source) -> list[ImageRef]:
     return [ImageRef(**row) for row in source.list().table.to_pylist()]
 
 
-def uris(source: Source) -> list[str]:
+def list_uris(source: Source) -> list[str]:
     return source.list().table["uri"].to_pylist()
 
 
-def contents(source: Source) -> dict[str, bytes]:
-    return {image.uri: source.read(image) for image in references(source)}
+def read_all(source: Source) -> dict[str, bytes]:
+    return {image.uri: source.read(image) for image in list_refs(source)}
 
 
-def reason(source: Source, image: ImageRef) -> Reason:
+def failure_reason(source: Source, image: ImageRef) -> Reason:
     with pytest.raises(ImageFailure) as failure:
         source.read(image)
     return failure.value.reason
 
 
 def test_class_folders_are_listed_and_read(tmp_path: Path) -> None:
-    assert contents(open_source(str(write(tmp_path, IMAGES)))) == IMAGES
+    assert read_all(open_source(str(write(tmp_path, IMAGES)))) == IMAGES
 
 
 def test_a_flat_folder_is_listed_without_classes(tmp_path: Path) -> None:
     write(tmp_path, {"b.jpg": b"2", "a.png": b"1"})
-    assert uris(LocalSource(tmp_path)) == ["a.png", "b.jpg"]
+    assert list_uris(LocalSource(tmp_path)) == ["a.png", "b.jpg"]
     assert class_folder("a.png") is None
 
 
-def test_folders_are_listed_to_any_depth_in_the_order_of_their_bytes(tmp_path: Path) -> None:
+def test_nested_folders_are_listed_in_byte_order(tmp_path: Path) -> None:
     names = ["z.jpg", "a/z.jpg", "a/b/c/d/e.jpg", "a.jpg", "a-b/x.jpg", "Z/x.jpg", "é/x.jpg", "a/b.jpg"]
     write(tmp_path, dict.fromkeys(names, b"x"))
-    assert uris(LocalSource(tmp_path)) == sorted(names, key=str.encode)
+    assert list_uris(LocalSource(tmp_path)) == sorted(names, key=str.encode)
 
 
-def test_a_listing_tells_sizes_and_no_container_for_files(tmp_path: Path) -> None:
+def test_a_listing_holds_sizes_and_no_container_for_files(tmp_path: Path) -> None:
     write(tmp_path, {"a.jpg": b"123", "empty.jpg": b""})
-    assert references(LocalSource(tmp_path)) == [ImageRef("a.jpg", 3, None, 0), ImageRef("empty.jpg", 0, None, 0)]
+    assert list_refs(LocalSource(tmp_path)) == [ImageRef("a.jpg", 3, None, 0), ImageRef("empty.jpg", 0, None, 0)]
 
 
 @pytest.mark.parametrize("name", ODD_NAMES)
 def test_odd_names_are_listed_and_read(name: str, tmp_path: Path) -> None:
     write(tmp_path / "folder", {name: b"content"})
-    assert contents(LocalSource(tmp_path / "folder")) == {name: b"content"}
+    assert read_all(LocalSource(tmp_path / "folder")) == {name: b"content"}
     (tmp_path / "images.tar").write_bytes(tar_bytes({name: b"content"}))
-    assert contents(LocalSource(tmp_path / "images.tar")) == {name: b"content"}
+    assert read_all(LocalSource(tmp_path / "images.tar")) == {name: b"content"}
 
 
 def test_equal_names_in_different_folders_are_different_images(tmp_path: Path) -> None:
     files = {"a/x.jpg": b"1", "b/x.jpg": b"2", "a/b/x.jpg": b"3", "a/x.png": b"4"}
-    assert contents(LocalSource(write(tmp_path, files))) == files
+    assert read_all(LocalSource(write(tmp_path, files))) == files
 
 
-def test_what_is_no_image_by_its_name_is_skipped_and_counted(tmp_path: Path) -> None:
+def test_files_without_an_image_extension_are_skipped_and_counted(tmp_path: Path) -> None:
     write(tmp_path, dict.fromkeys(["a.jpg", "a.txt", "b/c.TXT", "README", ".hidden", "x.jpg.part", "._a.jpg"], b"x"))
     listing = LocalSource(tmp_path).list()
     assert listing.table["uri"].to_pylist() == ["a.jpg"]
     assert listing.skipped == {".txt": 2, "no extension": 2, ".part": 1, ".jpg": 1}
 
 
-def test_what_macos_leaves_beside_images_is_skipped_in_a_tar_too(tmp_path: Path) -> None:
+def test_metadata_files_of_macos_are_skipped_in_a_tar_too(tmp_path: Path) -> None:
     path = tmp_path / "images.tar"
     path.write_bytes(tar_bytes({"a/x.jpg": b"x", "a/._x.jpg": b"x", "a/notes.txt": b"x"}))
     listing = LocalSource(path).list()
@@ -109,50 +109,50 @@ def test_an_empty_folder_gives_an_empty_listing(tmp_path: Path) -> None:
     assert LocalSource(tmp_path).list().table.num_rows == 0
 
 
-def test_a_folder_called_like_an_image_or_a_tar_is_a_folder(tmp_path: Path) -> None:
+def test_a_folder_named_like_an_image_or_a_tar_is_listed_as_a_folder(tmp_path: Path) -> None:
     files = {"x.jpg/y.jpg": b"1", "z.tar/y.jpg": b"2"}
-    assert contents(LocalSource(write(tmp_path, files))) == files
+    assert read_all(LocalSource(write(tmp_path, files))) == files
 
 
 @pytest.mark.parametrize("form", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
-def test_a_tar_reads_as_the_folder_that_it_was_made_from(form: int, tmp_path: Path) -> None:
+def test_a_tar_yields_the_same_images_as_the_folder_that_it_was_made_from(form: int, tmp_path: Path) -> None:
     path = tmp_path / "images.tar"
     path.write_bytes(tar_bytes(IMAGES, form))
-    assert contents(open_source(str(path))) == IMAGES
-    assert {image.container for image in references(LocalSource(path))} == {"images.tar"}
+    assert read_all(open_source(str(path))) == IMAGES
+    assert {image.container for image in list_refs(LocalSource(path))} == {"images.tar"}
 
 
 def test_long_names_in_a_tar_are_read(tmp_path: Path) -> None:
     path, name = tmp_path / "images.tar", f"{'folder/' * 30}{'x' * 150}.jpg"
     for form in (tarfile.GNU_FORMAT, tarfile.PAX_FORMAT):
         path.write_bytes(tar_bytes({name: b"content"}, form))
-        assert contents(LocalSource(path)) == {name: b"content"}
+        assert read_all(LocalSource(path)) == {name: b"content"}
 
 
-def test_a_tar_inside_a_folder_prefixes_its_name(tmp_path: Path) -> None:
+def test_uris_in_a_tar_inside_a_folder_begin_with_the_name_of_the_tar(tmp_path: Path) -> None:
     write(tmp_path, {"part/n01.tar": tar_bytes({"x.jpg": b"1"}), "y/x.jpg": b"2"})
-    assert contents(LocalSource(tmp_path)) == {"part/n01.tar/x.jpg": b"1", "y/x.jpg": b"2"}
+    assert read_all(LocalSource(tmp_path)) == {"part/n01.tar/x.jpg": b"1", "y/x.jpg": b"2"}
     assert class_folder("part/n01.tar/x.jpg") == "n01"
 
 
-def test_a_tar_of_tars_is_read_as_imagenets_own_file_needs(tmp_path: Path) -> None:
+def test_a_tar_of_tars_like_imagenets_own_file_is_read(tmp_path: Path) -> None:
     inner = {f"n0{i}.tar": tar_bytes({f"n0{i}_{j}.JPEG": jpeg(seed=10 * i + j) for j in range(3)}) for i in range(3)}
     path = tmp_path / "ILSVRC2012_img_train.tar"
     path.write_bytes(tar_bytes(inner))
     expected = {f"n0{i}.tar/n0{i}_{j}.JPEG": jpeg(seed=10 * i + j) for i in range(3) for j in range(3)}
-    assert contents(LocalSource(path)) == expected
+    assert read_all(LocalSource(path)) == expected
     assert {class_folder(uri) for uri in expected} == {"n00", "n01", "n02"}
 
 
-def test_a_tar_in_a_tar_in_a_tar_is_read(tmp_path: Path) -> None:
+def test_three_levels_of_nested_tars_are_read(tmp_path: Path) -> None:
     path = tmp_path / "outer.tar"
     path.write_bytes(tar_bytes({"m.tar": tar_bytes({"pad.txt": b"x", "i.tar": tar_bytes({"x.jpg": b"deep"})})}))
-    assert contents(LocalSource(path)) == {"m.tar/i.tar/x.jpg": b"deep"}
+    assert read_all(LocalSource(path)) == {"m.tar/i.tar/x.jpg": b"deep"}
 
 
-def test_cifar_s_tar_reads_as_tarfile_reads_it(shared_data: Path) -> None:
+def test_images_in_a_real_tar_equal_those_that_tarfile_reads(shared_data: Path) -> None:
     path = shared_data / "cifar10-test.tar"
-    images = references(LocalSource(path))
+    images = list_refs(LocalSource(path))
     assert len(images) == 10_000
     assert len({class_folder(image.uri) for image in images}) == 10
     with tarfile.open(path) as tar:
@@ -164,24 +164,24 @@ def test_cifar_s_tar_reads_as_tarfile_reads_it(shared_data: Path) -> None:
 def test_offsets_into_a_tar_read_back_what_was_stored(tmp_path_factory: pytest.TempPathFactory, files) -> None:
     path = tmp_path_factory.mktemp("tar") / "images.tar"
     path.write_bytes(tar_bytes(files))
-    assert contents(LocalSource(path)) == files
+    assert read_all(LocalSource(path)) == files
 
 
-def test_names_that_are_not_utf_8_are_spelt_out_and_missing_when_read(tmp_path: Path) -> None:
+def test_names_that_are_not_utf_8_are_listed_escaped_and_missing_when_read(tmp_path: Path) -> None:
     Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.jpg")).write_bytes(b"x")
     source = LocalSource(tmp_path)
-    [image] = references(source)
+    [image] = list_refs(source)
     assert image.uri == "caf\\xe9.jpg"
-    assert reason(source, image) == Reason.MISSING
+    assert failure_reason(source, image) == Reason.MISSING
 
 
-def test_names_in_a_tar_that_are_not_utf_8_are_spelt_out_and_read(tmp_path: Path) -> None:
+def test_names_in_a_tar_that_are_not_utf_8_are_listed_escaped_and_read(tmp_path: Path) -> None:
     path = tmp_path / "images.tar"
     path.write_bytes(tar_bytes({os.fsdecode(b"caf\xe9.jpg"): b"x"}, tarfile.GNU_FORMAT))
-    assert contents(LocalSource(path)) == {"caf\\xe9.jpg": b"x"}
+    assert read_all(LocalSource(path)) == {"caf\\xe9.jpg": b"x"}
 
 
-def test_names_in_a_tar_that_try_to_be_paths_or_html_are_only_names(tmp_path: Path) -> None:
+def test_names_in_a_tar_that_look_like_paths_or_html_are_plain_names(tmp_path: Path) -> None:
     names = ["../../up.jpg", "/etc/absolute.jpg", "a/<script>alert(1)<.jpg"]
     with tarfile.open(tmp_path / "images.tar", "w") as tar:
         for name in names:
@@ -189,8 +189,7 @@ def test_names_in_a_tar_that_try_to_be_paths_or_html_are_only_names(tmp_path: Pa
             header.size = len(name)
             tar.addfile(header, io.BytesIO(name.encode()))
     source = LocalSource(tmp_path / "images.tar")
-    found = [ImageRef(**row) for row in source.list().table.to_pylist()]
-    assert {source.read(image).decode() for image in found} == set(names)
+    assert {source.read(image).decode() for image in list_refs(source)} == set(names)
     assert [path.name for path in tmp_path.iterdir()] == ["images.tar"]
 
 
@@ -198,42 +197,42 @@ def test_symbolic_links_to_files_and_folders_are_followed(tmp_path: Path) -> Non
     write(tmp_path, {"elsewhere/x.jpg": b"1", "images/y.jpg": b"2"})
     (tmp_path / "images" / "linked").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "images" / "z.jpg").symlink_to(tmp_path / "elsewhere" / "x.jpg")
-    assert contents(LocalSource(tmp_path / "images")) == {"linked/x.jpg": b"1", "y.jpg": b"2", "z.jpg": b"1"}
+    assert read_all(LocalSource(tmp_path / "images")) == {"linked/x.jpg": b"1", "y.jpg": b"2", "z.jpg": b"1"}
 
 
-def test_a_loop_of_symbolic_links_ends(tmp_path: Path) -> None:
+def test_a_cycle_of_symbolic_links_is_listed_once(tmp_path: Path) -> None:
     write(tmp_path, {"a/x.jpg": b"1", "b/y.jpg": b"2"})
     (tmp_path / "a" / "up").symlink_to("..")
     (tmp_path / "a" / "itself").symlink_to("itself")
     (tmp_path / "b" / "here").symlink_to(".")
-    assert {"a/x.jpg", "b/y.jpg"} <= set(uris(LocalSource(tmp_path)))
-    assert len(uris(LocalSource(tmp_path))) == 2
+    assert {"a/x.jpg", "b/y.jpg"} <= set(list_uris(LocalSource(tmp_path)))
+    assert len(list_uris(LocalSource(tmp_path))) == 2
 
 
 def test_a_dangling_link_is_listed_and_missing_when_read(tmp_path: Path) -> None:
     (tmp_path / "x.jpg").symlink_to("absent.jpg")
     source = LocalSource(tmp_path)
-    [image] = references(source)
-    assert reason(source, image) == Reason.MISSING
+    [image] = list_refs(source)
+    assert failure_reason(source, image) == Reason.MISSING
 
 
 def test_a_link_to_itself_is_listed_and_unreadable(tmp_path: Path) -> None:
     (tmp_path / "x.jpg").symlink_to("x.jpg")
     source = LocalSource(tmp_path)
-    [image] = references(source)
-    assert reason(source, image) == Reason.UNREADABLE
+    [image] = list_refs(source)
+    assert failure_reason(source, image) == Reason.UNREADABLE
 
 
 @pytest.mark.timeout(10)
-def test_a_named_pipe_called_like_an_image_is_unreadable_and_does_not_hang(tmp_path: Path) -> None:
+def test_a_named_pipe_named_like_an_image_is_unreadable_and_does_not_hang(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "x.jpg")
     source = LocalSource(tmp_path)
-    [image] = references(source)
-    assert reason(source, image) == Reason.UNREADABLE
+    [image] = list_refs(source)
+    assert failure_reason(source, image) == Reason.UNREADABLE
 
 
 @pytest.mark.timeout(10)
-def test_a_named_pipe_called_like_a_tar_is_skipped_and_does_not_hang(tmp_path: Path) -> None:
+def test_a_named_pipe_named_like_a_tar_is_skipped_and_does_not_hang(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "x.tar")
     listing = LocalSource(tmp_path).list()
     assert listing.table.num_rows == 0
@@ -242,50 +241,50 @@ def test_a_named_pipe_called_like_a_tar_is_skipped_and_does_not_hang(tmp_path: P
 
 def test_an_image_removed_after_the_listing_is_missing(tmp_path: Path) -> None:
     source = LocalSource(write(tmp_path, {"x.jpg": b"123"}))
-    [image] = references(source)
+    [image] = list_refs(source)
     (tmp_path / "x.jpg").unlink()
-    assert reason(source, image) == Reason.MISSING
+    assert failure_reason(source, image) == Reason.MISSING
 
 
 @pytest.mark.parametrize("content", [b"", b"12", b"1234"])
-def test_an_image_of_another_size_than_listed_has_changed(content: bytes, tmp_path: Path) -> None:
+def test_an_image_whose_size_differs_from_the_listing_has_changed(content: bytes, tmp_path: Path) -> None:
     source = LocalSource(write(tmp_path, {"x.jpg": b"123"}))
-    [image] = references(source)
+    [image] = list_refs(source)
     (tmp_path / "x.jpg").write_bytes(content)
-    assert reason(source, image) == Reason.CHANGED
+    assert failure_reason(source, image) == Reason.CHANGED
 
 
 def test_an_image_that_became_a_folder_is_unreadable(tmp_path: Path) -> None:
     source = LocalSource(write(tmp_path, {"x.jpg": b"123"}))
-    [image] = references(source)
+    [image] = list_refs(source)
     (tmp_path / "x.jpg").unlink()
     (tmp_path / "x.jpg").mkdir()
-    assert reason(source, image) == Reason.UNREADABLE
+    assert failure_reason(source, image) == Reason.UNREADABLE
 
 
-def test_an_image_whose_folder_became_a_file_is_left_out(tmp_path: Path) -> None:
+def test_an_image_whose_folder_became_a_file_is_missing_or_unreadable(tmp_path: Path) -> None:
     source = LocalSource(write(tmp_path, {"a/x.jpg": b"123"}))
-    [image] = references(source)
+    [image] = list_refs(source)
     (tmp_path / "a" / "x.jpg").unlink()
     (tmp_path / "a").rmdir()
     (tmp_path / "a").write_bytes(b"")
-    assert reason(source, image) in (Reason.MISSING, Reason.UNREADABLE)
+    assert failure_reason(source, image) in (Reason.MISSING, Reason.UNREADABLE)
 
 
-def test_a_tar_cut_or_removed_after_the_listing_gives_reasons(tmp_path: Path) -> None:
+def test_images_of_a_tar_truncated_or_removed_after_the_listing_fail_with_a_reason(tmp_path: Path) -> None:
     path = tmp_path / "images.tar"
     path.write_bytes(tar_bytes(IMAGES))
     source = LocalSource(tmp_path)
-    images = references(source)
+    images = list_refs(source)
     path.write_bytes(tar_bytes(IMAGES)[: images[-1].offset + 100])
     assert source.read(images[0]) == next(iter(IMAGES.values()))
-    assert reason(source, images[-1]) == Reason.CHANGED
+    assert failure_reason(source, images[-1]) == Reason.CHANGED
     path.unlink()
-    assert reason(source, images[0]) == Reason.MISSING
+    assert failure_reason(source, images[0]) == Reason.MISSING
 
 
 @pytest.mark.parametrize("compression", ["gz", "bz2", "xz"])
-def test_a_compressed_tar_is_a_user_error_that_says_what_to_do(compression: str, tmp_path: Path) -> None:
+def test_a_compressed_tar_is_a_user_error_with_advice(compression: str, tmp_path: Path) -> None:
     path = tmp_path / f"images.tar.{compression}"
     with tarfile.open(path, f"w:{compression}"):
         pass
@@ -304,32 +303,34 @@ def test_a_damaged_tar_is_a_user_error(content: bytes, tmp_path: Path) -> None:
             open_source(str(location)).list()
 
 
-def test_a_tar_cut_inside_a_member_is_a_user_error(tmp_path: Path) -> None:
+def test_a_tar_truncated_inside_a_member_is_a_user_error(tmp_path: Path) -> None:
     path = tmp_path / "images.tar"
     path.write_bytes(tar_bytes(IMAGES))
-    last = max(references(LocalSource(path)), key=lambda image: image.offset)
-    for cut in (last.offset + 1, last.offset + last.size - 1):
-        path.write_bytes(tar_bytes(IMAGES)[:cut])
+    last = max(list_refs(LocalSource(path)), key=lambda image: image.offset)
+    for length in (last.offset + 1, last.offset + last.size - 1):
+        path.write_bytes(tar_bytes(IMAGES)[:length])
         with pytest.raises(UserError, match=r"images\.tar cannot be read"):
             LocalSource(path).list()
 
 
-@pytest.mark.parametrize("damage", ["cut inside a header", "a header of noise"])
+@pytest.mark.parametrize("damage", ["truncated inside a header", "a header of noise"])
 def test_a_tar_damaged_at_a_later_header_is_a_user_error(damage: str, tmp_path: Path) -> None:
     path = tmp_path / "images.tar"
     whole = tar_bytes(IMAGES, tarfile.USTAR_FORMAT)
     path.write_bytes(whole)
-    header = max(image.offset for image in references(LocalSource(path))) - 512
-    path.write_bytes(whole[: header + 100] if "cut" in damage else whole[:header] + b"?" * 512 + whole[header + 512 :])
+    header = max(image.offset for image in list_refs(LocalSource(path))) - 512
+    path.write_bytes(
+        whole[: header + 100] if "truncated" in damage else whole[:header] + b"?" * 512 + whole[header + 512 :]
+    )
     with pytest.raises(UserError):
         LocalSource(path).list()
 
 
-def test_an_inner_tar_without_its_end_lists_no_image_twice(tmp_path: Path) -> None:
+def test_an_inner_tar_without_an_end_marker_lists_no_image_twice(tmp_path: Path) -> None:
     path = tmp_path / "outer.tar"
-    headless = tar_bytes({"x.jpg": b"1" * 512}, tarfile.USTAR_FORMAT)[:1024]
-    path.write_bytes(tar_bytes({"inner.tar": headless, "y.jpg": b"2"}, tarfile.USTAR_FORMAT))
-    assert uris(LocalSource(path)) == ["inner.tar/x.jpg", "y.jpg"]
+    endless = tar_bytes({"x.jpg": b"1" * 512}, tarfile.USTAR_FORMAT)[:1024]
+    path.write_bytes(tar_bytes({"inner.tar": endless, "y.jpg": b"2"}, tarfile.USTAR_FORMAT))
+    assert list_uris(LocalSource(path)) == ["inner.tar/x.jpg", "y.jpg"]
 
 
 @pytest.mark.parametrize(
@@ -340,15 +341,15 @@ def test_an_inner_tar_without_its_end_lists_no_image_twice(tmp_path: Path) -> No
         pytest.param({"y.jpg": b"2" * 3000}, id="before an image"),
     ],
 )
-def test_an_inner_tar_cut_inside_a_member_is_a_user_error(after: dict[str, bytes], tmp_path: Path) -> None:
+def test_an_inner_tar_truncated_inside_a_member_is_a_user_error(after: dict[str, bytes], tmp_path: Path) -> None:
     path = tmp_path / "outer.tar"
-    cut = tar_bytes({"x.jpg": b"1" * 3000}, tarfile.USTAR_FORMAT)[:2000]
-    path.write_bytes(tar_bytes({"inner.tar": cut, **after}, tarfile.USTAR_FORMAT))
+    truncated = tar_bytes({"x.jpg": b"1" * 3000}, tarfile.USTAR_FORMAT)[:2000]
+    path.write_bytes(tar_bytes({"inner.tar": truncated, **after}, tarfile.USTAR_FORMAT))
     with pytest.raises(UserError, match=r"outer\.tar cannot be read"):
         LocalSource(path).list()
 
 
-def test_a_hard_link_in_a_tar_is_not_lost_silently(tmp_path: Path) -> None:
+def test_a_hard_link_in_a_tar_is_listed_or_counted_as_skipped(tmp_path: Path) -> None:
     write(tmp_path, {"images/a.jpg": b"1"})
     os.link(tmp_path / "images" / "a.jpg", tmp_path / "images" / "b.jpg")
     with tarfile.open(tmp_path / "images.tar", "w") as tar:
@@ -358,7 +359,7 @@ def test_a_hard_link_in_a_tar_is_not_lost_silently(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("location", ["gs://bucket/images", "https://example.org/x.tar"])
-def test_an_address_is_a_user_error(location: str) -> None:
+def test_an_unsupported_url_is_a_user_error(location: str) -> None:
     with pytest.raises(UserError, match="expected a local path or s3://"):
         open_source(location)
 
@@ -368,7 +369,7 @@ def test_a_missing_input_is_a_user_error(tmp_path: Path) -> None:
         open_source(str(tmp_path / "absent"))
 
 
-def test_an_image_as_input_is_a_user_error(tmp_path: Path) -> None:
+def test_a_single_image_as_input_is_a_user_error(tmp_path: Path) -> None:
     (tmp_path / "x.jpg").write_bytes(jpeg())
     with pytest.raises(UserError, match=r"expected a folder of images .*; name a folder or a \.tar file"):
         open_source(str(tmp_path / "x.jpg"))

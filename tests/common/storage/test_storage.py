@@ -36,7 +36,7 @@ def storage(tmp_path: Path) -> LocalStorage:
 
 @contextlib.contextmanager
 def live_writer(storage: LocalStorage) -> Iterator[subprocess.Popen[str]]:
-    """Another process in the middle of writing; it ends when its standard input does."""
+    """Start another process that stays in the middle of writing a file until its standard input is closed."""
     command = [sys.executable, "-c", WRITER, str(storage.root)]
     with subprocess.Popen(command, cwd=REPOSITORY, stdin=-1, stdout=-1, text=True) as process:
         assert process.stdout is not None
@@ -54,7 +54,7 @@ def partial_files(storage: LocalStorage) -> list[Path]:
 
 def visible_files(storage: LocalStorage) -> list[str]:
     paths = storage.root.rglob("*")
-    return sorted(str(p.relative_to(storage.root)) for p in paths if p.is_file() and PARTIAL not in p.parts)
+    return sorted(str(path.relative_to(storage.root)) for path in paths if path.is_file() and PARTIAL not in path.parts)
 
 
 def write_half(storage: LocalStorage) -> None:
@@ -68,7 +68,7 @@ def put_own_number(arguments: tuple[Path, str, int]) -> bool:
     return LocalStorage(root).put(name, b"%d" % number * 10_000)
 
 
-def test_put_writes_what_reads_back(storage: LocalStorage) -> None:
+def test_put_content_is_read_back(storage: LocalStorage) -> None:
     assert storage.put("plan.json", b"content")
     assert storage.read("plan.json") == b"content"
     assert storage.exists("plan.json")
@@ -77,18 +77,18 @@ def test_put_writes_what_reads_back(storage: LocalStorage) -> None:
         assert file.read() == b"tent"
 
 
-def test_put_makes_the_folders_of_a_name(storage: LocalStorage) -> None:
+def test_put_creates_folders(storage: LocalStorage) -> None:
     assert storage.put("records/deep/x.json", b"1")
     assert storage.list("records/deep") == ["records/deep/x.json"]
 
 
-def test_put_keeps_what_has_the_name(storage: LocalStorage) -> None:
+def test_put_does_not_overwrite(storage: LocalStorage) -> None:
     storage.put("x", b"first")
     assert not storage.put("x", b"second")
     assert storage.read("x") == b"first"
 
 
-def test_put_file_gives_a_scratch_file_its_name_once(storage: LocalStorage) -> None:
+def test_put_file_stores_scratch_file_once(storage: LocalStorage) -> None:
     for expected in (True, False):
         with storage.scratch() as file:
             file.write(b"shard")
@@ -96,14 +96,14 @@ def test_put_file_gives_a_scratch_file_its_name_once(storage: LocalStorage) -> N
     assert storage.read("train-000000.tar") == b"shard"
 
 
-def test_a_put_file_is_whole_before_the_scratch_block_ends(storage: LocalStorage) -> None:
+def test_put_file_flushes_buffered_content(storage: LocalStorage) -> None:
     with storage.scratch() as file:
-        file.write(b"a little, which a buffer may hold back")
+        file.write(b"little enough to stay in a buffer")
         storage.put_file("x", file)
-        assert storage.read("x") == b"a little, which a buffer may hold back"
+        assert storage.read("x") == b"little enough to stay in a buffer"
 
 
-def test_nothing_unfinished_stays_after_writing(storage: LocalStorage) -> None:
+def test_writes_leave_no_unfinished_files(storage: LocalStorage) -> None:
     storage.put("x", b"1")
     storage.put("x", b"2")
     storage.replace("x", b"3")
@@ -111,21 +111,21 @@ def test_nothing_unfinished_stays_after_writing(storage: LocalStorage) -> None:
     assert partial_files(storage) == []
 
 
-def test_an_exception_leaves_neither_a_name_nor_a_scratch_file(storage: LocalStorage) -> None:
+def test_exception_while_writing_leaves_no_files(storage: LocalStorage) -> None:
     with pytest.raises(RuntimeError):
         write_half(storage)
     assert partial_files(storage) == []
     assert visible_files(storage) == []
 
 
-def test_a_missing_object_is_not_found(storage: LocalStorage) -> None:
+def test_absent_object_is_not_found(storage: LocalStorage) -> None:
     assert not storage.exists("x")
     for read in (storage.read, storage.open):
         with pytest.raises(FileNotFoundError):
             read("x")
 
 
-def test_list_gives_sorted_names_of_one_folder_only(storage: LocalStorage) -> None:
+def test_list_returns_sorted_names_of_one_folder(storage: LocalStorage) -> None:
     for name in ("b", "a", "records/2.json", "records/1.json", "records/deeper/x"):
         storage.put(name, b"1")
     assert storage.list() == ["a", "b"]
@@ -133,13 +133,13 @@ def test_list_gives_sorted_names_of_one_folder_only(storage: LocalStorage) -> No
     assert storage.list("absent") == []
 
 
-def test_replace_writes_new_names_and_overwrites_old_ones(storage: LocalStorage) -> None:
+def test_replace_creates_and_overwrites(storage: LocalStorage) -> None:
     for content in (b"first, long", b"second"):
         storage.replace("records/x", content)
         assert storage.read("records/x") == content
 
 
-def test_a_reader_keeps_the_content_that_it_opened_through_a_replace(storage: LocalStorage) -> None:
+def test_open_file_has_old_content_after_replace(storage: LocalStorage) -> None:
     storage.put("x", b"old")
     with storage.open("x") as file:
         storage.replace("x", b"new")
@@ -147,7 +147,7 @@ def test_a_reader_keeps_the_content_that_it_opened_through_a_replace(storage: Lo
     assert storage.read("x") == b"new"
 
 
-def test_readers_see_old_or_new_but_nothing_between_while_it_is_replaced(storage: LocalStorage) -> None:
+def test_readers_see_old_or_new_content_during_replace(storage: LocalStorage) -> None:
     versions = {bytes([65 + version]) * 1000 for version in range(20)}
     storage.put("x", min(versions))
     done = threading.Event()
@@ -164,7 +164,7 @@ def test_readers_see_old_or_new_but_nothing_between_while_it_is_replaced(storage
         writing.result()
 
 
-def test_of_many_threads_that_put_one_name_exactly_one_wins(storage: LocalStorage) -> None:
+def test_one_of_many_threads_that_put_a_name_succeeds(storage: LocalStorage) -> None:
     for name in range(5):
         with ThreadPoolExecutor(8) as pool:
             jobs = [(storage.root, str(name), number) for number in range(8)]
@@ -174,7 +174,7 @@ def test_of_many_threads_that_put_one_name_exactly_one_wins(storage: LocalStorag
     assert partial_files(storage) == []
 
 
-def test_of_many_processes_that_put_one_name_exactly_one_wins(storage: LocalStorage) -> None:
+def test_one_of_many_processes_that_put_a_name_succeeds(storage: LocalStorage) -> None:
     with ProcessPoolExecutor(4, mp_context=multiprocessing.get_context("spawn")) as pool:
         jobs = [(storage.root, str(name), number) for name in range(20) for number in range(4)]
         results = list(pool.map(put_own_number, jobs))
@@ -184,7 +184,7 @@ def test_of_many_processes_that_put_one_name_exactly_one_wins(storage: LocalStor
         assert storage.read(str(name)) == b"%d" % won.index(True) * 10_000
 
 
-def test_a_killed_writer_leaves_nothing_visible_and_sweep_removes_its_file(storage: LocalStorage) -> None:
+def test_sweep_removes_unfinished_file_of_killed_writer(storage: LocalStorage) -> None:
     with live_writer(storage) as process:
         process.send_signal(signal.SIGKILL)
         process.wait()
@@ -195,7 +195,7 @@ def test_a_killed_writer_leaves_nothing_visible_and_sweep_removes_its_file(stora
     assert storage.put("x", b"works after a sweep")
 
 
-def test_sweep_leaves_a_live_writer_of_another_process_alone(storage: LocalStorage) -> None:
+def test_sweep_ignores_live_writer_in_another_process(storage: LocalStorage) -> None:
     with live_writer(storage) as process:
         [path] = partial_files(storage)
         storage.sweep()
@@ -205,7 +205,7 @@ def test_sweep_leaves_a_live_writer_of_another_process_alone(storage: LocalStora
     assert partial_files(storage) == []
 
 
-def test_sweep_leaves_a_live_writer_of_the_same_process_alone(storage: LocalStorage) -> None:
+def test_sweep_ignores_live_writer_in_same_process(storage: LocalStorage) -> None:
     with storage.scratch() as file:
         file.write(b"shard")
         storage.sweep()
@@ -213,7 +213,7 @@ def test_sweep_leaves_a_live_writer_of_the_same_process_alone(storage: LocalStor
     assert storage.read("x") == b"shard"
 
 
-def test_sweep_tells_dead_files_from_live_ones(storage: LocalStorage) -> None:
+def test_sweep_removes_only_files_of_dead_writers(storage: LocalStorage) -> None:
     with live_writer(storage) as process:
         process.kill()
         process.wait()
@@ -222,19 +222,19 @@ def test_sweep_tells_dead_files_from_live_ones(storage: LocalStorage) -> None:
         assert partial_files(storage) == [Path(file.name)]
 
 
-def test_sweep_never_touches_what_has_a_name(storage: LocalStorage) -> None:
+def test_sweep_ignores_finished_files(storage: LocalStorage) -> None:
     storage.put("x", b"1")
     storage.put("records/y", b"2")
     storage.sweep()
     assert visible_files(storage) == ["records/y", "x"]
 
 
-def test_sweep_of_a_storage_that_is_not_there_does_nothing(storage: LocalStorage) -> None:
+def test_sweep_of_absent_folder_does_nothing(storage: LocalStorage) -> None:
     storage.sweep()
     assert not storage.root.exists()
 
 
-def test_writers_survive_a_sweep_that_runs_all_the_time(storage: LocalStorage) -> None:
+def test_writers_succeed_during_continuous_sweeps(storage: LocalStorage) -> None:
     done = threading.Event()
 
     def sweep() -> None:
@@ -250,50 +250,50 @@ def test_writers_survive_a_sweep_that_runs_all_the_time(storage: LocalStorage) -
     assert len(storage.list()) == 200
 
 
-def test_check_writable_makes_a_new_folder_and_leaves_it_empty(storage: LocalStorage) -> None:
+def test_check_writable_creates_folder_and_leaves_it_empty(storage: LocalStorage) -> None:
     storage.check_writable()
     storage.sweep()
     assert list(storage.root.iterdir()) == []
 
 
 @pytest.mark.parametrize("below", ["", "below", "below/deeper"])
-def test_a_file_in_place_of_the_folder_is_a_user_error(below: str, tmp_path: Path) -> None:
+def test_file_instead_of_folder_is_a_user_error(below: str, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"cannot write to .*file"):
         LocalStorage(tmp_path / "file" / below).check_writable()
 
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs Linux's /proc")
-def test_a_place_where_no_folder_can_be_made_is_a_user_error() -> None:
+def test_folder_that_cannot_be_created_is_a_user_error() -> None:
     with pytest.raises(UserError, match="cannot write to /proc/imagenet-attn"):
         LocalStorage(Path("/proc/imagenet-attn")).check_writable()
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_a_folder_without_write_permission_is_a_user_error(tmp_path: Path) -> None:
+def test_folder_without_write_permission_is_a_user_error(tmp_path: Path) -> None:
     tmp_path.chmod(0o555)
     with pytest.raises(UserError, match="Permission denied"):
         LocalStorage(tmp_path).check_writable()
 
 
-def test_a_dangling_link_as_folder_is_a_user_error(tmp_path: Path) -> None:
+def test_dangling_link_instead_of_folder_is_a_user_error(tmp_path: Path) -> None:
     (tmp_path / "data").symlink_to("absent")
     with pytest.raises(UserError, match="cannot write to"):
         LocalStorage(tmp_path / "data").check_writable()
 
 
-def test_free_bytes_is_what_the_file_system_says(storage: LocalStorage) -> None:
+def test_free_bytes_is_free_space_of_file_system(storage: LocalStorage) -> None:
     storage.check_writable()
     free = os.statvfs(storage.root)
     assert storage.free_bytes() == pytest.approx(free.f_bavail * free.f_frsize, rel=0.1)
 
 
-def test_an_address_is_a_user_error() -> None:
+def test_unsupported_url_is_a_user_error() -> None:
     with pytest.raises(UserError, match="https://host/x: expected a local folder or s3://"):
         open_storage("https://host/x")
 
 
-def test_a_path_is_a_folder(tmp_path: Path) -> None:
+def test_open_storage_of_a_path_is_a_local_folder(tmp_path: Path) -> None:
     storage = open_storage(str(tmp_path / "data"))
     assert storage.put("x", b"1")
     assert (tmp_path / "data" / "x").read_bytes() == b"1"

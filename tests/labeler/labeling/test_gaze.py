@@ -12,7 +12,7 @@ HEIGHT, WIDTH, SIGMA = 120, 160, 4.75  # SALICON's sigma of 19 px at 480 x 640, 
 
 
 def fixation_map(fixations: int, seed: int, height: int = HEIGHT, width: int = WIDTH, sigma: float = SIGMA):
-    """Fixations of uneven weight, blurred as SALICON's maps are; largest value 1."""
+    """A map of randomly weighted fixations, blurred like SALICON's maps and scaled to a maximum of 1."""
     generator = np.random.default_rng(seed)
     impulses = np.zeros((height, width))
     rows, columns = generator.integers(0, height, fixations), generator.integers(0, width, fixations)
@@ -21,8 +21,8 @@ def fixation_map(fixations: int, seed: int, height: int = HEIGHT, width: int = W
     return blurred / blurred.max()
 
 
-def paper_points(attention, sigma: float, threshold: float = 0.2):
-    """The paper's loop, literally: footnote 2 with a whole-image blur of one impulse for every point."""
+def gaze_points_of_the_paper(attention, sigma: float, threshold: float = 0.2):
+    """Literal implementation of footnote 2: for every point, blur an impulse over the whole image and subtract it."""
     remaining = attention.astype(np.float64).copy()
     first = remaining.max()
     points = []
@@ -50,20 +50,20 @@ maps = arrays(
 
 
 @pytest.mark.parametrize("seed", range(12))
-def test_the_points_are_those_of_the_papers_loop(seed: int) -> None:
+def test_points_match_a_literal_implementation_of_the_paper(seed: int) -> None:
     attention = fixation_map(fixations=3 + 3 * seed, seed=seed)
-    expected, found = paper_points(attention, SIGMA), gaze_points(attention, SIGMA)
+    expected, found = gaze_points_of_the_paper(attention, SIGMA), gaze_points(attention, SIGMA)
     assert abs(len(found) - len(expected)) <= 1
-    strong = expected[expected[:, 2] > 0.25]  # those near the threshold may come or go by rounding
-    steps = np.hypot(
+    strong = expected[expected[:, 2] > 0.25]  # rounding may add or remove points near the threshold
+    distances = np.hypot(
         (strong[:, None, 0] - found[None, :, 0]) * WIDTH, (strong[:, None, 1] - found[None, :, 1]) * HEIGHT
     )
-    nearest = steps.argmin(1)
-    assert steps.min(1).max() <= 1.5
+    nearest = distances.argmin(1)
+    assert distances.min(1).max() <= 1.5
     assert np.abs(strong[:, 2] - found[nearest, 2]).max() < 0.01
 
 
-def test_well_separated_fixations_are_found_again() -> None:
+def test_well_separated_fixations_are_recovered() -> None:
     rows, columns, heights = [20, 60, 100, 30], [20, 80, 30, 140], [1.0, 0.8, 0.5, 0.3]
     attention = sum(h * gaussian_at(r, c) for r, c, h in zip(rows, columns, heights, strict=True))
     expected = [((c + 0.5) / WIDTH, (r + 0.5) / HEIGHT, h) for r, c, h in zip(rows, columns, heights, strict=True)]
@@ -71,19 +71,21 @@ def test_well_separated_fixations_are_found_again() -> None:
 
 
 @pytest.mark.parametrize(("row", "column"), [(0, 0), (0, 159), (119, 0), (119, 159), (60, 80), (3, 157)])
-def test_a_single_peak_gives_one_point_at_its_pixel_centre(row: int, column: int) -> None:
+def test_single_peak_gives_one_point_at_its_pixel_center(row: int, column: int) -> None:
     points = gaze_points(gaussian_at(row, column), SIGMA)
     assert points.tolist() == [pytest.approx([(column + 0.5) / WIDTH, (row + 0.5) / HEIGHT, 1])]
 
 
-def test_the_threshold_is_a_share_of_the_maps_own_maximum() -> None:
+def test_threshold_is_relative_to_the_maximum() -> None:
     attention = 7 * (gaussian_at(30, 30) + 0.4 * gaussian_at(90, 120))
     assert len(gaze_points(attention, SIGMA, threshold=0.39)) == 2
     assert len(gaze_points(attention, SIGMA, threshold=0.41)) == 1
 
 
 @given(maps, st.floats(0.3, 6), st.floats(0.05, 1), st.integers(1, 30))
-def test_points_lie_inside_in_falling_order_above_the_threshold(attention, sigma, threshold, max_points) -> None:
+def test_points_lie_inside_the_image_in_order_of_strength_above_the_threshold(
+    attention, sigma, threshold, max_points
+) -> None:
     points = gaze_points(attention, sigma, threshold, max_points)
     assert points.dtype == np.float32
     assert points.shape[1] == 3
@@ -96,44 +98,44 @@ def test_points_lie_inside_in_falling_order_above_the_threshold(attention, sigma
 
 
 @given(maps, st.floats(0.3, 6))
-def test_the_first_point_is_the_maximum(attention, sigma) -> None:
+def test_first_point_is_the_maximum(attention, sigma) -> None:
     x, y, _ = gaze_points(attention, sigma)[0]
     height, width = attention.shape
     assert attention[round(y * height - 0.5), round(x * width - 0.5)] == attention.max()
 
 
 @given(maps, st.floats(0.3, 6))
-def test_the_map_that_is_passed_in_is_not_changed(attention, sigma) -> None:
+def test_input_map_is_not_modified(attention, sigma) -> None:
     before = attention.copy()
     gaze_points(attention, sigma)
     assert (attention == before).all()
 
 
 @given(maps, st.integers(-20, 20))
-def test_a_scaled_map_gives_the_same_points(attention, exponent) -> None:
-    # powers of two scale floats exactly; teachers' maxima of 2e-5 occur
+def test_scaled_map_gives_the_same_points(attention, exponent) -> None:
+    # powers of two scale floats exactly; teachers produce maxima as small as 2e-5
     assert (gaze_points(attention * np.float32(2.0**exponent), 2.0) == gaze_points(attention, 2.0)).all()
 
 
 @given(maps, st.floats(0.3, 6))
-def test_a_lower_threshold_only_adds_points(attention, sigma) -> None:
+def test_lower_threshold_only_adds_points(attention, sigma) -> None:
     few, many = (gaze_points(attention, sigma, threshold) for threshold in (0.6, 0.3))
     assert len(few) <= len(many)
     assert (many[: len(few)] == few).all()
 
 
 @given(maps, st.floats(0.3, 6))
-def test_a_lower_cap_gives_the_strongest_of_the_points(attention, sigma) -> None:
+def test_lower_max_points_returns_the_strongest_points(attention, sigma) -> None:
     assert (gaze_points(attention, sigma, max_points=3) == gaze_points(attention, sigma)[:3]).all()
 
 
 @pytest.mark.parametrize("layout", [np.asfortranarray, lambda a: np.repeat(a, 2, 1)[:, ::2], lambda a: a.astype("f8")])
-def test_the_maps_layout_in_memory_does_not_matter(layout) -> None:
+def test_memory_layout_of_the_map_does_not_matter(layout) -> None:
     attention = fixation_map(10, seed=1).astype(np.float32)
     assert (gaze_points(layout(attention), SIGMA) == gaze_points(attention, SIGMA)).all()
 
 
-def test_a_read_only_map_is_fine() -> None:
+def test_read_only_map_is_accepted() -> None:
     attention = fixation_map(5, seed=2)
     attention.setflags(write=False)
     assert len(gaze_points(attention, SIGMA))
@@ -141,13 +143,13 @@ def test_a_read_only_map_is_fine() -> None:
 
 @pytest.mark.parametrize("value", [0.0, 0.5, 1.0, 1e-30])
 @pytest.mark.parametrize("shape", [(1, 1), (1, 7), (7, 1), (HEIGHT, WIDTH)])
-def test_a_constant_map_is_left_out(value: float, shape: tuple[int, int]) -> None:
+def test_constant_map_raises_image_failure(value: float, shape: tuple[int, int]) -> None:
     with pytest.raises(ImageFailure) as failure:
         gaze_points(np.full(shape, value), SIGMA)
     assert failure.value.reason == Reason.CONSTANT_MAP
 
 
-def test_a_map_without_a_positive_value_is_left_out() -> None:
+def test_map_without_positive_values_raises_image_failure() -> None:
     with pytest.raises(ImageFailure) as failure:
         gaze_points(-gaussian_at(5, 5), SIGMA)
     assert failure.value.reason == Reason.CONSTANT_MAP
@@ -156,7 +158,7 @@ def test_a_map_without_a_positive_value_is_left_out() -> None:
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e300])
 @pytest.mark.parametrize("everywhere", [False, True])
 @pytest.mark.filterwarnings("ignore:overflow:RuntimeWarning")
-def test_a_map_that_is_not_finite_is_left_out(value: float, everywhere: bool) -> None:
+def test_non_finite_map_raises_image_failure(value: float, everywhere: bool) -> None:
     attention = gaussian_at(50, 50)
     attention[slice(None) if everywhere else 3] = value
     with pytest.raises(ImageFailure) as failure:
@@ -165,23 +167,23 @@ def test_a_map_that_is_not_finite_is_left_out(value: float, everywhere: bool) ->
 
 
 @pytest.mark.parametrize("sigma", [0.0, 1e-6, 0.01, 0.1])
-def test_a_tiny_sigma_ends_with_one_point_a_pixel(sigma: float) -> None:
+def test_tiny_sigma_gives_one_point_per_pixel(sigma: float) -> None:
     attention = np.linspace(0.5, 1, 30).reshape(5, 6)
     points = gaze_points(attention, sigma)
     assert len(points) == 30
     assert len(np.unique(points[:, :2], axis=0)) == 30
 
 
-def test_a_tiny_sigma_on_a_large_map_ends_at_the_cap() -> None:
+def test_tiny_sigma_on_a_large_map_stops_at_max_points() -> None:
     assert len(gaze_points(1 - 0.1 * gaussian_at(60, 80), 1e-3, max_points=200)) == 200
 
 
-def test_a_sigma_larger_than_the_map_gives_one_point() -> None:
+def test_sigma_larger_than_the_map_gives_one_point() -> None:
     assert len(gaze_points(gaussian_at(10, 10, 20, 20, sigma=500.0), 500.0)) == 1
 
 
 @pytest.mark.parametrize("shape", [(1, 9), (9, 1)])
-def test_a_map_of_one_row_or_column_works(shape: tuple[int, int]) -> None:
+def test_map_with_one_row_or_column(shape: tuple[int, int]) -> None:
     attention = np.zeros(9)
     attention[[2, 7]] = 1.0, 0.5
     points = gaze_points(attention.reshape(shape), 0.5)

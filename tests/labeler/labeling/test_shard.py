@@ -15,7 +15,7 @@ from common.manifest import ShardRecord, sha256
 from common.orientation import map_to_stored
 from common.shards import decode_map, decode_points
 from labeler.labeling.shard import ShardConflict
-from labeler.teacher.weights import ForeignTeacher
+from labeler.teacher.weights import CustomTeacher
 from tests.support.jobs import checksums, members, photographs, planned, planned_shard, shard_labeler
 from tests.support.pictures import jpeg
 from tests.support.teachers import gradient_teacher
@@ -30,12 +30,12 @@ def images(tmp_path: Path) -> Path:
 
 
 def label(images: Path, output: Path, teacher: nn.Module | None = None, threads: int = 2, **config: Any) -> ShardRecord:
-    """Plan a job and make its first shard."""
+    """Plan a job and label its first shard."""
     return shard_labeler(planned(images, output, **config), output, teacher, threads).label(0)
 
 
-class ByPicture(nn.Module):
-    """A teacher that does to a batch what a function says."""
+class FunctionModule(nn.Module):
+    """Module that applies a function to a batch of images."""
 
     def __init__(self, function: Any) -> None:
         super().__init__()
@@ -45,7 +45,7 @@ class ByPicture(nn.Module):
         return self.function(images)
 
 
-def test_shard_holds_its_images_in_the_order_of_the_plan(images: Path, tmp_path: Path) -> None:
+def test_shard_holds_its_images_in_plan_order(images: Path, tmp_path: Path) -> None:
     output = tmp_path / "out"
     record = label(images, output, map_size=32)
     content = members(output / TAR)
@@ -69,7 +69,7 @@ def test_shard_holds_its_images_in_the_order_of_the_plan(images: Path, tmp_path:
     assert record.samples == 11
 
 
-def test_record_tells_what_was_committed(images: Path, tmp_path: Path) -> None:
+def test_record_describes_the_committed_shard(images: Path, tmp_path: Path) -> None:
     output = tmp_path / "out"
     record = label(images, output)
     content = (output / TAR).read_bytes()
@@ -79,7 +79,7 @@ def test_record_tells_what_was_committed(images: Path, tmp_path: Path) -> None:
     assert {"fetch", "decode", "teacher", "encode", "total"} <= record.seconds.keys()
 
 
-def test_tar_headers_depend_on_the_samples_alone(images: Path, tmp_path: Path) -> None:
+def test_tar_headers_hold_no_times_or_owners(images: Path, tmp_path: Path) -> None:
     label(images, tmp_path / "out")
     with tarfile.open(tmp_path / "out" / TAR) as archive:
         for header in archive:
@@ -87,13 +87,13 @@ def test_tar_headers_depend_on_the_samples_alone(images: Path, tmp_path: Path) -
             assert (header.uname, header.gname, header.pax_headers) == ("", "", {})
 
 
-def test_shard_is_the_same_with_any_number_of_threads(images: Path, tmp_path: Path) -> None:
+def test_number_of_threads_does_not_change_the_shard(images: Path, tmp_path: Path) -> None:
     label(images, tmp_path / "one", threads=1, batch_size=3)
     label(images, tmp_path / "many", threads=8, batch_size=3)
     assert checksums(tmp_path / "one") == checksums(tmp_path / "many")
 
 
-def test_shards_share_out_the_images_evenly(images: Path, tmp_path: Path) -> None:
+def test_images_are_distributed_evenly_over_shards(images: Path, tmp_path: Path) -> None:
     output = tmp_path / "out"
     labeler = shard_labeler(planned(images, output, samples_per_shard=4), output)
     records = [labeler.label(shard) for shard in range(3)]
@@ -102,14 +102,14 @@ def test_shards_share_out_the_images_evenly(images: Path, tmp_path: Path) -> Non
     assert sorted(set(keys)) == [f"{key:09d}" for key in range(11)]
 
 
-def test_flat_folder_has_no_classes_and_images_can_be_left_out(tmp_path: Path) -> None:
+def test_flat_folder_has_no_classes_and_images_can_be_omitted(tmp_path: Path) -> None:
     output = tmp_path / "out"
     label(photographs(tmp_path / "flat", 3), output, include_images=False)
     extensions = {name.partition(".")[2] for name in members(output / TAR)}
     assert extensions == {"json", "attn.png", "gaze.npy"}
 
 
-def test_progress_ends_at_the_shards_length(images: Path, tmp_path: Path) -> None:
+def test_progress_reaches_the_number_of_planned_images(images: Path, tmp_path: Path) -> None:
     plan = planned(images, tmp_path / "out")
     next(images.rglob("*.jpg")).unlink()
     calls: list[tuple[int, int]] = []
@@ -118,10 +118,10 @@ def test_progress_ends_at_the_shards_length(images: Path, tmp_path: Path) -> Non
     assert calls[-1] == (11, 1)
 
 
-def test_map_of_a_turned_photograph_lies_in_the_stored_frame(tmp_path: Path) -> None:
-    """Stored on its side with EXIF orientation 6, a picture gets the upright picture's map, turned likewise."""
+def test_map_of_a_rotated_photograph_is_in_the_stored_frame(tmp_path: Path) -> None:
+    """A photograph stored sideways with EXIF orientation 6 gets the map of the upright one, rotated in the same way."""
     upright = Image.open(io.BytesIO(jpeg(120, 80, seed=5))).convert("RGB")
-    sideways = upright.transpose(Image.Transpose.ROTATE_90)  # a viewer turns it back, clockwise
+    sideways = upright.transpose(Image.Transpose.ROTATE_90)  # a viewer rotates it back, clockwise
     exif = Image.Exif()
     exif[0x0112] = 6
     images = tmp_path / "images"
@@ -141,7 +141,7 @@ def test_map_of_a_turned_photograph_lies_in_the_stored_frame(tmp_path: Path) -> 
     assert np.abs(maps["a.jpg"] - maps["b.jpg"]).max() > 30
 
 
-def test_failed_images_are_told_and_the_others_stay_in_order(images: Path, tmp_path: Path) -> None:
+def test_failed_images_are_recorded_and_the_others_stay_in_order(images: Path, tmp_path: Path) -> None:
     output = tmp_path / "out"
     plan = planned(images, output)
     first, second, *_ = planned_shard(output)
@@ -157,7 +157,7 @@ def test_failed_images_are_told_and_the_others_stay_in_order(images: Path, tmp_p
     assert keys == [f"{key:09d}" for key in range(2, 11)]
 
 
-def test_shard_of_nothing_but_failures_is_an_empty_tar(images: Path, tmp_path: Path) -> None:
+def test_shard_without_usable_images_is_an_empty_tar(images: Path, tmp_path: Path) -> None:
     plan = planned(images, tmp_path / "out")
     for path in images.rglob("*.jpg"):
         path.unlink()
@@ -176,29 +176,31 @@ def test_shard_of_nothing_but_failures_is_an_empty_tar(images: Path, tmp_path: P
     ],
     ids=["nan", "infinity", "ones", "zeros"],
 )
-def test_senseless_maps_become_failures(function: Any, reason: Reason, images: Path, tmp_path: Path) -> None:
-    record = label(images, tmp_path / "out", ForeignTeacher(ByPicture(function)))
+def test_invalid_maps_become_failures(function: Any, reason: Reason, images: Path, tmp_path: Path) -> None:
+    record = label(images, tmp_path / "out", CustomTeacher(FunctionModule(function)))
     assert record.failures == {reason: 11}
 
 
-def test_batches_are_cut_by_index_so_that_a_failure_shifts_no_other_batch(images: Path, tmp_path: Path) -> None:
-    """With a teacher whose maps depend on the whole batch, only the batch of the missing image may change."""
-    teacher = ForeignTeacher(ByPicture(lambda images: gradient_teacher()(images) * (1 + images.mean((0, 1))[::8, ::8])))
+def test_failed_image_does_not_shift_other_batches(images: Path, tmp_path: Path) -> None:
+    """With a teacher whose maps depend on the whole batch, only labels in the batch of a missing image may change."""
+    teacher = CustomTeacher(
+        FunctionModule(lambda images: gradient_teacher()(images) * (1 + images.mean((0, 1))[::8, ::8]))
+    )
     shards = {}
     for name in ("whole", "missing"):
         plan = planned(images, tmp_path / name, batch_size=4)
-        lost = planned_shard(tmp_path / name)[1]
+        missing = planned_shard(tmp_path / name)[1]
         if name == "missing":
-            (images / lost.ref.uri).unlink()
+            (images / missing.ref.uri).unlink()
         shard_labeler(plan, tmp_path / name, teacher).label(0)
         shards[name] = members(tmp_path / name / TAR)
-    kept = {name: content for name, content in shards["whole"].items() if not name.startswith(lost.key)}
-    assert shards["missing"].keys() == kept.keys()
-    different = {int(name.split(".")[0]) for name in kept if kept[name] != shards["missing"][name]}
+    others = {name: content for name, content in shards["whole"].items() if not name.startswith(missing.key)}
+    assert shards["missing"].keys() == others.keys()
+    different = {int(name.split(".")[0]) for name in others if others[name] != shards["missing"][name]}
     assert different == {0, 2, 3}
 
 
-def test_other_bytes_at_a_shards_name_are_a_conflict_and_stay(images: Path, tmp_path: Path) -> None:
+def test_existing_shard_with_other_bytes_is_a_conflict_and_is_not_overwritten(images: Path, tmp_path: Path) -> None:
     output = tmp_path / "out"
     labeler = shard_labeler(planned(images, output), output)
     (output / TAR).write_bytes(b"somebody else's")
@@ -206,11 +208,11 @@ def test_other_bytes_at_a_shards_name_are_a_conflict_and_stay(images: Path, tmp_
         labeler.label(0)
     assert (output / TAR).read_bytes() == b"somebody else's"
     assert not (output / RECORD).exists()
-    assert unfinished(output) == []
+    assert partial_files(output) == []
 
 
-def test_same_bytes_at_a_shards_name_are_a_success(images: Path, tmp_path: Path) -> None:
-    """A run that died between the shard and its record, or another run that was quicker."""
+def test_existing_shard_with_the_same_bytes_is_a_success(images: Path, tmp_path: Path) -> None:
+    """An earlier run died before it wrote the record, or a parallel run was faster."""
     output = tmp_path / "out"
     labeler = shard_labeler(planned(images, output), output)
     labeler.label(0)
@@ -221,26 +223,26 @@ def test_same_bytes_at_a_shards_name_are_a_success(images: Path, tmp_path: Path)
     assert (output / TAR).stat().st_ino == inode
 
 
-def test_teacher_that_raises_leaves_nothing_and_can_be_tried_again(images: Path, tmp_path: Path) -> None:
+def test_teacher_error_leaves_no_files_and_the_shard_can_be_retried(images: Path, tmp_path: Path) -> None:
     output = tmp_path / "out"
     calls: list[int] = []
 
-    def fails_once(pictures: Tensor) -> Tensor:
-        calls.append(len(pictures))
+    def fail_once(images: Tensor) -> Tensor:
+        calls.append(len(images))
         if len(calls) == 5:
             raise RuntimeError("out of memory")
-        return gradient_teacher()(pictures)
+        return gradient_teacher()(images)
 
-    labeler = shard_labeler(planned(images, output), output, ForeignTeacher(ByPicture(fails_once)))
+    labeler = shard_labeler(planned(images, output), output, CustomTeacher(FunctionModule(fail_once)))
     with pytest.raises(RuntimeError, match="out of memory"):
         labeler.label(0)
     assert not (output / TAR).exists()
     assert not (output / RECORD).exists()
-    assert unfinished(output) == []
+    assert partial_files(output) == []
     labeler.label(0, attempt=2)
     label(images, tmp_path / "undisturbed")
     assert checksums(output) == checksums(tmp_path / "undisturbed")
 
 
-def unfinished(output: Path) -> list[Path]:
+def partial_files(output: Path) -> list[Path]:
     return list((output / ".partial").glob("*"))

@@ -1,3 +1,5 @@
+"""Tests of publishing: which files are written from the records of the shards, and when."""
+
 import io
 import json
 import tarfile
@@ -22,7 +24,7 @@ DESCRIPTION = {"failures.jsonl", "manifest.json", "sizes.json", "schema.json", "
 TEACHER = Teacher(name="some-teacher", sha256="ab" * 32)
 
 
-def plan_of(uris: list[str], **config: Any) -> Plan:
+def make_test_plan(uris: list[str], **config: Any) -> Plan:
     table = pa.Table.from_arrays(
         [
             pa.array(uris),
@@ -39,7 +41,7 @@ def plan_of(uris: list[str], **config: Any) -> Plan:
 @pytest.fixture
 def plan() -> Plan:
     """30 images of 3 classes, 3 shards of 10."""
-    return plan_of([f"n0000000{index % 3}/{index}.jpg" for index in range(30)])
+    return make_test_plan([f"n0000000{index % 3}/{index}.jpg" for index in range(30)])
 
 
 @pytest.fixture
@@ -48,20 +50,20 @@ def storage(tmp_path: Path) -> LocalStorage:
 
 
 def commit(storage: LocalStorage, plan: Plan, shard: int, failed: dict[int, Reason] | None = None) -> ShardRecord:
-    """Pretend that a shard was made: an empty tar and its record. `failed`: reason by place in the shard."""
+    """Commit an empty tar with the record of a labeled shard. `failed` maps positions in the shard to reasons."""
     first, size = sum(plan.shard_sizes()[:shard]), plan.shard_sizes()[shard]
-    left_out = [
-        Failure(key=f"{first + place:09d}", uri=f"é <{first + place}>.jpg", reason=reason, message="why")
-        for place, reason in (failed or {}).items()
+    failures_in_shard = [
+        Failure(key=f"{first + position:09d}", uri=f"é <{first + position}>.jpg", reason=reason, message="why")
+        for position, reason in (failed or {}).items()
     ]
     content = empty_tar()
     record = ShardRecord(
         shard=shard_name(shard),
         sha256=sha256(content),
         bytes=len(content),
-        samples=size - len(left_out),
-        failures=dict(sorted(Counter(failure.reason for failure in left_out).items())),
-        failed=left_out,
+        samples=size - len(failures_in_shard),
+        failures=dict(sorted(Counter(failure.reason for failure in failures_in_shard).items())),
+        failed=failures_in_shard,
         seconds={"total": 1.5},
         host="here",
         device="cpu",
@@ -78,17 +80,17 @@ def empty_tar() -> bytes:
     return buffer.getvalue()
 
 
-def manifest_of(storage: LocalStorage) -> Manifest:
+def read_manifest(storage: LocalStorage) -> Manifest:
     return Manifest.model_validate_json(storage.read("manifest.json"))
 
 
-def test_finished_shards_become_a_described_data_set(storage: LocalStorage, plan: Plan) -> None:
+def test_committed_shards_are_published_with_all_description_files(storage: LocalStorage, plan: Plan) -> None:
     records = [commit(storage, plan, shard, {4: Reason.EMPTY} if shard == 1 else None) for shard in range(3)]
     outcome, published = publish(storage, [plan], max_bad_fraction=0.1)
     assert published
     assert outcome == Outcome(30, 29, records[1].failed, [])
     assert DESCRIPTION | {"classes.json"} <= checksums(storage.root).keys()
-    manifest = manifest_of(storage)
+    manifest = read_manifest(storage)
     assert (manifest.planned, manifest.written, manifest.failed) == (30, 29, 1)
     assert manifest.failures == {Reason.EMPTY: 1}
     assert manifest.fingerprint == plan.fingerprint
@@ -116,18 +118,18 @@ def test_publishing_again_writes_the_same_bytes(storage: LocalStorage, plan: Pla
     assert checksums(storage.root) == once
 
 
-def test_order_in_which_shards_were_made_does_not_show(tmp_path: Path, plan: Plan) -> None:
-    found = []
+def test_published_files_do_not_depend_on_the_order_of_commits(tmp_path: Path, plan: Plan) -> None:
+    published = []
     for order in ([0, 1, 2], [2, 0, 1]):
         storage = LocalStorage(tmp_path / str(order[0]))
         for shard in order:
             commit(storage, plan, shard, {shard: Reason.EMPTY})
         publish(storage, [plan], 0.1)
-        found.append(checksums(storage.root))
-    assert found[0] == found[1]
+        published.append(checksums(storage.root))
+    assert published[0] == published[1]
 
 
-def test_unfinished_shards_are_named_and_nothing_is_published(storage: LocalStorage, plan: Plan) -> None:
+def test_nothing_is_published_while_shards_are_missing(storage: LocalStorage, plan: Plan) -> None:
     record = commit(storage, plan, 1, {3: Reason.MISSING})
     outcome, published = publish(storage, [plan], 0.1)
     assert not published
@@ -139,35 +141,35 @@ def test_unfinished_shards_are_named_and_nothing_is_published(storage: LocalStor
     ("bad", "max_bad_fraction", "published"),
     [(3, 0.1, True), (4, 0.1, False), (4, 0.2, True), (1, 0, False), (0, 0, True), (30, 1, True)],
 )
-def test_too_many_failures_keep_shards_and_ledger_but_no_manifest(
+def test_no_manifest_is_written_if_too_many_images_failed(
     bad: int, max_bad_fraction: float, published: bool, storage: LocalStorage, plan: Plan
 ) -> None:
     for shard in range(3):
-        failed = {place: Reason.TRUNCATED for place in range(10) if shard * 10 + place < bad}
+        failed = {index: Reason.TRUNCATED for index in range(10) if shard * 10 + index < bad}
         commit(storage, plan, shard, failed)
-    outcome, found = publish(storage, [plan], max_bad_fraction)
-    assert (found, len(outcome.failed), outcome.written) == (published, bad, 30 - bad)
+    outcome, is_published = publish(storage, [plan], max_bad_fraction)
+    assert (is_published, len(outcome.failed), outcome.written) == (published, bad, 30 - bad)
     assert storage.exists("manifest.json") == published
     assert len(failures(storage.root)) == bad
     assert {"train-000000.tar", "train-000001.tar", "train-000002.tar"} <= checksums(storage.root).keys()
 
 
-def test_exactly_the_fraction_may_fail(storage: LocalStorage) -> None:
-    plan = plan_of([f"{index}.jpg" for index in range(100)])
+def test_failures_up_to_exactly_the_fraction_are_accepted(storage: LocalStorage) -> None:
+    plan = make_test_plan([f"{index}.jpg" for index in range(100)])
     for shard in range(10):
-        commit(storage, plan, shard, {place: Reason.EMPTY for place in range(10) if shard * 10 + place < 29})
+        commit(storage, plan, shard, {index: Reason.EMPTY for index in range(10) if shard * 10 + index < 29})
     assert publish(storage, [plan], 0.29)[1]
 
 
-def test_a_larger_fraction_publishes_what_a_smaller_one_refused(storage: LocalStorage, plan: Plan) -> None:
+def test_larger_fraction_publishes_what_a_smaller_one_refused(storage: LocalStorage, plan: Plan) -> None:
     for shard in range(3):
         commit(storage, plan, shard, {0: Reason.EMPTY, 1: Reason.EMPTY})
     assert not publish(storage, [plan], 0.1)[1]
     assert publish(storage, [plan], 0.5)[1]
-    assert manifest_of(storage).failed == 6
+    assert read_manifest(storage).failed == 6
 
 
-def test_ledger_is_in_the_order_of_the_keys(storage: LocalStorage, plan: Plan) -> None:
+def test_failures_are_listed_in_the_order_of_their_keys(storage: LocalStorage, plan: Plan) -> None:
     for shard in (2, 0, 1):
         commit(storage, plan, shard, {2: Reason.EMPTY, 7: Reason.CORRUPT})
     publish(storage, [plan], 1)
@@ -176,14 +178,14 @@ def test_ledger_is_in_the_order_of_the_keys(storage: LocalStorage, plan: Plan) -
     assert lines[0] == {"key": "000000002", "uri": "é <2>.jpg", "reason": "empty", "message": "why"}
 
 
-def test_ledger_of_a_clean_run_is_empty(storage: LocalStorage, plan: Plan) -> None:
+def test_list_of_failures_is_empty_if_nothing_failed(storage: LocalStorage, plan: Plan) -> None:
     for shard in range(3):
         commit(storage, plan, shard)
     publish(storage, [plan], 0.1)
     assert storage.read("failures.jsonl") == b""
 
 
-def test_damaged_record_is_an_error(storage: LocalStorage, plan: Plan) -> None:
+def test_damaged_record_raises_error(storage: LocalStorage, plan: Plan) -> None:
     commit(storage, plan, 0)
     storage.replace(record_name(0), b"{")
     with pytest.raises(UserError, match=r"train-000000.json is damaged"):
@@ -192,26 +194,28 @@ def test_damaged_record_is_an_error(storage: LocalStorage, plan: Plan) -> None:
 
 @pytest.mark.parametrize("include_images", [True, False])
 @pytest.mark.parametrize("classes", [True, False])
-def test_card_and_croissant_tell_of_what_is_there(include_images: bool, classes: bool, storage: LocalStorage) -> None:
+def test_card_and_croissant_describe_the_files_of_the_data_set(
+    include_images: bool, classes: bool, storage: LocalStorage
+) -> None:
     folder = "n00000001/" if classes else ""
-    plan = plan_of([f"{folder}{index}.jpg" for index in range(20)], include_images=include_images, map_size=64)
+    plan = make_test_plan([f"{folder}{index}.jpg" for index in range(20)], include_images=include_images, map_size=64)
     for shard in range(2):
         commit(storage, plan, shard, {0: Reason.TOO_SMALL})
     publish(storage, [plan], 0.1)
     card = storage.read("README.md").decode()
     assert card.startswith("---\n")
-    assert "18 of 20 planned; 2 left out (2 too_small)" in card
+    assert "18 of 20 planned; 2 skipped (2 too_small)" in card
     assert TEACHER.id in card
     assert "64 x 64" in card
     assert ("`<key>.jpg`" in card) == include_images == ('sample["jpg"]' in card)
     assert ("`<key>.cls`" in card) == classes == storage.exists("classes.json")
-    assert "{" not in card.replace('f"{name}', "").partition("## Loading")[0], "an unfilled place"
+    assert "{" not in card.replace('f"{name}', "").partition("## Loading")[0], "an unfilled placeholder"
     croissant = json.loads(storage.read("croissant.json"))
     shards = {
         entry["name"]: entry["sha256"] for entry in croissant["distribution"] if entry["@type"] == "cr:FileObject"
     }
     patterns = {entry["includes"] for entry in croissant["distribution"] if entry["@type"] == "cr:FileSet"}
-    assert shards == {shard.name: shard.sha256 for shard in manifest_of(storage).shards}
+    assert shards == {shard.name: shard.sha256 for shard in read_manifest(storage).shards}
     assert ("*.jpg" in patterns) == include_images
     assert ("*.cls" in patterns) == classes
     assert {"*.json", "*.attn.png", "*.gaze.npy"} <= patterns

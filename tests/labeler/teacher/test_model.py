@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
-from labeler.teacher.model import BLOCKS, INPUT_SIZE, AttentionTeacher, SameConv, legacy_bilinear, sum_resized
+from labeler.teacher.model import BLOCKS, INPUT_SIZE, AttentionTeacher, SameConv, legacy_bilinear_matrix, resize_and_sum
 
 LIKE = torch.zeros(())
 
@@ -16,12 +16,12 @@ def teacher() -> AttentionTeacher:
     return AttentionTeacher().eval()
 
 
-def pictures(batch: int = 1, height: int = 96, width: int = 128) -> torch.Tensor:
+def random_images(batch: int = 1, height: int = 96, width: int = 128) -> torch.Tensor:
     return torch.rand(batch, 3, height, width, generator=torch.Generator().manual_seed(1))
 
 
 def same_convolution(features: torch.Tensor, weight: torch.Tensor, stride: int) -> np.ndarray:
-    """TensorFlow's definition of SAME, literally: ceil(n / stride) outputs, the smaller half of the padding first."""
+    """TensorFlow's definition of SAME padding: ceil(n / stride) outputs, the smaller half of the padding first."""
     channels, height, width = features.shape
     kernel = weight.shape[-1]
     rows, columns = -(-height // stride), -(-width // stride)
@@ -38,7 +38,7 @@ def same_convolution(features: torch.Tensor, weight: torch.Tensor, stride: int) 
 
 
 def legacy_resize(values: np.ndarray, target: int) -> np.ndarray:
-    """TensorFlow 1's bilinear resize along one axis, literally."""
+    """TensorFlow 1's definition of bilinear resizing, along one axis."""
     source = len(values)
     result = []
     for index in range(target):
@@ -55,7 +55,7 @@ def legacy_resize(values: np.ndarray, target: int) -> np.ndarray:
     st.sampled_from([(1, 1), (3, 1), (3, 2), (5, 1), (5, 2)]),
     st.integers(0, 2**32 - 1),
 )
-def test_a_same_convolution_is_tensorflows(height: int, width: int, kernel_and_stride, seed: int) -> None:
+def test_same_convolution_matches_tensorflows_definition(height: int, width: int, kernel_and_stride, seed: int) -> None:
     kernel, stride = kernel_and_stride
     generator = torch.Generator().manual_seed(seed)
     convolution = SameConv(2, 3, kernel, stride, bias=False)
@@ -65,7 +65,7 @@ def test_a_same_convolution_is_tensorflows(height: int, width: int, kernel_and_s
     assert found == pytest.approx(same_convolution(features, convolution.weight.detach(), stride), abs=1e-4)
 
 
-def test_a_grouped_same_convolution_keeps_channels_apart() -> None:
+def test_grouped_same_convolution_does_not_mix_channels() -> None:
     convolution = SameConv(4, 4, 5, 2, groups=4, bias=False)
     features = torch.zeros(1, 4, 9, 10)
     features[:, 2] = 1
@@ -73,23 +73,23 @@ def test_a_grouped_same_convolution_keeps_channels_apart() -> None:
 
 
 @given(st.integers(1, 40), st.integers(1, 120))
-def test_legacy_bilinear_is_tensorflow_1s(source: int, target: int) -> None:
+def test_legacy_bilinear_matches_tensorflow_1s_definition(source: int, target: int) -> None:
     values = np.random.default_rng(source).random(source)
-    matrix = legacy_bilinear(source, target, LIKE).double().numpy()
+    matrix = legacy_bilinear_matrix(source, target, LIKE).double().numpy()
     assert matrix.shape == (target, source)
     assert matrix @ values == pytest.approx(legacy_resize(values, target), abs=1e-5)
 
 
 @given(st.integers(1, 40), st.integers(1, 120))
-def test_legacy_bilinear_keeps_constants_and_the_range(source: int, target: int) -> None:
-    matrix = legacy_bilinear(source, target, LIKE)
+def test_legacy_bilinear_averages_with_nonnegative_weights(source: int, target: int) -> None:
+    matrix = legacy_bilinear_matrix(source, target, LIKE)
     assert (matrix >= 0).all()
     assert matrix.sum(1).numpy() == pytest.approx(np.ones(target), abs=1e-6)
 
 
 @given(st.integers(1, 60))
 def test_legacy_bilinear_to_the_same_size_is_the_identity(size: int) -> None:
-    assert torch.equal(legacy_bilinear(size, size, LIKE), torch.eye(size))
+    assert torch.equal(legacy_bilinear_matrix(size, size, LIKE), torch.eye(size))
 
 
 @pytest.mark.parametrize("scale", [2, 8, 16, 32])
@@ -100,20 +100,20 @@ def test_resizing_by_a_whole_factor_is_align_corners_with_repeated_edges(size: t
     corners = ((height - 1) * scale + 1, (width - 1) * scale + 1)
     expected = F.interpolate(maps[:, None], corners, mode="bilinear", align_corners=True)
     expected = F.pad(expected, (0, scale - 1, 0, scale - 1), mode="replicate")[:, 0]
-    assert torch.allclose(sum_resized([maps], height * scale, width * scale), expected, atol=1e-5)
+    assert torch.allclose(resize_and_sum([maps], height * scale, width * scale), expected, atol=1e-5)
 
 
-def test_resized_maps_are_added() -> None:
+def test_resized_maps_are_summed() -> None:
     small, large = torch.rand(1, 3, 4), torch.rand(1, 6, 8)
-    both = sum_resized([small, large], 12, 16)
-    assert torch.allclose(both, sum_resized([small], 12, 16) + sum_resized([large], 12, 16), atol=1e-6)
+    both = resize_and_sum([small, large], 12, 16)
+    assert torch.allclose(both, resize_and_sum([small], 12, 16) + resize_and_sum([large], 12, 16), atol=1e-6)
 
 
-def test_the_network_has_the_papers_size() -> None:
+def test_network_has_the_papers_number_of_parameters() -> None:
     assert sum(parameter.numel() for parameter in AttentionTeacher().parameters()) == pytest.approx(289_000, rel=0.005)
 
 
-def test_the_taps_are_those_of_mobilenet_v3_small(teacher: AttentionTeacher) -> None:
+def test_branches_read_the_feature_levels_of_mobilenet_v3_small(teacher: AttentionTeacher) -> None:
     shapes = []
     handles = [
         branch.register_forward_pre_hook(lambda _, inputs: shapes.append(tuple(inputs[0].shape)))
@@ -132,9 +132,9 @@ def test_every_norm_has_eight_groups_and_tensorflows_epsilon(teacher: AttentionT
 
 
 @pytest.mark.parametrize("size", [(32, 32), (33, 47), (97, 64), (240, 320), (1, 1), (500, 3)])
-def test_maps_have_the_images_size_and_maximum_one(teacher: AttentionTeacher, size: tuple[int, int]) -> None:
+def test_maps_have_the_size_of_the_images_and_maximum_1(teacher: AttentionTeacher, size: tuple[int, int]) -> None:
     with torch.inference_mode():
-        maps = teacher(pictures(2, *size))
+        maps = teacher(random_images(2, *size))
     assert maps.shape == (2, *size)
     assert maps.dtype == torch.float32
     assert maps.amax((1, 2)).numpy() == pytest.approx(np.ones(2), abs=1e-6)
@@ -142,7 +142,7 @@ def test_maps_have_the_images_size_and_maximum_one(teacher: AttentionTeacher, si
 
 
 def test_predict_divides_the_sigmoid_of_the_logits_by_its_maximum(teacher: AttentionTeacher) -> None:
-    images = pictures(3)
+    images = random_images(3)
     with torch.inference_mode():
         maps, maxima = teacher.predict(images)
         attention = teacher.logits(images).sigmoid()
@@ -150,41 +150,41 @@ def test_predict_divides_the_sigmoid_of_the_logits_by_its_maximum(teacher: Atten
     assert torch.allclose(maps * maxima[:, None, None], attention, rtol=1e-5)
 
 
-def test_a_pictures_map_does_not_depend_on_its_batch(teacher: AttentionTeacher) -> None:
-    images = pictures(4)
+def test_map_does_not_depend_on_the_other_images_of_the_batch(teacher: AttentionTeacher) -> None:
+    images = random_images(4)
     with torch.inference_mode():
-        together, alone = teacher(images), torch.cat([teacher(image[None]) for image in images])
-    assert torch.allclose(together, alone, atol=1e-4)
+        batched, single = teacher(images), torch.cat([teacher(image[None]) for image in images])
+    assert torch.allclose(batched, single, atol=1e-4)
 
 
-def test_the_maximum_is_one_where_the_logits_are_very_low(teacher: AttentionTeacher) -> None:
+def test_maximum_is_1_even_if_the_logits_are_very_low(teacher: AttentionTeacher) -> None:
     bias = teacher.branches[0].combine.bias
     before = bias.data.clone()
     bias.data -= 40
     with torch.inference_mode():
-        maps, maxima = teacher.predict(pictures())
+        maps, maxima = teacher.predict(random_images())
     bias.data = before
     assert 0 < maxima.item() < 1e-12
     assert maps.max().item() == pytest.approx(1, abs=1e-6)
     assert maps.isfinite().all()
 
 
-def test_the_images_are_not_changed(teacher: AttentionTeacher) -> None:
-    images = pictures().contiguous(memory_format=torch.channels_last)
+def test_prediction_does_not_modify_the_images(teacher: AttentionTeacher) -> None:
+    images = random_images().contiguous(memory_format=torch.channels_last)
     before = images.clone()
     teacher(images)
     assert torch.equal(images, before)
 
 
-def test_logits_are_single_precision_under_autocast(teacher: AttentionTeacher) -> None:
+def test_logits_are_float32_under_autocast(teacher: AttentionTeacher) -> None:
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
-        logits = teacher.logits(pictures())
+        logits = teacher.logits(random_images())
     assert logits.dtype == torch.float32
 
 
-def test_every_parameter_can_be_trained() -> None:
+def test_every_parameter_gets_a_gradient() -> None:
     network = AttentionTeacher()
-    network(pictures()).sum().backward()
-    without = [name for name, parameter in network.named_parameters() if parameter.grad is None]
-    assert without == []
+    network(random_images()).sum().backward()
+    without_gradient = [name for name, parameter in network.named_parameters() if parameter.grad is None]
+    assert without_gradient == []
     assert len(network.blocks) == len(BLOCKS)

@@ -16,9 +16,9 @@ import torch
 from common.errors import UserError
 from labeler.teacher import weights
 from labeler.teacher.model import INPUT_SIZE, AttentionTeacher
-from labeler.teacher.weights import ForeignTeacher, check_positive, find_teacher, load_teacher
+from labeler.teacher.weights import CustomTeacher, check_nonnegative_maps, find_teacher, load_teacher
 
-PICTURE = torch.rand(1, 3, 64, 96, generator=torch.Generator().manual_seed(0))
+IMAGES = torch.rand(1, 3, 64, 96, generator=torch.Generator().manual_seed(0))
 FACTORIES = """
 import torch
 from torch import nn
@@ -80,7 +80,7 @@ def saved(state: dict[str, torch.Tensor], tmp_path: Path) -> Path:
 
 @pytest.fixture
 def factories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The name of an importable module of factories."""
+    """Name of an importable module of teacher factories."""
     (tmp_path / "some_factories.py").write_text(FACTORIES)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "some_factories", raising=False)
@@ -89,13 +89,13 @@ def factories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where the published weights are kept."""
+    """Path of the published weights in the cache, which is empty."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return tmp_path / "cache" / "imagenet-attn" / "center.tflite"
 
 
 class Server(http.server.ThreadingHTTPServer):
-    """Sends `content`, announced as `length` bytes, to whoever asks."""
+    """Server that answers every request with `content`, announced as `length` bytes."""
 
     content, length, requests = b"", 0, 0
 
@@ -116,7 +116,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    """A server in the place of GitHub."""
+    """Server that replaces GitHub."""
     with Server(("127.0.0.1", 0), Handler) as server:
         monkeypatch.setattr(weights, "PUBLISHED_URL", f"http://127.0.0.1:{server.server_port}/center.tflite")
         monkeypatch.setenv("no_proxy", "*")
@@ -127,13 +127,13 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
         thread.join()
 
 
-def test_a_safetensors_file_gives_its_network_in_evaluation_mode(saved: Path, state) -> None:
+def test_safetensors_file_is_loaded_in_evaluation_mode(saved: Path, state) -> None:
     teacher = load_teacher(str(saved))
     assert not teacher.training
     assert all(torch.equal(tensor, state[name]) for name, tensor in teacher.state_dict().items())
 
 
-def test_the_identity_is_the_files_name_and_checksum(saved: Path, tmp_path: Path) -> None:
+def test_identity_is_the_name_and_checksum_of_the_file(saved: Path, tmp_path: Path) -> None:
     identity = find_teacher(str(saved)).identity
     renamed = saved.rename(tmp_path / "other.safetensors")
     assert identity.name == "mine"
@@ -143,7 +143,7 @@ def test_the_identity_is_the_files_name_and_checksum(saved: Path, tmp_path: Path
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
-def test_weights_of_another_precision_are_widened(state, dtype: torch.dtype, tmp_path: Path) -> None:
+def test_weights_of_other_dtypes_become_float32(state, dtype: torch.dtype, tmp_path: Path) -> None:
     path = tmp_path / "half.safetensors"
     safetensors.torch.save_file({name: tensor.to(dtype) for name, tensor in state.items()}, path)
     teacher = load_teacher(str(path))
@@ -153,20 +153,20 @@ def test_weights_of_another_precision_are_widened(state, dtype: torch.dtype, tmp
 
 @pytest.mark.parametrize("name", ["text.safetensors", "text.tflite", "text.bin"])
 @pytest.mark.parametrize("content", [b"", b"not weights", b"\xff" * 64, b"PK\x03\x04" + bytes(60)])
-def test_a_file_that_holds_no_weights_is_a_user_error(name: str, content: bytes, tmp_path: Path) -> None:
+def test_file_without_weights_is_a_user_error(name: str, content: bytes, tmp_path: Path) -> None:
     path = tmp_path / name
     path.write_bytes(content)
     with pytest.raises(UserError, match=rf"--teacher .*{name}: expected a \.tflite or \.safetensors file"):
         find_teacher(str(path))
 
 
-def test_a_truncated_safetensors_file_is_a_user_error(saved: Path) -> None:
+def test_truncated_safetensors_file_is_a_user_error(saved: Path) -> None:
     saved.write_bytes(saved.read_bytes()[:-100])
     with pytest.raises(UserError, match=r"expected a \.tflite or \.safetensors file of teacher weights"):
         find_teacher(str(saved))
 
 
-def test_a_truncated_tflite_file_is_a_user_error(shared_data: Path, tmp_path: Path) -> None:
+def test_truncated_tflite_file_is_a_user_error(shared_data: Path, tmp_path: Path) -> None:
     path = tmp_path / "center.tflite"
     path.write_bytes((shared_data / "attention-center" / "center.tflite").read_bytes()[:1_000_000])
     with pytest.raises(UserError, match=r"--teacher .*center\.tflite: .*damaged"):
@@ -176,14 +176,16 @@ def test_a_truncated_tflite_file_is_a_user_error(shared_data: Path, tmp_path: Pa
 def test_weights_of_another_network_are_a_user_error_that_names_a_tensor(tmp_path: Path) -> None:
     path = tmp_path / "linear.safetensors"
     safetensors.torch.save_file(torch.nn.Linear(3, 4).state_dict(), path)
-    with pytest.raises(UserError, match=r"another network: .* tensors differ, the first is bias"):
+    with pytest.raises(
+        UserError, match=r"another network: .* tensors with an unexpected name or shape, the first is bias"
+    ):
         find_teacher(str(path))
 
 
-def test_a_missing_tensor_and_a_wrong_shape_are_user_errors(state, tmp_path: Path) -> None:
+def test_missing_tensor_and_wrong_shape_are_user_errors(state, tmp_path: Path) -> None:
     path, name = tmp_path / "odd.safetensors", "stem.0.0.weight"
     safetensors.torch.save_file({key: tensor for key, tensor in state.items() if key != name}, path)
-    with pytest.raises(UserError, match=r"1 tensors differ, the first is stem\.0\.0\.weight .*found None"):
+    with pytest.raises(UserError, match=r"1 tensor with .*, the first is stem\.0\.0\.weight .*found None"):
         find_teacher(str(path))
     safetensors.torch.save_file({**state, name: torch.zeros(16, 3, 5, 5)}, path)
     with pytest.raises(UserError, match=r"found \(16, 3, 5, 5\)"):
@@ -191,27 +193,27 @@ def test_a_missing_tensor_and_a_wrong_shape_are_user_errors(state, tmp_path: Pat
 
 
 @pytest.mark.parametrize("name", ["absent.safetensors", "absent.tflite", "C:absent.tflite", "", "salicon", "/tmp"])
-def test_a_name_that_means_nothing_is_a_user_error(name: str) -> None:
+def test_unknown_name_is_a_user_error(name: str) -> None:
     with pytest.raises(UserError, match=r"expected bundled, attention-center, a \.tflite or \.safetensors file that"):
         find_teacher(name)
 
 
-def test_a_factorys_module_is_divided_by_its_maximum(factories: str) -> None:
+def test_maps_of_a_custom_teacher_are_divided_by_their_maximum(factories: str) -> None:
     teacher = load_teacher(f"{factories}:Brightness")
     assert not teacher.training
-    maps, maxima = teacher.predict(PICTURE)
-    brightness = PICTURE.mean(1)
+    maps, maxima = teacher.predict(IMAGES)
+    brightness = IMAGES.mean(1)
     assert torch.allclose(maxima, 2 * brightness.amax((1, 2)))
     assert torch.allclose(maps, brightness / brightness.max())
-    assert torch.equal(teacher(PICTURE), maps)
+    assert torch.equal(teacher(IMAGES), maps)
 
 
-def test_a_factorys_maps_may_have_a_channel(factories: str) -> None:
-    maps, channels = (load_teacher(f"{factories}:{name}").predict(PICTURE)[0] for name in ("Brightness", "Channels"))
+def test_maps_of_a_custom_teacher_may_have_a_channel_dimension(factories: str) -> None:
+    maps, channels = (load_teacher(f"{factories}:{name}").predict(IMAGES)[0] for name in ("Brightness", "Channels"))
     assert torch.equal(maps, channels)
 
 
-def test_a_factorys_checksum_changes_with_its_weights_and_its_source(factories: str, tmp_path: Path) -> None:
+def test_checksum_of_a_factory_covers_its_weights_and_its_source(factories: str, tmp_path: Path) -> None:
     name = f"{factories}:Brightness"
     first = find_teacher(name).identity
     assert find_teacher(name).identity == first
@@ -225,36 +227,38 @@ def test_a_factorys_checksum_changes_with_its_weights_and_its_source(factories: 
 @pytest.mark.parametrize(
     ("factory", "message"),
     [
-        ("fails", "cannot be made: FileNotFoundError: weights.pt"),
-        ("wants_an_argument", "cannot be made: TypeError"),
-        ("absent", "cannot be made: AttributeError"),
-        ("", "cannot be made: AttributeError"),
+        ("fails", "cannot be created: FileNotFoundError: weights.pt"),
+        ("wants_an_argument", "cannot be created: TypeError"),
+        ("absent", "cannot be created: AttributeError"),
+        ("", "cannot be created: AttributeError"),
         ("number", "expected the factory to return a torch.nn.Module, found int"),
-        ("Broken", "fails on a picture: RuntimeError: no weights"),
-        ("Flat", "fails on a picture"),
+        ("Broken", "fails on a gray test image: RuntimeError: no weights"),
+        ("Flat", "fails on a gray test image: ValueError: expected maps"),
     ],
 )
-def test_a_factory_that_cannot_be_used_is_a_user_error(factories: str, factory: str, message: str) -> None:
+def test_unusable_factory_is_a_user_error(factories: str, factory: str, message: str) -> None:
     with pytest.raises(UserError, match=f"--teacher {factories}:{factory}: {message}"):
         find_teacher(f"{factories}:{factory}")
 
 
-def test_maps_below_0_can_be_scored_but_not_become_labels() -> None:
+def test_negative_maps_are_accepted_except_as_labels() -> None:
     for name in ("LogDensity", "Brightness"):
-        source = find_teacher(f"tests.support.seeing_teachers:{name}")
+        source = find_teacher(f"tests.support.simple_teachers:{name}")
         if name == "Brightness":
-            check_positive(source)
+            check_nonnegative_maps(source)
         else:
-            with pytest.raises(UserError, match=r"expected maps that are not negative, found one of at most -1\.69"):
-                check_positive(source)
+            with pytest.raises(
+                UserError, match=r"expected maps that are not negative, found a map whose maximum is -1\.69"
+            ):
+                check_nonnegative_maps(source)
 
 
-def test_a_factory_in_no_module_is_a_user_error() -> None:
-    with pytest.raises(UserError, match=r"--teacher absent\.module:make: cannot be made: ModuleNotFoundError"):
+def test_factory_in_an_absent_module_is_a_user_error() -> None:
+    with pytest.raises(UserError, match=r"--teacher absent\.module:make: cannot be created: ModuleNotFoundError"):
         find_teacher("absent.module:make")
 
 
-def test_a_factory_of_a_compiled_module_is_usable_or_a_user_error(tmp_path: Path, monkeypatch) -> None:
+def test_factory_without_source_file_is_usable_or_a_user_error(tmp_path: Path, monkeypatch) -> None:
     source = tmp_path / "compiled_factories.py"
     source.write_text(FACTORIES)
     py_compile.compile(str(source), str(tmp_path / "compiled_factories.pyc"))
@@ -264,37 +268,37 @@ def test_a_factory_of_a_compiled_module_is_usable_or_a_user_error(tmp_path: Path
         find_teacher("compiled_factories:Brightness")
 
 
-def test_negative_maps_keep_their_order() -> None:
+def test_negative_maps_are_not_inverted() -> None:
     class LogDensity(torch.nn.Module):
         def forward(self, images: torch.Tensor) -> torch.Tensor:
             return images.mean(1).log() - 1
 
-    maps, _ = ForeignTeacher(LogDensity()).predict(PICTURE)
-    brightness = PICTURE.mean(1)
+    maps, _ = CustomTeacher(LogDensity()).predict(IMAGES)
+    brightness = IMAGES.mean(1)
     assert maps.flatten().argmax() == brightness.flatten().argmax()
 
 
-def test_the_bundled_teacher_needs_no_network(server: Server) -> None:
+def test_bundled_teacher_needs_no_network_connection(server: Server) -> None:
     maps, _ = load_teacher("bundled").predict(torch.rand(1, 3, *INPUT_SIZE))
     assert maps.shape == (1, *INPUT_SIZE)
     assert server.requests == 0
     assert find_teacher("bundled").identity.name == "bundled"
 
 
-def test_the_bundled_weights_are_half_floats_and_small() -> None:
+def test_bundled_weights_are_small_and_in_half_precision() -> None:
     content = weights.BUNDLED_FILE.read_bytes()
     assert len(content) < 1_500_000
     assert {tensor.dtype for tensor in safetensors.torch.load(content).values()} == {torch.float16}
 
 
-def test_the_published_teacher_is_recognised_by_its_bytes(shared_data: Path, tmp_path: Path) -> None:
+def test_published_teacher_is_recognized_by_its_checksum(shared_data: Path, tmp_path: Path) -> None:
     path = tmp_path / "renamed.tflite"
     path.write_bytes((shared_data / "attention-center" / "center.tflite").read_bytes())
     identity = find_teacher(str(path)).identity
     assert (identity.name, identity.sha256) == (weights.PUBLISHED, weights.PUBLISHED_SHA256)
 
 
-def test_the_published_teacher_in_the_cache_needs_no_network(shared_data: Path, cache: Path, server: Server) -> None:
+def test_cached_published_teacher_needs_no_network_connection(shared_data: Path, cache: Path, server: Server) -> None:
     cache.parent.mkdir(parents=True)
     cache.write_bytes((shared_data / "attention-center" / "center.tflite").read_bytes())
     maps, _ = load_teacher("attention-center").predict(torch.rand(1, 3, *INPUT_SIZE))
@@ -302,7 +306,7 @@ def test_the_published_teacher_in_the_cache_needs_no_network(shared_data: Path, 
     assert server.requests == 0
 
 
-def test_the_published_teacher_is_fetched_once(shared_data: Path, cache: Path, server: Server) -> None:
+def test_published_teacher_is_downloaded_once(shared_data: Path, cache: Path, server: Server) -> None:
     server.content = (shared_data / "attention-center" / "center.tflite").read_bytes()
     server.length = len(server.content)
     first, second = find_teacher("attention-center"), find_teacher("attention-center")
@@ -311,7 +315,7 @@ def test_the_published_teacher_is_fetched_once(shared_data: Path, cache: Path, s
     assert list(cache.parent.iterdir()) == [cache]
 
 
-def test_a_damaged_file_in_the_cache_is_fetched_anew(shared_data: Path, cache: Path, server: Server) -> None:
+def test_damaged_file_in_the_cache_is_downloaded_again(shared_data: Path, cache: Path, server: Server) -> None:
     server.content = (shared_data / "attention-center" / "center.tflite").read_bytes()
     server.length = len(server.content)
     cache.parent.mkdir(parents=True)
@@ -320,7 +324,7 @@ def test_a_damaged_file_in_the_cache_is_fetched_anew(shared_data: Path, cache: P
     assert cache.read_bytes() == server.content
 
 
-def test_without_a_network_the_message_names_the_address_and_the_place(cache: Path, server: Server) -> None:
+def test_error_without_a_network_names_url_and_cache_path(cache: Path, server: Server) -> None:
     server.shutdown()
     server.server_close()
     with pytest.raises(UserError) as error:
@@ -330,22 +334,20 @@ def test_without_a_network_the_message_names_the_address_and_the_place(cache: Pa
     assert "--teacher center.tflite" in str(error.value)
 
 
-def test_a_download_that_is_another_file_is_a_user_error(cache: Path, server: Server) -> None:
+def test_download_of_another_file_is_a_user_error(cache: Path, server: Server) -> None:
     server.content, server.length = b"<html>login</html>", 18
     with pytest.raises(UserError, match=r"is not the file that this version was made for \(its checksum differs\)"):
         find_teacher("attention-center")
     assert not cache.exists()
 
 
-def test_a_download_that_breaks_off_is_a_user_error(cache: Path, server: Server) -> None:
+def test_interrupted_download_is_a_user_error(cache: Path, server: Server) -> None:
     server.content, server.length = b"half", 8
     with pytest.raises(UserError):
         find_teacher("attention-center")
 
 
-def test_a_cache_that_cannot_be_written_is_a_user_error(
-    shared_data: Path, cache: Path, server: Server, tmp_path: Path
-) -> None:
+def test_unwritable_cache_is_a_user_error(shared_data: Path, cache: Path, server: Server, tmp_path: Path) -> None:
     server.content = (shared_data / "attention-center" / "center.tflite").read_bytes()
     server.length = len(server.content)
     (tmp_path / "cache").write_text("a file where the folder should be")
@@ -353,7 +355,7 @@ def test_a_cache_that_cannot_be_written_is_a_user_error(
         find_teacher("attention-center")
 
 
-def test_a_source_can_be_built_on_another_machine(saved: Path) -> None:
+def test_source_can_be_built_without_the_weights_file(saved: Path) -> None:
     source = find_teacher(str(saved))
     saved.unlink()
-    assert np.isfinite(source.build().predict(PICTURE)[0].detach().numpy()).all()
+    assert np.isfinite(source.build().predict(IMAGES)[0].detach().numpy()).all()

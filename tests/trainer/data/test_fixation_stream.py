@@ -133,8 +133,8 @@ def test_what_is_left_out_is_told(tmp_path):
     notes = []
     assert [image.name for image in open_human_data([place], notes.append)] == ["0.jpg"]
     assert sorted(notes) == [
-        f"Left out of {place}: 1 images that have fixations but no file (the first: 1.jpg)",
-        f"Left out of {place}: 1 images whose file cannot be read (the first: 2.jpg)",
+        f"Excluded from {place}: 1 image whose file cannot be read (first: 2.jpg)",
+        f"Excluded from {place}: 1 image with fixations but without a file (first: 1.jpg)",
     ]
 
 
@@ -147,7 +147,7 @@ def test_a_run_tells_once_what_it_leaves_out(tmp_path, capsys):
     prepare_run(settings)
     prepare_run(settings)
     assert capsys.readouterr().err.splitlines() == [
-        f"Left out of {place}: 1 images that have fixations but no file (the first: 1.jpg)"
+        f"Excluded from {place}: 1 image with fixations but without a file (first: 1.jpg)"
     ]
 
 

@@ -8,7 +8,7 @@ from common.errors import UserError
 from tests.support.pictures import write
 from trainer.data.crops import center_crop
 from trainer.evaluate.features import FeatureStore, extract_here
-from trainer.evaluate.image_sets import FolderImages
+from trainer.evaluate.images.image_sets import FolderImages
 from trainer.evaluate.models import open_models
 
 CPU = torch.device("cpu")

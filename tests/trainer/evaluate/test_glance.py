@@ -1,6 +1,9 @@
 import pytest
 
 from trainer.evaluate.glance import section, summarize_models
+from trainer.evaluate.suites import load_headlines
+
+HEADLINES = load_headlines()
 
 
 def result(name, recipe="contrastive", cc=None, top1=None, step=10, settings="usual"):
@@ -20,14 +23,14 @@ def test_runs_that_differ_in_their_seed_become_a_mean_with_its_standard_error():
         **result("contrastive seed 3", cc=0.9, step=20),
         **result("resnet18", recipe=None, cc=0.4),
     }
-    first, longer, plain = summarize_models(results)
+    first, longer, plain = summarize_models(results, HEADLINES)
     assert (first["model"], first["runs"]) == ("contrastive", 3)
     assert first["cc_with_people"] == pytest.approx(0.2)
     assert first["cc_with_people_se"] == pytest.approx(0.1 / 3**0.5)
     assert (first["concurrent_top1"], first["offline_top1"]) == (pytest.approx(0.45), None)
     assert (longer["model"], longer["cc_with_people"], longer["cc_with_people_se"]) == ("contrastive seed 3", 0.9, None)
     assert (plain["model"], plain["runs"]) == ("resnet18", 1)
-    page = section([first, longer, plain])
+    page = section(HEADLINES, [first, longer, plain])
     assert "0.200 ± 0.058" in page
     assert "45.00 ± 5.00" in page
     assert "offline" not in page
@@ -35,10 +38,10 @@ def test_runs_that_differ_in_their_seed_become_a_mean_with_its_standard_error():
 
 def test_runs_of_other_settings_are_no_further_seeds():
     usual = {**result("seed 0 a", cc=0.1), **result("seed 1 a", cc=0.3)}
-    alone = summarize_models({**usual, **result("seed 0 b", cc=0.9, settings="kld_weight 5")})
+    alone = summarize_models({**usual, **result("seed 0 b", cc=0.9, settings="kld_weight 5")}, HEADLINES)
     assert [(row["model"], row["cc_with_people"]) for row in alone] == [("contrastive", 0.2), ("seed 0 b", 0.9)]
     other = {name: result(name, cc=cc, settings="other")[name] for name, cc in (("seed 0 b", 0.7), ("seed 1 b", 0.9))}
-    assert [row["model"] for row in summarize_models({**usual, **other})] == [
+    assert [row["model"] for row in summarize_models({**usual, **other}, HEADLINES)] == [
         "seed 0 a, seed 1 a",
         "seed 0 b, seed 1 b",
     ]

@@ -18,14 +18,14 @@ from common.fixations import open_fixations
 from common.saliency import score_map
 from common.settings import load_settings
 from tests.support.datasets import COLOURS
+from tests.support.fixation_data import random_fixations, write_fixation_data
 from tests.support.pictures import write
-from tests.support.seeing_teachers import data_set, looks
 from tests.trainer.evaluate.conftest import val_folder
 from trainer.checkpoint import load_trained
 from trainer.config import TrainSettings
 from trainer.data.crops import center_crop, resize_frame
 from trainer.evaluate.config import EvaluateSettings
-from trainer.evaluate.image_sets import FolderImages
+from trainer.evaluate.images.image_sets import FolderImages
 from trainer.evaluate.job import run_evaluation
 from trainer.job import run_training
 
@@ -51,7 +51,7 @@ def rows(path):
 
 @pytest.fixture(scope="module")
 def human(tmp_path_factory):
-    return data_set(tmp_path_factory.mktemp("human"), looks(images=8))
+    return write_fixation_data(tmp_path_factory.mktemp("human"), random_fixations(images=8))
 
 
 @pytest.fixture(scope="module")
@@ -230,11 +230,11 @@ def test_unreadable_images_are_named_in_results_and_page(checkpoints, val, tmp_p
     assert list(found["unreadable"]["val"]) == ["red/000.jpg"]
     assert found["linear"]["images"] == 23
     assert found["left_out"] == {}
-    assert "val: 1 images cannot be read and are left out: red/000.jpg" in (tmp_path / "out/index.html").read_text()
+    assert "val: 1 image excluded, because it cannot be read: red/000.jpg" in (tmp_path / "out/index.html").read_text()
 
 
 def test_human_images_that_cannot_be_used_are_told_in_results_and_page(checkpoints, tmp_path):
-    human = data_set(tmp_path / "human", looks(images=4))
+    human = write_fixation_data(tmp_path / "human", random_fixations(images=4))
     (tmp_path / "human/images/photo00.jpg").unlink()
     (tmp_path / "human/images/photo01.jpg").write_bytes(b"")
     evaluate(checkpoints[:1], tmp_path / "out", f"--human-data={human}")
@@ -242,7 +242,10 @@ def test_human_images_that_cannot_be_used_are_told_in_results_and_page(checkpoin
     reasons = ("images that have fixations but no file", "images whose file cannot be read")
     assert found["alignment"][NAMES[0]]["n"] == 2
     assert found["left_out"] == {human: dict.fromkeys(reasons, 1)}
-    notes = [f"Left out of {human}: 1 {why} (the first: photo0{place}.jpg)" for place, why in enumerate(reasons)]
+    notes = [
+        f"Excluded from {human}: 1 image with fixations but without a file (first: photo00.jpg)",
+        f"Excluded from {human}: 1 image whose file cannot be read (first: photo01.jpg)",
+    ]
     assert found["notes"]["alignment"] == notes
     assert all(note in (tmp_path / "out/index.html").read_text() for note in notes)
 
@@ -284,7 +287,7 @@ def test_contracams_maps_are_made_of_several_images_together(training_data, huma
             score_map(found, image.attention_map(image.height, image.width), image.fixations)["cc"], abs=1e-4
         )
 
-    one = data_set(tmp_path / "one", looks(images=1))
+    one = write_fixation_data(tmp_path / "one", random_fixations(images=1))
     with pytest.raises(UserError, match=r"contrastive-contracam seed 0: .* expected two or more at once, found one"):
         evaluate([checkpoint], tmp_path / "none", "--suite=alignment", f"--human-data={one}")
 
@@ -292,11 +295,11 @@ def test_contracams_maps_are_made_of_several_images_together(training_data, huma
 def test_a_model_that_predicts_no_attention_is_left_out_of_alignment_and_named(
     checkpoints, human, tmp_path, monkeypatch
 ):
-    from trainer.objectives.base import AttentionObjective
+    from trainer.objectives import AttentionObjective
 
     attention = AttentionObjective.attention
     monkeypatch.setattr(
-        AttentionObjective, "attention", lambda part, *given: attention(part, *given) if part.clean_informs else None
+        AttentionObjective, "attention", lambda part, *given: attention(part, *given) if part.guides_backbone else None
     )
     evaluate(checkpoints, tmp_path / "out", f"--human-data={human}")
     found = strict(tmp_path / "out/results.json")
@@ -341,7 +344,7 @@ def test_a_model_whose_maps_are_no_numbers_is_named(human, tmp_path):
 
     weights = {name: w * float("nan") for name, w in torchvision.models.resnet18().state_dict().items()}
     torch.save(weights, tmp_path / "nan.pth")
-    with pytest.raises(UserError, match=r"nan\.pth: expected numbers as attention, found NaN or infinity"):
+    with pytest.raises(UserError, match=r"nan\.pth: expected finite numbers as attention, found NaN or infinity"):
         evaluate([str(tmp_path / "nan.pth")], tmp_path / "out", "--backbone=resnet18", f"--human-data={human}")
 
 

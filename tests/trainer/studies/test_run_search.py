@@ -11,7 +11,7 @@ from common.settings import load_settings
 from tests.support.datasets import make_dataset
 from trainer import search
 from trainer.data.dataset import open_dataset, split_shards
-from trainer.loop import Trainer
+from trainer.step import Trainer
 from trainer.studies.config import SearchSettings
 from trainer.studies.run_search import Trial, read_accuracies, run_trial, sample_weights
 from trainer.studies.surface import save_trials
@@ -41,7 +41,7 @@ def test_a_trial_reports_each_epoch_and_goes_on_where_it_was_stopped(discs, tmp_
     settings = load_settings(SearchSettings, flags(discs, tmp_path))
     run = settings.run(kld_weight=2.0, nss_weight=0.5, output=str(tmp_path / "trial"))
     parts = split_shards(open_dataset(str(discs)), 0.2, 0)
-    reports, forward = [], Trainer.learn
+    reports, forward = [], Trainer.train_step
 
     def stopping(self, batch):
         if self.step == 3:

@@ -13,8 +13,8 @@ from common.settings import load_settings
 from tests.support.datasets import COLOURS, make_dataset
 from tests.support.people import make_people
 from trainer import table
-from trainer.loop import Trainer
 from trainer.recipes import recipe_names
+from trainer.step import Trainer
 from trainer.studies.config import TableSettings
 from trainer.studies.format_table import draw_table, format_csv, format_markdown
 from trainer.studies.rows import TableRow, list_runs
@@ -28,8 +28,10 @@ def discs(tmp_path_factory):
 @pytest.fixture
 def steps(monkeypatch):
     """The steps that are learnt, as they are."""
-    learnt, learn = [], Trainer.learn
-    monkeypatch.setattr(Trainer, "learn", lambda self, batch: learnt.append(self.config.seed) or learn(self, batch))
+    learnt, learn = [], Trainer.train_step
+    monkeypatch.setattr(
+        Trainer, "train_step", lambda self, batch: learnt.append(self.config.seed) or learn(self, batch)
+    )
     return learnt
 
 

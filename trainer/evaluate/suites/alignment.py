@@ -1,39 +1,31 @@
-"""Suite `alignment`: do models look where people look (paper 4.3, Fig. 3)?
+"""Suite `alignment`: do models predict where people look (paper 4.3, Fig. 3)?
 
-A model sees the whole frame, resized to its own size; its map is resized to the frame and compared with the map of
-people's fixations (sigma 19 px at 640 px width). Models are compared image by image.
+A model receives the whole frame, resized to its input size; its map is resized to the frame and compared with the human
+attention map (fixations blurred with sigma 19 px at a width of 640 px). Models are compared image by image.
 """
 
 import itertools
-import os
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
+from PIL import Image
 from torch import Tensor
 
-from common.errors import UserError, describe_error
-from common.fixations import FixatedImage
-from common.progress import progress_bar
-from common.saliency import score_map
-from common.text import join_names
-from trainer.data.crops import resize_frame
+from common import page
+from common.errors import UserError
+from common.page import Html
+from trainer.evaluate import plots
 from trainer.evaluate.alignment_scores import METRICS, Scores, compare_models, summarize_scores
-from trainer.evaluate.models import EvaluatedModel
-from trainer.evaluate.suites.base import Context, Findings, Row
+from trainer.evaluate.attention_maps import Images, group_images, predict_maps, score_models, with_attention
+from trainer.evaluate.images.image_sets import ImageSet
+from trainer.evaluate.suite import MODEL, Context, Findings, Headline, Row, Suite
 
-EXAMPLES = 6
-GROUP = 32  # images
-
-Key = tuple[str, str]  # data set and image
-Images = Mapping[Key, FixatedImage]
+EXAMPLES_SHOWN = 6
 
 
 class AlignmentExample(NamedTuple):
-    """An image, people's map of it [H, W], and each model's with its CC."""
+    """An image for the report: its pixels, human attention map [H, W], and each model's map with its CC."""
 
     name: str
     pixels: Tensor
@@ -41,153 +33,170 @@ class AlignmentExample(NamedTuple):
     predicted: dict[str, tuple[Tensor, float]]
 
 
-class Alignment(NamedTuple):
-    """What the suite finds; comparisons of each pair of models; CC by image for the histogram; examples to look at."""
+class AlignmentDetails(NamedTuple):
+    """What the report shows: tests between pairs of models, CC of each image by model, and examples."""
 
-    findings: Findings
     comparisons: list[dict[str, Any]]
     cc: dict[str, np.ndarray]
     examples: list[AlignmentExample]
-    unreadable: dict[str, dict[str, str]]
 
 
-def with_attention(context: Context) -> Context:
-    """The context with those models that predict attention. Raises UserError where none does."""
-    nothing = [torch.zeros(3, 64, 64, dtype=torch.uint8)] * 2
-    models = [model for model in context.models if predict_attention(context, model, nothing) is not None]
-    if not models:
-        names = ", ".join(model.location for model in context.models)
-        raise UserError(f"--suite alignment: expected a model that predicts attention, found none among {names}")
-    return context._replace(models=models)
+def image_sets(context: Context) -> list[ImageSet]:
+    """Return no sets: the suite needs maps, not pooled features.
 
-
-def run(context: Context) -> Alignment:
-    """Scores of each model and of those that --compare names, with tests against chance and against each other.
-
-    Models that predict no attention are left out, and noted.
+    Raises UserError if no model predicts attention, or if --compare repeats the name of a model.
     """
-    everybody, context = context.models, with_attention(context)
-    settings = context.settings
-    images = context.data.human
-    scores, unreadable = score_models(context, images)
-    foreign = context.data.compared
-    everyone = scores | foreign
-    summaries = {name: summarize_scores(found, settings.seed) for name, found in everyone.items()}
-    results = {model.name: {name: summaries[name] for name in (model.name, *foreign)} for model in context.models}
-    notes = [f"{model.name} predicts no attention." for model in everybody if model.name not in scores]
+    for name in context.data.compared:
+        if name in {model.name for model in context.models}:
+            raise UserError(f"--compare {name}=...: a checkpoint has this name; choose another")
+    with_attention(context)
+    return []
+
+
+def run(context: Context) -> Findings:
+    """Score each model, and compare them, and the tables of --compare, with chance and with each other.
+
+    Models that predict no attention are excluded, and noted.
+    """
+    all_models, context = context.models, with_attention(context)
+    settings, images = context.settings, context.data.human
+    own_scores, unreadable = score_models(context, images)
+    compared = context.data.compared
+    scores = own_scores | compared
+    summaries = {name: summarize_scores(by_image, settings.seed) for name, by_image in scores.items()}
+    comparisons = [
+        {"models": [first, second], **compare_models(scores[first], scores[second])}
+        for first, second in itertools.combinations(scores, 2)
+    ]
+    notes = [f"{model.name} predicts no attention." for model in all_models if model.name not in own_scores]
     notes += [f"{model.name}: {note}." for model in context.models for note in model.notes]
-    notes += [f"{name} has scores of {len(found):,} of the {len(images):,} images." for name, found in foreign.items()]
-    return Alignment(
-        Findings(results, _rows(everyone), [*notes, *context.data.human_notes]),
-        [
-            {"models": [one, other], **compare_models(everyone[one], everyone[other])}
-            for one, other in itertools.combinations(everyone, 2)
-        ],
-        {name: np.array([one["cc"] for one in found.values()]) for name, found in everyone.items()},
-        choose_examples(context, images, scores),
-        unreadable,
+    notes += [f"{name} has scores of {len(rows):,} of the {len(images):,} images." for name, rows in compared.items()]
+    return Findings(
+        results={model.name: {name: summaries[name] for name in (model.name, *compared)} for model in context.models},
+        rows=_rows(scores),
+        notes=[*notes, *context.data.exclusion_notes],
+        further={
+            model.name: {"alignment_tests": [test for test in comparisons if model.name in test["models"]]}
+            for model in all_models
+        },
+        unreadable=unreadable,
+        excluded=context.data.excluded,
+        details=AlignmentDetails(
+            comparisons,
+            {name: np.array([image["cc"] for image in by_image.values()]) for name, by_image in scores.items()},
+            choose_examples(context, images, own_scores),
+        ),
     )
-
-
-def score_models(context: Context, images: Images) -> tuple[dict[str, Scores], dict[str, dict[str, str]]]:
-    """Each model's scores of the images that can be read; and why others cannot, by data set and name."""
-    scores: dict[str, Scores] = {model.name: {} for model in context.models}
-    unreadable: dict[str, dict[str, str]] = {}
-    with (
-        ThreadPoolExecutor(os.cpu_count() or 1) as pool,
-        progress_bar(desc="human attention", unit=" images", total=len(images)) as bar,
-    ):
-        for found, failed in pool.map(partial(_scored, context, images), group_images(images)):
-            bar.update(len(next(iter(found.values()), ())) + len(failed))
-            for (data, name), reason in failed.items():
-                unreadable.setdefault(data, {})[name] = reason
-            for model, of_images in found.items():
-                scores[model] |= of_images
-    if not any(scores.values()):
-        reasons = [reason for by_name in unreadable.values() for reason in by_name.values()]
-        raise UserError(f"--human-data: none of the {len(images):,} images can be read: {join_names(reasons, 2)}")
-    return scores, unreadable
-
-
-def group_images(images: Images) -> list[list[Key]]:
-    """The images that models look at together, about GROUP of them: ContraCAM's maps depend on what stands beside."""
-    keys = list(images)
-    ends = np.linspace(0, len(keys), -(-len(keys) // GROUP) + 1).round().astype(int)
-    return [keys[first:end] for first, end in itertools.pairwise(ends)]
-
-
-def predict_maps(
-    context: Context, images: Images, group: Sequence[Key]
-) -> tuple[dict[str, dict[Key, Tensor]], dict[Key, str]]:
-    """Each model's maps of a group's images, and why some of them cannot be read."""
-    pixels: dict[Key, Tensor] = {}
-    failed: dict[Key, str] = {}
-    for key in group:
-        try:
-            pixels[key] = images[key].pixels()
-        except UserError as error:
-            failed[key] = describe_error(error)
-    maps = {}
-    for model in context.models if pixels else []:
-        found = predict_attention(context, model, list(pixels.values()))
-        assert found is not None, "models that predict none were left out"
-        maps[model.name] = dict(zip(pixels, found, strict=True))
-    return maps, failed
-
-
-def _scored(context: Context, images: Images, group: Sequence[Key]) -> tuple[dict[str, Scores], dict[Key, str]]:
-    """Each model's scores of a group's images, and why some of them cannot be read."""
-    maps, failed = predict_maps(context, images, group)
-    scores: dict[str, Scores] = {model: {} for model in maps}
-    for key in [key for key in group if key not in failed]:
-        truth = images[key].attention_map(images[key].height, images[key].width)
-        for model, found in maps.items():
-            scores[model][key] = score_map(found[key], truth, images[key].fixations)
-    return scores, failed
-
-
-@torch.no_grad()  # not inference_mode: ContraCAM needs slopes
-def predict_attention(context: Context, model: EvaluatedModel, pixels: Sequence[Tensor]) -> Tensor | None:
-    """A model's maps [n, h, w] of whole photographs, each uint8 [3, H, W], on the CPU; None from one without.
-
-    Raises UserError where its maps need other images beside, and there is only one, and for maps that are no numbers.
-    """
-    pictures = (
-        torch.stack([resize_frame(one, context.store.size(model)) for one in pixels]).to(context.device).float() / 255
-    )
-    try:
-        attention = model.network.attention(pictures)
-    except ValueError as error:
-        raise UserError(f"--human-data: {model.name}: {describe_error(error)}") from None
-    if attention is None:
-        return None
-    if not attention.isfinite().all():
-        raise UserError(
-            f"{model.location}: expected numbers as attention, found NaN or infinity; its weights have diverged or are "
-            "damaged: leave it out"
-        )
-    return attention.float().cpu()
 
 
 def choose_examples(context: Context, images: Images, scores: Mapping[str, Scores]) -> list[AlignmentExample]:
-    """Images from the first model's highest CC to its lowest, at even steps, so that nobody chose them."""
+    """Choose images from the first model's highest CC to its lowest, at even steps."""
     first = next(iter(scores.values()))
     order = sorted(first, key=lambda key: -first[key]["cc"])
-    steps = np.linspace(0, len(order) - 1, min(EXAMPLES, len(order))).round().astype(int)
-    together = {key: group for group in group_images(images) for key in group}
-    found = []
+    steps = np.linspace(0, len(order) - 1, min(EXAMPLES_SHOWN, len(order))).round().astype(int)
+    group_of = {key: group for group in group_images(images) for key in group}
+    examples = []
     for key in [order[step] for step in steps]:
         image = images[key]
-        maps, _ = predict_maps(context, images, together[key])
-        shown = {name: (of_images[key], scores[name][key]["cc"]) for name, of_images in maps.items()}
+        maps, _ = predict_maps(context, images, group_of[key])
+        predicted = {name: (by_image[key], scores[name][key]["cc"]) for name, by_image in maps.items()}
         human = image.attention_map(image.height, image.width)
-        found.append(AlignmentExample(image.name, image.pixels(), human, shown))
-    return found
+        examples.append(AlignmentExample(image.name, image.pixels(), human, predicted))
+    return examples
 
 
-def _rows(everyone: Mapping[str, Scores]) -> list[Row]:
+def _rows(scores: Mapping[str, Scores]) -> list[Row]:
     return [
-        {"model": name, "data": data, "image": image, **{metric: one.get(metric) for metric in METRICS}}
-        for name, found in everyone.items()
-        for (data, image), one in found.items()
+        {"model": name, "data": data, "image": image, **{metric: values.get(metric) for metric in METRICS}}
+        for name, by_image in scores.items()
+        for (data, image), values in by_image.items()
     ]
+
+
+def section(findings: Findings) -> Html:
+    """Show means and tests, the histogram of the paper's Fig. 3b, and maps as in Fig. 3a."""
+    details: AlignmentDetails = findings.details
+    return page.section(
+        "Attention alignment",
+        page.paragraph(
+            "Does a model look where people look? CC of each image between the model's map and the human attention "
+            "map; means with 95 % bootstrap intervals."
+        ),
+        page.notes(findings.notes),
+        _means_table(findings),
+        *_tests_table(details),
+        plots.side_by_side(
+            [plots.histograms("CC of each image", "dashed: means", details.cc, "CC with human attention")]
+        ),
+        page.element("h3", "From the first model's highest CC to its lowest, at even steps"),
+        page.layer_switches(points=False, lowest="the map's minimum"),
+        *(_example_figures(example) for example in details.examples),
+    )
+
+
+def _means_table(findings: Findings) -> Html:
+    summaries: dict[str, Any] = {}
+    for result in findings.results.values():
+        summaries |= result
+    rows = []
+    for name in findings.details.cc:
+        summary = summaries[name]
+        low, high = summary["ci95"]
+        others = ("" if summary[metric] is None else f"{summary[metric]:.3f}" for metric in ("nss", "kld", "auc_judd"))
+        rows.append(
+            (name, summary["n"], f"{summary['cc']:.3f} [{low:.3f}, {high:.3f}]", _format_test(summary), *others)
+        )
+    return page.table(["model", "images", "CC", "against 0", "NSS", "KLD (lower is better)", "AUC-Judd"], rows)
+
+
+def _tests_table(details: AlignmentDetails) -> list[Html]:
+    """Return a heading and the table of tests between pairs of models; nothing for a single model."""
+    rows = [
+        (
+            " - ".join(test["models"]),
+            f"{test['difference']:+.3f}",
+            _format_test(test["welch"]),
+            _format_test(test["paired"]),
+            test["paired"]["n"] if test["paired"] else 0,
+        )
+        for test in details.comparisons
+    ]
+    if not rows:
+        return []
+    columns = ["models", "difference of CC", "Welch's t-test", "paired t-test", "pairs"]
+    return [page.element("h3", "Do models differ?"), page.table(columns, rows)]
+
+
+def _format_test(test: Mapping[str, Any] | None) -> str:
+    if not test or test["t"] is None:
+        return "-"
+    return f"t {test['t']:.2f}, p {test['p']:.2g}"
+
+
+def _example_figures(example: AlignmentExample) -> Html:
+    """Show an image, the human attention map over it, and each model's map over it."""
+    height, width = example.pixels.shape[1:]
+    photograph = Image.fromarray(example.pixels.permute(1, 2, 0).numpy())
+
+    def overlay(attention: Tensor) -> Html:
+        # relative to the minimum: some read-outs only vary between 0.3 and 0.5
+        normalized = page.normalize_map((attention - attention.amin()).numpy())
+        return page.attention_picture(photograph, normalized, np.empty((0, 3)), (width, height))
+
+    figures = [
+        page.figure(page.picture(page.thumbnail(photograph), example.name), example.name),
+        page.figure(overlay(example.human), "human attention"),
+        *(page.figure(overlay(attention), name, f"CC {cc:.2f}") for name, (attention, cc) in example.predicted.items()),
+    ]
+    return page.element("div", page.grid(figures), style="margin: 1rem 0")
+
+
+SUITE = Suite(
+    position=4,
+    inputs=("human_data",),
+    options=("compare",),
+    image_sets=image_sets,
+    run=run,
+    section=section,
+    headlines=(Headline("cc_with_people", "CC with human attention", (MODEL, "cc"), percent=False),),
+)

@@ -1,37 +1,48 @@
-"""Suite `imagenet-c`: how often a classifier that learned from clean images is right on corrupted ones (paper 4.4)."""
+"""Suite `imagenet-c`: top-1 accuracy on corrupted images of classifiers trained on clean ones (paper 4.4)."""
+
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from trainer.evaluate.corruptions import ALEXNET
-from trainer.evaluate.image_sets import ImageSet
-from trainer.evaluate.suites.base import Context, Findings
+from common import page
+from common.page import Html
+from trainer.evaluate import plots
+from trainer.evaluate.images.corruptions import ALEXNET, CORRUPTIONS
+from trainer.evaluate.images.image_sets import ImageSet
+from trainer.evaluate.suite import Context, Findings, Headline, Suite, format_percent
+
+SEVERITIES = 5
 
 Accuracies = dict[str, dict[int, float]]  # top-1 by corruption and severity
 
 
-def sets(context: Context) -> list[ImageSet]:
-    """The images whose features are needed. Raises UserError where classes differ or a model has no probe."""
-    needed = list(context.data.corrupted.values())
-    for pictures in needed:
+def image_sets(context: Context) -> list[ImageSet]:
+    """Return all corrupted sets and --train.
+
+    Raises UserError if their classes differ from a probe's, or a model has no probe.
+    """
+    corrupted = list(context.data.corrupted.values())
+    for images in corrupted:
         for model in context.models:
-            context.probes.check(model, pictures.classes, pictures.name)
-    return [*needed, *filter(None, [context.data.train])]
+            context.probes.check(model, images.classes, images.name)
+    return [*corrupted, *filter(None, [context.data.train])]
 
 
 def run(context: Context) -> Findings:
-    """Top-1 of each model by corruption and severity, their mean and mCE.
+    """Measure top-1 of each model by corruption and severity, the mean and mCE.
 
-    The mean is over the 15 corruptions of mCE, each over its severities; mCE is relative to AlexNet (1 is as bad). Both
-    need all 15, mCE all five severities too; else they are None and a note says what is missing.
+    The mean is over the 15 corruptions of mCE, each averaged over its severities. mCE is relative to AlexNet (1 is as
+    bad). Both need all 15 corruptions, mCE all five severities too; otherwise they are None, and a note says what is
+    missing.
     """
     results, rows = {}, []
     for model in context.models:
         top1: Accuracies = {}
         kinds = set()
-        for (corruption, severity), pictures in context.data.corrupted.items():
-            probe = context.probes.best_known(model, pictures.classes)
-            found = context.store.get(model, pictures)
-            accuracy = probe.accuracy(found, pictures.classes, context.device)
+        for (corruption, severity), images in context.data.corrupted.items():
+            probe = context.probes.best_known(model, images.classes)
+            features = context.store.get(model, images)
+            accuracy = probe.accuracy(features, images.classes, context.device)
             top1.setdefault(corruption, {})[severity] = accuracy["top1"]
             kinds.add(probe.kind)
             rows.append(
@@ -39,12 +50,15 @@ def run(context: Context) -> Findings:
                     "model": model.name,
                     "corruption": corruption,
                     "severity": severity,
-                    "images": len(found.rows),
+                    "images": len(features.rows),
                     **accuracy,
                 }
             )
         results[model.name] = {
-            **{name: {str(severity): value for severity, value in by.items()} for name, by in top1.items()},
+            **{
+                corruption: {str(severity): value for severity, value in by_severity.items()}
+                for corruption, by_severity in top1.items()
+            },
             "mean": mean_accuracy(top1),
             "mce": mean_corruption_error(top1),
             "probe": ", ".join(kinds),
@@ -53,33 +67,96 @@ def run(context: Context) -> Findings:
 
 
 def mean_accuracy(top1: Accuracies) -> float | None:
-    """Over the 15 corruptions of mCE, each the mean over its severities; None where one is missing."""
+    """Average top-1 over the 15 corruptions of mCE, each averaged over its severities; None if one is missing."""
     if not top1.keys() >= ALEXNET.keys():
         return None
     return float(np.mean([np.mean(list(top1[name].values())) for name in ALEXNET]))
 
 
 def mean_corruption_error(top1: Accuracies) -> float | None:
-    """Mean corruption error (Hendrycks and Dietterich 2019): each corruption's mean error over AlexNet's, averaged."""
-    if not all(len(top1.get(name, {})) == 5 for name in ALEXNET):
+    """Compute mCE (Hendrycks and Dietterich 2019): mean over corruptions of the error relative to AlexNet's.
+
+    None unless all 15 corruptions have all five severities.
+    """
+    if not all(len(top1.get(name, {})) == SEVERITIES for name in ALEXNET):
         return None
     return float(np.mean([(1 - np.mean(list(top1[name].values()))) / error for name, error in ALEXNET.items()]))
 
 
+def section(findings: Findings) -> Html:
+    """Show top-1 by corruption, averaged over severities, and by severity (paper Supp. 1)."""
+    results = findings.results
+    first = next(iter(results.values()))
+    names = [name for name in CORRUPTIONS if name in first]
+    means = {model: {name: _mean(result[name]) for name in names} for model, result in results.items()}
+    severities = list(first[names[0]])
+    rows: list[Sequence[object]] = [
+        (
+            name.replace("_", " ") + ("" if name in ALEXNET else " (extra)"),
+            *(format_percent(by_corruption[name]) for by_corruption in means.values()),
+        )
+        for name in names
+    ]
+    for label, key in (("mean of the 15", "mean"), ("mCE (lower is better)", "mce")):
+        if first[key] is not None:
+            rows.append((label, *(format_percent(result[key]) for result in results.values())))
+    numbers = [int(severity) for severity in severities]
+    by_severity = {
+        model: [(numbers, [100 * np.mean([result[name][severity] for name in names]) for severity in severities], 1)]
+        for model, result in results.items()
+    }
+    return page.section(
+        "Robustness: ImageNet-C",
+        page.paragraph(
+            "Top-1 accuracy (%) of classifiers trained on clean images, by corruption, averaged over severities. mCE "
+            "is the error relative to AlexNet's; 100 is as bad."
+        ),
+        page.notes(findings.notes),
+        plots.side_by_side(
+            [
+                plots.bars(
+                    "Top-1 by corruption",
+                    f"mean over the severities {', '.join(severities)}",
+                    names,
+                    {model: [100 * by_corruption[name] for name in names] for model, by_corruption in means.items()},
+                    "top-1 (%)",
+                ),
+                plots.lines("Top-1 by severity", "mean over corruptions", by_severity, plots.SEVERITY, "top-1 (%)"),
+            ]
+        ),
+        page.table(["corruption", *results], rows),
+    )
+
+
+def _mean(by_severity: Mapping[str, float]) -> float:
+    return float(np.mean(list(by_severity.values())))
+
+
 def _notes(context: Context) -> list[str]:
-    """What was measured, where it is less than all."""
-    settings, sets = context.settings, context.data.corrupted
-    first = next(iter(sets.values()))
+    """Describe how the images were made, and what was not measured."""
+    settings, corrupted = context.settings, context.data.corrupted
+    first = next(iter(corrupted.values()))
     notes = context.probes.notes(context.models, first.classes)
     if not settings.imagenet_c:
         notes.append(
-            f"The corrupted images were made from the {len(first.names):,} images of --val, as ImageNet-C's were: at "
-            "224 px, JPEG quality 85. Figures on the published ImageNet-C differ a little."
+            f"The corrupted images were made from the {len(first.names):,} images of --val in the way of ImageNet-C: "
+            "at 224 px, JPEG quality 85. Accuracy on the published ImageNet-C differs slightly."
         )
     if settings.images is not None:
-        notes.append(f"Only {len(first.names):,} images, drawn by the seed {settings.seed}, were corrupted.")
-    if missing := [name for name in ALEXNET if name not in {corruption for corruption, _ in sets}]:
+        notes.append(f"Only {len(first.names):,} images, drawn with the seed {settings.seed}, were corrupted.")
+    if missing := [name for name in ALEXNET if name not in {corruption for corruption, _ in corrupted}]:
         notes.append(f"No mean and no mCE, which need all 15 corruptions: without {', '.join(missing)}.")
-    if len(set(settings.severities)) < 5:
+    if len(set(settings.severities)) < SEVERITIES:
         notes.append(f"Only the severities {', '.join(map(str, sorted(set(settings.severities))))}, so no mCE.")
     return notes
+
+
+SUITE = Suite(
+    position=2,
+    inputs=("imagenet_c", "val"),
+    default_inputs=("imagenet_c",),  # --val's images are corrupted only if the suite is asked for
+    image_sets=image_sets,
+    run=run,
+    section=section,
+    headlines=(Headline("imagenet_c_mean", "corrupted, mean top-1 (%)", ("mean",)),),
+)

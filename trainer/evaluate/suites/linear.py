@@ -1,35 +1,67 @@
-"""Suite `linear`: how often linear classifiers on frozen features are right (paper 4.2, Table 1).
+"""Suite `linear`: top-1 and top-5 accuracy of linear probes on frozen features (paper 4.2, Table 1).
 
-The concurrent probe learned with the network, from augmented views. The offline probe learns from the features of
---train's images, extracted once: of their centres, without augmentation. Both see the centre of --val's images.
+The concurrent probe was trained with the network, on augmented views. The offline probe is trained on features of
+--train's images, extracted once from center crops without augmentation. Both are measured on center crops of --val.
 """
 
-from trainer.evaluate.image_sets import ImageSet
+from common import page
+from common.page import Html
+from trainer.evaluate.images.image_sets import ImageSet
 from trainer.evaluate.probes import Classifier
-from trainer.evaluate.suites.base import Context, Findings
+from trainer.evaluate.suite import Context, Findings, Headline, Suite, format_percent
 
 
-def sets(context: Context) -> list[ImageSet]:
-    """The images whose features are needed. Raises UserError where classes differ or a model has no probe."""
-    val = context.clean()
+def image_sets(context: Context) -> list[ImageSet]:
+    """Return --val and --train. Raises UserError if their classes differ from a probe's, or a model has no probe."""
+    val = context.data.require_val()
     for model in context.models:
         context.probes.check(model, val.classes, "--val")
     return [val, *filter(None, [context.data.train])]
 
 
 def run(context: Context) -> Findings:
-    """Top-1 and top-5 of each model's probes."""
-    val = context.clean()
+    """Measure top-1 and top-5 of each model's probes."""
+    val = context.data.require_val()
     results, rows = {}, []
     for model in context.models:
-        found = context.store.get(model, val)
-        both = (context.probes.concurrent(model, val.classes), context.probes.offline(model))
-        probes: list[Classifier] = [probe for probe in both if probe]
-        scores = {probe.kind: probe.accuracy(found, val.classes, context.device) for probe in probes}
-        best = probes[0].kind
-        results[model.name] = {**scores[best], "probe": best, "images": len(found.rows), **scores}
+        features = context.store.get(model, val)
+        candidates = (context.probes.concurrent(model, val.classes), context.probes.offline(model))
+        probes: list[Classifier] = [probe for probe in candidates if probe]
+        scores = {probe.kind: probe.accuracy(features, val.classes, context.device) for probe in probes}
+        main = probes[0].kind
+        results[model.name] = {**scores[main], "probe": main, "images": len(features.rows), **scores}
         rows += [
-            {"model": model.name, "probe": kind, "images": len(found.rows), **accuracy}
+            {"model": model.name, "probe": kind, "images": len(features.rows), **accuracy}
             for kind, accuracy in scores.items()
         ]
     return Findings(results, rows, context.probes.notes(context.models, val.classes))
+
+
+def section(findings: Findings) -> Html:
+    """Show top-1 and top-5 of each probe."""
+    rows = [
+        (row["model"], row["probe"], row["images"], format_percent(row["top1"]), format_percent(row["top5"]))
+        for row in findings.rows
+    ]
+    return page.section(
+        "Classification",
+        page.paragraph(
+            "Accuracy of linear classifiers on frozen features. The concurrent probe was trained with the network; an "
+            "offline probe is trained afterwards, on center crops of the training images without augmentation."
+        ),
+        page.notes(findings.notes),
+        page.table(["model", "probe", "images", "top-1 (%)", "top-5 (%)"], rows),
+    )
+
+
+SUITE = Suite(
+    position=1,
+    inputs=("val",),
+    image_sets=image_sets,
+    run=run,
+    section=section,
+    headlines=(
+        Headline("concurrent_top1", "top-1, concurrent probe (%)", ("concurrent", "top1")),
+        Headline("offline_top1", "top-1, offline probe (%)", ("offline", "top1")),
+    ),
+)

@@ -1,7 +1,7 @@
-"""Suite `retrieval`: are an image's nearest neighbours of its class (paper 4.5)?
+"""Suite `retrieval`: are an image's nearest neighbors of its class (paper 4.5)?
 
-Queries are drawn from a set; its other images are the database, sorted by the cosine between features. For corrupted
-sets queries and database are both corrupted, alike, as the paper puts ImageNet-C in ImageNet's place; the queries are
+Queries are drawn from a set; its other images are the database, ranked by the cosine between features. In corrupted
+sets queries and database are corrupted alike, since the paper puts ImageNet-C in the place of ImageNet; the queries are
 the same images at every severity.
 """
 
@@ -10,37 +10,30 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
-import torch.nn.functional as F
-from torch import Tensor
 
+from common import page
 from common.errors import UserError
+from common.page import Html
 from common.storage import open_storage
+from trainer.evaluate import plots
 from trainer.evaluate.config import CIFAR_QUERIES, IMAGENET_QUERIES
 from trainer.evaluate.features import FeatureSet
-from trainer.evaluate.image_sets import ImageSet
+from trainer.evaluate.images.image_sets import ImageSet
 from trainer.evaluate.models import EvaluatedModel, file_name
-from trainer.evaluate.suites.base import Context, Findings, Row
+from trainer.evaluate.neighbors import Curve, average_curves, curve_to_json, draw_queries, search
+from trainer.evaluate.suite import Context, Findings, Headline, Row, Suite, format_percent
 
-CHUNK = 512  # queries at once
-CLEAN = "clean"
-FEWER = "ImageNet-C is left out: only some of its images were asked for (--images), which is another database."
+CLEAN, CORRUPTIONS = "clean", "corruptions"  # keys of results.json
+SUBSET_NOTE = (
+    "ImageNet-C is excluded: only some of its images were asked for (--images), which would be another database."
+)
+PRECISION_KS, RECALL_KS = (1, 10, 100), (10, 100)  # columns of the report's table
 
-
-class Curve(NamedTuple):
-    """Mean precision and recall among the first 1, 2, ... results, float64 [database] each.
-
-    `queries` have something to find; `without` others have no image of their class in the database and are left out.
-    """
-
-    precision: np.ndarray
-    recall: np.ndarray
-    queries: int
-    without: int
+Results = Mapping[str, Mapping[str, Any]]  # of one collection, by model
 
 
 class Collection(NamedTuple):
-    """A data set's clean images, if they are given, and the corrupted ones by corruption and severity."""
+    """A data set to search: its clean images, if given, and the corrupted ones by corruption and severity."""
 
     name: str
     clean: ImageSet | None
@@ -48,176 +41,98 @@ class Collection(NamedTuple):
     queries: int
 
     def sets(self) -> list[ImageSet]:
-        """All of them."""
+        """Return the clean set and all corrupted ones."""
         return [*filter(None, [self.clean]), *self.corrupted.values()]
 
 
-def sets(context: Context) -> list[ImageSet]:
-    """The images whose features are needed. Raises UserError where a set has no more images than queries."""
+def image_sets(context: Context) -> list[ImageSet]:
+    """Return all sets to search. Raises UserError if one has no more images than queries are drawn."""
     collections = _collections(context)
     for collection in collections:
-        for pictures in collection.sets():
-            _check_enough(collection, pictures)
-    return [pictures for collection in collections for pictures in collection.sets()]
+        for images in collection.sets():
+            _check_size(collection, images)
+    return [images for collection in collections for images in collection.sets()]
 
 
 def run(context: Context) -> Findings:
-    """Precision and recall of each model at many k: clean, by corruption and severity, and by severity alone (means).
+    """Measure precision and recall of each model at many k: clean, by corruption and severity, and means by severity.
 
-    Features, labels and queries (rows of the features) of the clean sets go into OUTPUT/retrieval.
+    Features, labels and queries (rows of the features) of the clean sets are saved in OUTPUT/retrieval.
     """
     collections = _collections(context)
     results: dict[str, dict[str, Any]] = {model.name: {} for model in context.models}
     rows: list[Row] = []
     for model in context.models:
         for collection in collections:
-            results[model.name][collection.name] = _measured(context, model, collection, rows)
-    notes = [FEWER] if context.data.corrupted and context.settings.images is not None else []
+            results[model.name][collection.name] = _search_collection(context, model, collection, rows)
+    notes = [SUBSET_NOTE] if context.data.corrupted and context.settings.images is not None else []
     return Findings(results, rows, notes)
 
 
-def _measured(context: Context, model: EvaluatedModel, collection: Collection, rows: list[Row]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+def _search_collection(
+    context: Context, model: EvaluatedModel, collection: Collection, rows: list[Row]
+) -> dict[str, Any]:
+    """Search all sets of a collection, append to the rows of the table, and return the entry of results.json."""
+    results: dict[str, Any] = {}
     curves: dict[str, dict[int, Curve]] = {}
     if collection.clean is not None:
-        features, queries = _drawn(context, model, collection, collection.clean)
-        _keep(context, model, collection, features, queries)
+        features, queries = _features_and_queries(context, model, collection, collection.clean)
+        _save_features(context, model, collection, features, queries)
         curve = search(features, queries, context.device)
-        found[CLEAN] = curve_to_json(curve)
+        results[CLEAN] = curve_to_json(curve)
         rows += _rows(model, collection, CLEAN, 0, curve)
-    for (corruption, severity), pictures in collection.corrupted.items():
-        curve = search(*_drawn(context, model, collection, pictures), context.device)
+    for (corruption, severity), images in collection.corrupted.items():
+        curve = search(*_features_and_queries(context, model, collection, images), context.device)
         curves.setdefault(corruption, {})[severity] = curve
         rows += _rows(model, collection, corruption, severity, curve)
-    for severity in sorted({severity for by in curves.values() for severity in by}):
-        found[str(severity)] = curve_to_json(average_curves([by[severity] for by in curves.values()]))
+    for severity in sorted({severity for by_severity in curves.values() for severity in by_severity}):
+        same_severity = [by_severity[severity] for by_severity in curves.values()]
+        results[str(severity)] = curve_to_json(average_curves(same_severity))
     if curves:
-        found["corruptions"] = {
-            name: {str(severity): curve_to_json(curve) for severity, curve in by.items()} for name, by in curves.items()
+        results[CORRUPTIONS] = {
+            name: {str(severity): curve_to_json(curve) for severity, curve in by_severity.items()}
+            for name, by_severity in curves.items()
         }
-    return found
+    return results
 
 
-def _drawn(
-    context: Context, model: EvaluatedModel, collection: Collection, pictures: ImageSet
+def _features_and_queries(
+    context: Context, model: EvaluatedModel, collection: Collection, images: ImageSet
 ) -> tuple[FeatureSet, np.ndarray]:
-    """A set's features, and which rows of them are searched for."""
-    features = context.store.get(model, pictures)
-    return features, draw_queries(features, len(pictures.names), collection.queries, context.settings.seed)
-
-
-def search(found: FeatureSet, queries: np.ndarray, device: torch.device) -> Curve:
-    """Search for the rows `queries` among all other rows: exact, in chunks. Images of a query's class are relevant."""
-    database = np.setdiff1d(np.arange(len(found.rows)), queries)
-    rows = F.normalize(torch.from_numpy(found.rows).to(device))
-    labels = torch.from_numpy(found.labels).to(device)
-    at, others = torch.from_numpy(queries).to(device), torch.from_numpy(database).to(device)
-    return precision_recall(rows[at], labels[at], rows[others], labels[others])
-
-
-@torch.inference_mode()
-def precision_recall(queries: Tensor, query_labels: Tensor, database: Tensor, database_labels: Tensor) -> Curve:
-    """Mean precision and recall at every k. Rows of length 1: [Q, C], [N, C]; labels [Q], [N].
-
-    Nothing is sorted but what is relevant: the place of a query's j-th best relevant image is j plus the number of
-    irrelevant ones that score as high or higher, so that ties count against it.
-    """
-    order = query_labels.argsort(stable=True)  # queries of a class lie together, and share what is relevant
-    hits = torch.zeros(len(database), dtype=torch.float64, device=queries.device)
-    recalled = torch.zeros_like(hits)
-    searched = 0
-    for chunk in order.split(CHUNK):
-        cosines = queries[chunk] @ database.T
-        for label in query_labels[chunk].unique():
-            relevant = database_labels == label
-            number = int(relevant.sum())
-            if not number:
-                continue
-            mine = cosines[query_labels[chunk] == label]
-            places = _places(mine[:, relevant], mine[:, ~relevant]).flatten()
-            counts = torch.bincount(places, minlength=len(hits)).double()
-            hits += counts
-            recalled += counts / number
-            searched += len(mine)
-    if not searched:
-        raise UserError("retrieval: no query has an image of its class in the database; name more images per class")
-    found, recall = (total.cumsum(0).cpu().numpy() / searched for total in (hits, recalled))
-    return Curve(found / np.arange(1, len(found) + 1), recall, searched, len(queries) - searched)
-
-
-def _places(relevant: Tensor, irrelevant: Tensor) -> Tensor:
-    """The places, from 0, of relevant scores [q, r] among themselves and irrelevant ones [q, n]: [q, r]."""
-    ascending = relevant.sort(1).values.contiguous()
-    reached = torch.searchsorted(ascending, irrelevant.contiguous(), right=True)  # how many are not above this one
-    counts = torch.zeros(len(relevant), relevant.shape[1] + 1, dtype=torch.int64, device=relevant.device)
-    counts.scatter_add_(1, reached, torch.ones_like(reached))
-    above = irrelevant.shape[1] - counts.cumsum(1)[:, :-1]  # irrelevant ones as high or higher
-    return above + torch.arange(relevant.shape[1] - 1, -1, -1, device=relevant.device)
-
-
-def draw_queries(found: FeatureSet, images: int, queries: int, seed: int) -> np.ndarray:
-    """Rows of the features that are searched for: so many of a set's images, drawn by the seed, but unreadable ones."""
-    chosen = np.random.default_rng([seed, 1]).choice(images, queries, replace=False)
-    return np.flatnonzero(np.isin(found.indices, chosen))
-
-
-def curve_to_json(curve: Curve) -> dict[str, Any]:
-    """A curve at many k, for results.json."""
-    k = choose_ks(len(curve.precision))
-    at = np.array(k) - 1
-    return {
-        "k": k,
-        "precision": curve.precision[at].tolist(),
-        "recall": curve.recall[at].tolist(),
-        "queries": curve.queries,
-        "queries_without_relevant": curve.without,
-    }
-
-
-def choose_ks(most: int) -> list[int]:
-    """1, 2, 5, 10, 20, 50, ... and the whole database."""
-    series = [step * 10**power for power in range(len(str(most))) for step in (1, 2, 5)]
-    return [k for k in series if k < most] + [most]
-
-
-def average_curves(curves: list[Curve]) -> Curve:
-    """The mean of curves over databases of one size (the smallest, where unreadable images make a difference)."""
-    size = min(len(curve.precision) for curve in curves)
-    precision, recall = (
-        np.mean([getattr(curve, name)[:size] for curve in curves], axis=0) for name in ("precision", "recall")
-    )
-    return Curve(precision, recall, min(c.queries for c in curves), max(c.without for c in curves))
+    """Return a set's features, and the rows of them that are queries."""
+    features = context.store.get(model, images)
+    return features, draw_queries(features, len(images.names), collection.queries, context.settings.seed)
 
 
 def _collections(context: Context) -> list[Collection]:
     data, queries = context.data, context.settings.queries
     corrupted = data.corrupted if context.settings.images is None else {}
-    found = [
+    collections = [
         Collection("imagenet", data.val, corrupted, queries or IMAGENET_QUERIES),
         Collection("cifar10", data.cifar, data.cifar_c, queries or CIFAR_QUERIES),
     ]
-    return [collection for collection in found if collection.sets()]
+    return [collection for collection in collections if collection.sets()]
 
 
-def _check_enough(collection: Collection, pictures: ImageSet) -> None:
-    if len(pictures.names) <= collection.queries:
+def _check_size(collection: Collection, images: ImageSet) -> None:
+    if len(images.names) <= collection.queries:
         raise UserError(
-            f"retrieval on {collection.name}: {pictures.name} has {len(pictures.names):,} images, expected more than "
+            f"retrieval on {collection.name}: {images.name} has {len(images.names):,} images, expected more than "
             f"the {collection.queries:,} queries; ask for fewer with --queries"
         )
 
 
-def _keep(
-    context: Context, model: EvaluatedModel, collection: Collection, found: FeatureSet, queries: np.ndarray
+def _save_features(
+    context: Context, model: EvaluatedModel, collection: Collection, features: FeatureSet, queries: np.ndarray
 ) -> None:
     buffer = io.BytesIO()
-    np.savez(buffer, features=found.rows, labels=found.labels, queries=queries)
+    np.savez(buffer, features=features.rows, labels=features.labels, queries=queries)
     name = f"retrieval/{file_name(f'{model.name} {collection.name}')}.npz"
     open_storage(context.settings.output).replace(name, buffer.getvalue())
 
 
 def _rows(model: EvaluatedModel, collection: Collection, corruption: str, severity: int, curve: Curve) -> list[Row]:
-    told = curve_to_json(curve)
+    sampled = curve_to_json(curve)
     return [
         {
             "model": model.name,
@@ -228,5 +143,86 @@ def _rows(model: EvaluatedModel, collection: Collection, corruption: str, severi
             "precision": precision,
             "recall": recall,
         }
-        for k, precision, recall in zip(told["k"], told["precision"], told["recall"], strict=True)
+        for k, precision, recall in zip(sampled["k"], sampled["precision"], sampled["recall"], strict=True)
     ]
+
+
+def section(findings: Findings) -> Html:
+    """Show precision and recall of clean and corrupted images (paper Supp. 1)."""
+    parts: list[Html] = []
+    collections = list(next(iter(findings.results.values())))
+    for collection in collections:
+        results = {model: result[collection] for model, result in findings.results.items()}
+        first = next(iter(results.values()))
+        title = f"{collection}: mean over corruptions" if CORRUPTIONS in first else collection
+        charts = [_curves_chart(title, results)]
+        for name in first.get(CORRUPTIONS, {}):
+            one_corruption = {
+                model: {key: curve for key, curve in result.items() if key == CLEAN} | result[CORRUPTIONS][name]
+                for model, result in results.items()
+            }
+            charts.append(_curves_chart(f"{collection}: {name.replace('_', ' ')}", one_corruption))
+        parts += [page.element("h3", collection), _precision_table(results), plots.side_by_side(charts)]
+    return page.section(
+        "Retrieval",
+        page.paragraph(
+            "Are an image's nearest neighbors, by the cosine between features, of its class? Means over queries; each "
+            "point of a curve is a number k of results. The palest lines are the strongest corruption. Queries and "
+            "database are corrupted alike."
+        ),
+        page.notes(findings.notes),
+        *parts,
+    )
+
+
+def _precision_table(results: Results) -> Html:
+    """Show precision and recall at a few k."""
+    rows = []
+    for model, by_condition in results.items():
+        for condition, curve in by_condition.items():
+            if condition == CORRUPTIONS:
+                continue
+            precision, recall = (dict(zip(curve["k"], curve[name], strict=True)) for name in ("precision", "recall"))
+            rows.append(
+                (
+                    model,
+                    condition if condition == CLEAN else f"severity {condition}",
+                    curve["queries"],
+                    *(format_percent(precision[k]) if k in precision else "" for k in PRECISION_KS),
+                    *(format_percent(recall[k]) if k in recall else "" for k in RECALL_KS),
+                )
+            )
+    columns = ["model", "images", "queries", "precision at 1 (%)", "at 10", "at 100", "recall at 10 (%)", "at 100"]
+    return page.table(columns, rows)
+
+
+def _curves_chart(title: str, results: Results) -> Html:
+    conditions = [name for name in next(iter(results.values())) if name != CORRUPTIONS]
+    return plots.lines(
+        title,
+        ", ".join(name if name == CLEAN else f"severity {name}" for name in conditions),
+        {
+            model: [
+                (curves[name]["recall"], curves[name]["precision"], 1 - 0.8 * number / max(len(conditions), 2))
+                for number, name in enumerate(conditions)
+            ]
+            for model, curves in results.items()
+        },
+        "recall",
+        "precision",
+    )
+
+
+SUITE = Suite(
+    position=3,
+    inputs=("val", "imagenet_c", "cifar", "cifar_c"),
+    image_sets=image_sets,
+    run=run,
+    section=section,
+    headlines=(
+        Headline("imagenet_precision_at_1", "retrieval, precision at 1 (%)", ("imagenet", CLEAN, "precision", 0)),
+        Headline(
+            "cifar10_precision_at_1", "CIFAR-10 retrieval, precision at 1 (%)", ("cifar10", CLEAN, "precision", 0)
+        ),
+    ),
+)

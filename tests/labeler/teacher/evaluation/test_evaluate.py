@@ -15,9 +15,9 @@ from common.saliency import cc, nss
 from labeler.teacher.evaluate import main
 from labeler.teacher.evaluation.predict import predict_map
 from labeler.teacher.evaluation.summary import METRICS, PREDICTIONS
-from labeler.teacher.training.examples import open_training_data
+from labeler.teacher.training.data import open_training_data
 from labeler.teacher.weights import load_teacher
-from tests.support.seeing_teachers import data_set, looks, paint_human_maps
+from tests.support.fixation_data import paint_human_maps, random_fixations, write_fixation_data
 
 ROOT = Path(__file__).parents[4]
 TEACHER = "tests.support.teachers:gradient_teacher"
@@ -27,22 +27,25 @@ def evaluate(*arguments: object) -> None:
     assert main(["--device", "cpu", *map(str, arguments)]) == 0
 
 
-def strict(text: str) -> Any:
-    """JSON as the standard has it: no NaN."""
+def load_strict_json(text: str) -> Any:
+    """Load JSON that must not hold NaN or infinity."""
 
-    def refuse(constant: str) -> None:
-        raise AssertionError(f"{constant} is no JSON")
+    def reject(constant: str) -> None:
+        raise AssertionError(f"{constant} is not valid JSON")
 
-    return json.loads(text, parse_constant=refuse)
+    return json.loads(text, parse_constant=reject)
 
 
-def rows(output: Path) -> list[dict[str, str]]:
+def read_rows(output: Path) -> list[dict[str, str]]:
     with (output / "per_image.csv").open(newline="") as file:
         return list(csv.DictReader(file))
 
 
-def test_a_run_tells_people_and_programs_and_writes_three_files(tmp_path: Path, capsys) -> None:
-    locations = [data_set(tmp_path / name, looks(images, seed=images)) for name, images in (("a", 3), ("b", 2))]
+def test_evaluation_prints_tables_and_json_and_writes_three_files(tmp_path: Path, capsys) -> None:
+    locations = [
+        write_fixation_data(tmp_path / name, random_fixations(images, seed=images))
+        for name, images in (("a", 3), ("b", 2))
+    ]
     output = tmp_path / "out"
     evaluate("--teacher", TEACHER, "--data", locations[0], "--data", locations[1], "--output", output)
     lines = capsys.readouterr().out.splitlines()
@@ -50,50 +53,51 @@ def test_a_run_tells_people_and_programs_and_writes_three_files(tmp_path: Path, 
         f"{locations[0]}: 3 images, mean [95 % interval]",
         f"{locations[1]}: 2 images, mean [95 % interval]",
     ]
-    report = strict(lines[-1])
+    report = load_strict_json(lines[-1])
     assert report["teacher"]["name"] == TEACHER
     assert len(report["teacher"]["sha256"]) == 64
     assert list(report["data"]) == locations
-    for found in report["data"].values():
+    for summary in report["data"].values():
         for prediction in PREDICTIONS:
             for metric in METRICS:
-                low, high = found[prediction][metric]["ci95"]
-                assert low <= found[prediction][metric]["mean"] <= high
-    everything = strict((output / "results.json").read_text())
-    assert everything["data"] == report["data"]
-    assert [len(images) for images in everything["per_image"].values()] == [3, 2]
+                low, high = summary[prediction][metric]["ci95"]
+                assert low <= summary[prediction][metric]["mean"] <= high
+    results = load_strict_json((output / "results.json").read_text())
+    assert results["data"] == report["data"]
+    assert [len(images) for images in results["per_image"].values()] == [3, 2]
     names = [f"photo{index:02}.jpg" for index in range(3)]
     expected = [(locations[0], name) for name in names] + [(locations[1], name) for name in names[:2]]
-    assert [(row["data"], row["image"]) for row in rows(output)] == expected
-    means = np.mean([float(row["cc"]) for row in rows(output)[:3]])
+    assert [(row["data"], row["image"]) for row in read_rows(output)] == expected
+    means = np.mean([float(row["cc"]) for row in read_rows(output)[:3]])
     assert report["data"][locations[0]]["teacher"]["cc"]["mean"] == pytest.approx(means, abs=1e-5)
     assert (output / "index.html").read_text().startswith("<!DOCTYPE html>")
     assert sorted(path.name for path in output.iterdir()) == ["index.html", "per_image.csv", "results.json"]
 
 
-def test_what_is_not_defined_is_null(tmp_path: Path, capsys) -> None:
-    location = data_set(tmp_path / "data", looks(images=1, subjects=1))
+def test_undefined_scores_are_null(tmp_path: Path, capsys) -> None:
+    location = write_fixation_data(tmp_path / "data", random_fixations(images=1, subjects=1))
     evaluate("--teacher", TEACHER, "--data", location, "--output", tmp_path / "out")
     lines = capsys.readouterr().out.splitlines()
-    found = strict(lines[-1])["data"][location]
-    assert found["teacher"]["shuffled_auc"] == {"mean": None, "ci95": None, "images": 0}
-    assert found["human_split_half"]["cc"]["mean"] is None
-    assert found["without_split_half"] == 1
-    [row] = rows(tmp_path / "out")
+    summary = load_strict_json(lines[-1])["data"][location]
+    assert summary["teacher"]["shuffled_auc"] == {"mean": None, "ci95": None, "images": 0}
+    assert summary["human_split_half"]["cc"]["mean"] is None
+    assert summary["without_split_half"] == 1
+    [row] = read_rows(tmp_path / "out")
     assert row["shuffled_auc"] == row["human_split_half_cc"] == ""
-    assert strict((tmp_path / "out" / "results.json").read_text())["per_image"][location][0]["human_split_half"] is None
+    results = load_strict_json((tmp_path / "out" / "results.json").read_text())
+    assert results["per_image"][location][0]["human_split_half"] is None
 
 
-def test_names_restrict_and_do_not_change_scores(tmp_path: Path) -> None:
-    location = data_set(tmp_path / "data", looks(images=4))
+def test_names_file_restricts_images_and_does_not_change_their_scores(tmp_path: Path) -> None:
+    location = write_fixation_data(tmp_path / "data", random_fixations(images=4))
     (tmp_path / "names.txt").write_text("photo03.jpg\nphoto01.jpg\n")
     evaluate("--teacher", TEACHER, "--data", location, "--output", tmp_path / "all")
     evaluate("--teacher", TEACHER, "--data", location, "--output", tmp_path / "some", "--names", tmp_path / "names.txt")
-    assert rows(tmp_path / "some") == rows(tmp_path / "all")[1::2]
+    assert read_rows(tmp_path / "some") == read_rows(tmp_path / "all")[1::2]
 
 
-def test_a_run_again_writes_the_same_and_replaces(tmp_path: Path) -> None:
-    location, output = data_set(tmp_path / "data", looks(images=2, subjects=5)), tmp_path / "out"
+def test_repeated_evaluation_overwrites_files_with_the_same_bytes(tmp_path: Path) -> None:
+    location, output = write_fixation_data(tmp_path / "data", random_fixations(images=2, subjects=5)), tmp_path / "out"
     contents = []
     for _ in range(2):
         evaluate("--teacher", TEACHER, "--data", location, "--output", output)
@@ -101,17 +105,17 @@ def test_a_run_again_writes_the_same_and_replaces(tmp_path: Path) -> None:
     assert contents[0] == contents[1]
 
 
-def test_a_perfect_teacher_is_told_from_one_that_looks_at_nothing(tmp_path: Path, capsys) -> None:
-    location = data_set(tmp_path / "data", looks(images=3))
+def test_perfect_teacher_scores_1_and_constant_teacher_scores_0(tmp_path: Path, capsys) -> None:
+    location = write_fixation_data(tmp_path / "data", random_fixations(images=3))
     paint_human_maps(tmp_path / "data")
     means = []
     for name in ("Brightness", "Flat"):
-        evaluate("--teacher", f"tests.support.seeing_teachers:{name}", "--data", location, "--output", tmp_path / name)
-        found = strict(capsys.readouterr().out.splitlines()[-1])["data"][location]
-        means.append(found["teacher"]["cc"]["mean"])
+        evaluate("--teacher", f"tests.support.simple_teachers:{name}", "--data", location, "--output", tmp_path / name)
+        summary = load_strict_json(capsys.readouterr().out.splitlines()[-1])["data"][location]
+        means.append(summary["teacher"]["cc"]["mean"])
     assert means[0] > 0.99
     assert means[1] == 0
-    assert found["constant_maps"] == 3
+    assert summary["constant_maps"] == 3
 
 
 @pytest.mark.parametrize(
@@ -125,46 +129,46 @@ def test_a_perfect_teacher_is_told_from_one_that_looks_at_nothing(tmp_path: Path
         (["--data", "DATA", "--names", "absent.txt"], "--names absent.txt: cannot be read"),
         (["--data", "DATA", "--output", "DATA_FILE"], "cannot write to"),
         (
-            ["--data", "DATA", "--teacher", "tests.support.seeing_teachers:nan_teacher"],
-            "photo00.jpg: the teacher's map of it",
+            ["--data", "DATA", "--teacher", "tests.support.simple_teachers:nan_teacher"],
+            "photo00.jpg: the teacher's map of this image",
         ),
         (
-            ["--data", "DATA", "--teacher", "tests.support.seeing_teachers:raising_teacher"],
+            ["--data", "DATA", "--teacher", "tests.support.simple_teachers:raising_teacher"],
             "RuntimeError: too dark for me",
         ),
     ],
 )
-def test_a_mistake_is_one_sentence(arguments: list[str], message: str, tmp_path: Path) -> None:
-    location = data_set(tmp_path / "data", looks(images=2))
-    table, picture = tmp_path / "data" / "fixations.csv", tmp_path / "data" / "images" / "photo00.jpg"
-    Image.new("RGB", (64, 48)).save(picture)
-    named = {"DATA": location, "DATA_FILE": str(table)}
-    given = ["--teacher", TEACHER, "--output", str(tmp_path / "out")]
+def test_user_mistake_is_reported_before_a_page_is_written(arguments: list[str], message: str, tmp_path: Path) -> None:
+    location = write_fixation_data(tmp_path / "data", random_fixations(images=2))
+    table, image = tmp_path / "data" / "fixations.csv", tmp_path / "data" / "images" / "photo00.jpg"
+    Image.new("RGB", (64, 48)).save(image)
+    paths = {"DATA": location, "DATA_FILE": str(table)}
+    defaults = ["--teacher", TEACHER, "--output", str(tmp_path / "out")]
     with pytest.raises(UserError, match=message):
-        main([*given, *(named.get(argument, argument) for argument in arguments)])
+        main([*defaults, *(paths.get(argument, argument) for argument in arguments)])
     assert not (tmp_path / "out" / "index.html").exists()
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_a_gpu_that_is_not_there_is_a_user_error(tmp_path: Path) -> None:
-    location = data_set(tmp_path / "data", looks(images=1))
+def test_missing_gpu_is_a_user_error(tmp_path: Path) -> None:
+    location = write_fixation_data(tmp_path / "data", random_fixations(images=1))
     with pytest.raises(UserError, match="--device cuda: PyTorch finds no usable GPU"):
         main(["--data", location, "--teacher", TEACHER, "--device", "cuda", "--output", str(tmp_path / "out")])
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU, and TEST_GPU=1")
-def test_a_gpu_scores_as_a_cpu_does(tmp_path: Path) -> None:
-    location = data_set(tmp_path / "data", looks(images=3, subjects=4))
+def test_gpu_scores_equal_cpu_scores(tmp_path: Path) -> None:
+    location = write_fixation_data(tmp_path / "data", random_fixations(images=3, subjects=4))
     for device in ("cpu", "cuda"):
         output = tmp_path / device
         assert main(["--data", location, "--teacher", TEACHER, "--device", device, "--output", str(output)]) == 0
-    for cpu, cuda in zip(rows(tmp_path / "cpu"), rows(tmp_path / "cuda"), strict=True):
+    for cpu, cuda in zip(read_rows(tmp_path / "cpu"), read_rows(tmp_path / "cuda"), strict=True):
         assert [float(cuda[name]) for name in METRICS] == pytest.approx(
             [float(cpu[name]) for name in METRICS], abs=1e-3
         )
 
 
-def test_help_needs_no_torch_and_a_mistake_exits_with_2() -> None:
+def test_help_does_not_import_torch_and_a_mistake_exits_with_2() -> None:
     program = (
         "import sys\n"
         "from labeler.teacher import evaluate\n"
@@ -182,27 +186,27 @@ def test_help_needs_no_torch_and_a_mistake_exits_with_2() -> None:
     assert failed.stderr.startswith("error: --data is needed")
 
 
-def test_the_published_teacher_beats_the_centre_prior_and_not_people(shared_data: Path, tmp_path: Path, capsys) -> None:
+def test_published_teacher_beats_the_center_prior_but_not_humans(shared_data: Path, tmp_path: Path, capsys) -> None:
     location, names = f"osie-eye:{shared_data / 'osie'}", tmp_path / "names.txt"
     names.write_text("".join(f"{number}.jpg\n" for number in range(1001, 1301, 50)))
     weights = shared_data / "attention-center" / "center.tflite"
     evaluate("--teacher", weights, "--data", location, "--names", names, "--output", tmp_path / "out")
-    found = strict(capsys.readouterr().out.splitlines()[-1])
-    assert found["teacher"]["name"] == "attention-center"
-    teacher, prior, people = (found["data"][location][name] for name in PREDICTIONS)
+    report = load_strict_json(capsys.readouterr().out.splitlines()[-1])
+    assert report["teacher"]["name"] == "attention-center"
+    teacher, prior, humans = (report["data"][location][name] for name in PREDICTIONS)
     for metric in ("cc", "nss", "sim", "auc_judd", "shuffled_auc"):
-        assert prior[metric]["mean"] < teacher[metric]["mean"] < people[metric]["mean"]
-    assert people["cc"]["mean"] == pytest.approx(0.88, abs=0.06)
+        assert prior[metric]["mean"] < teacher[metric]["mean"] < humans[metric]["mean"]
+    assert humans["cc"]["mean"] == pytest.approx(0.88, abs=0.06)
 
 
-def test_the_bundled_teacher_reaches_its_bar_on_images_that_it_never_saw(shared_data: Path) -> None:
+def test_bundled_teacher_reaches_its_documented_scores_on_held_out_images(shared_data: Path) -> None:
     images = open_training_data([f"osie-eye:{shared_data / 'osie'}"], [], 0.2, 0).validation.popitem()[1]
     teacher = load_teacher("bundled")
     scores = []
     for image in images:
         predicted = predict_map(teacher, image, torch.device("cpu"))[None]
-        people = image.attention_map(*predicted.shape[1:])[None]
-        scores.append((cc(predicted, people).item(), nss(predicted, [image.fixations]).item()))
+        human_map = image.attention_map(*predicted.shape[1:])[None]
+        scores.append((cc(predicted, human_map).item(), nss(predicted, [image.fixations]).item()))
     means = np.mean(scores, axis=0)
     assert len(scores) == 100
     assert means[0] >= 0.68

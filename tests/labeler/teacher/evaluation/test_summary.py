@@ -4,7 +4,7 @@ import io
 import numpy as np
 import pytest
 
-from labeler.teacher.evaluation.image_scores import ImageScores
+from labeler.teacher.evaluation.scoring import ImageScores
 from labeler.teacher.evaluation.summary import (
     METRICS,
     PREDICTIONS,
@@ -21,27 +21,27 @@ def scores(value: float, **others: float) -> dict[str, float]:
 
 
 def evaluation() -> Evaluation:
-    """Three images: one whole, one with a constant map and without halves, one without a shuffled AUC."""
-    found = [
+    """Three images: one ordinary, one with a constant map and without halves, one without a shuffled AUC."""
+    image_scores = [
         ImageScores("a.jpg", scores(0.5), scores(0.1), scores(0.9), False),
         ImageScores("b, c.jpg", scores(0.0), scores(0.2), None, True),
         ImageScores("d.jpg", scores(1.0, shuffled_auc=np.nan), scores(0.3), scores(0.7), False),
     ]
-    return Evaluation("csv:data", [], found, {"images without a fixation": 2})
+    return Evaluation("csv:data", [], image_scores, {"images without a fixation": 2})
 
 
-def test_a_summary_counts_and_averages() -> None:
-    found = summarize(evaluation(), seed=0)
-    assert (found["images"], found["left_out"]) == (3, {"images without a fixation": 2})
-    assert (found["constant_maps"], found["without_split_half"]) == (1, 1)
-    assert found["teacher"]["cc"]["mean"] == pytest.approx(0.5)
-    assert found["teacher"]["shuffled_auc"]["mean"] == pytest.approx(0.25)
-    assert found["teacher"]["shuffled_auc"]["images"] == 2
-    assert found["centre_prior"]["nss"]["mean"] == pytest.approx(0.2)
-    assert found["human_split_half"]["cc"]["mean"] == pytest.approx(0.8)
+def test_summary_counts_images_and_averages_scores() -> None:
+    summary = summarize(evaluation(), seed=0)
+    assert (summary["images"], summary["left_out"]) == (3, {"images without a fixation": 2})
+    assert (summary["constant_maps"], summary["without_split_half"]) == (1, 1)
+    assert summary["teacher"]["cc"]["mean"] == pytest.approx(0.5)
+    assert summary["teacher"]["shuffled_auc"]["mean"] == pytest.approx(0.25)
+    assert summary["teacher"]["shuffled_auc"]["images"] == 2
+    assert summary["centre_prior"]["nss"]["mean"] == pytest.approx(0.2)
+    assert summary["human_split_half"]["cc"]["mean"] == pytest.approx(0.8)
 
 
-def test_the_table_is_aligned_and_has_every_mean() -> None:
+def test_table_is_aligned_and_holds_every_mean() -> None:
     lines = format_table("csv:data", summarize(evaluation(), seed=0)).splitlines()
     assert lines[0] == "csv:data: 3 images, mean [95 % interval]"
     starts = [lines[1].index(name) for name in PREDICTIONS.values()]
@@ -51,7 +51,7 @@ def test_the_table_is_aligned_and_has_every_mean() -> None:
     assert lines[2][starts[2] :].startswith("0.800 [0.700, 0.900]")
 
 
-def test_the_csv_has_a_row_an_image_and_is_empty_where_there_is_no_score() -> None:
+def test_csv_has_a_row_per_image_with_empty_cells_for_undefined_scores() -> None:
     rows = list(csv.DictReader(io.StringIO(per_image_table([evaluation(), evaluation()._replace(data="csv:more")]))))
     assert list(rows[0]) == ["data", "image", *METRICS, "human_split_half_cc"]
     assert [row["image"] for row in rows] == ["a.jpg", "b, c.jpg", "d.jpg"] * 2
@@ -61,8 +61,8 @@ def test_the_csv_has_a_row_an_image_and_is_empty_where_there_is_no_score() -> No
     assert [row["human_split_half_cc"] for row in rows[:3]] == ["0.9", "", "0.7"]
 
 
-def test_objects_have_none_for_what_is_not_defined() -> None:
-    found = per_image_objects(evaluation())
-    assert found[1]["human_split_half"] is None
-    assert found[2]["teacher"]["shuffled_auc"] is None
-    assert [one["constant_map"] for one in found] == [False, True, False]
+def test_objects_hold_none_for_undefined_scores() -> None:
+    images = per_image_objects(evaluation())
+    assert images[1]["human_split_half"] is None
+    assert images[2]["teacher"]["shuffled_auc"] is None
+    assert [image["constant_map"] for image in images] == [False, True, False]

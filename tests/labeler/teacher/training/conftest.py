@@ -1,13 +1,13 @@
 import pytest
 
+from tests.support.fixation_data import random_fixations, write_fixation_data
 from tests.support.pictures import jpeg, write
-from tests.support.seeing_teachers import data_set, looks
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Photographs that people looked at, and some more."""
+    """Folder of ten photographs with fixations (`people`) and four without (`more`)."""
     folder = tmp_path_factory.mktemp("data")
-    data_set(folder / "people", looks(10))
+    write_fixation_data(folder / "people", random_fixations(10))
     write(folder / "more", {f"{index}.jpg": jpeg(seed=100 + index) for index in range(4)})
     return folder

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from common.errors import UserError
 from trainer.data.crops import center_crop
-from trainer.evaluate.image_sets import FolderImages, ImageSet, text_checksum, through_jpeg
+from trainer.evaluate.images.image_sets import FolderImages, ImageSet, text_checksum, through_jpeg
 
 SIDE, QUALITY = 224, 85
 ALEXNET = {  # top-1 errors (Hendrycks and Dietterich 2019), which mCE is relative to

@@ -6,7 +6,7 @@ import torch
 
 from common.errors import UserError
 from tests.support.pictures import jpeg, write
-from trainer.evaluate.cifar import CLASSES, open_cifar, open_cifar_c
+from trainer.evaluate.images.cifar import CLASSES, open_cifar, open_cifar_c
 
 
 def images(count, seed=0):

@@ -8,9 +8,9 @@ from PIL import Image
 from common.errors import UserError
 from tests.support.pictures import jpeg, photograph, write
 from trainer.data.crops import center_crop
-from trainer.evaluate.corruptions import ALEXNET, CORRUPTIONS, EXTRA, corrupt, corrupt_images, open_imagenet_c
 from trainer.evaluate.features import extract_here
-from trainer.evaluate.image_sets import FolderImages
+from trainer.evaluate.images.corruptions import ALEXNET, CORRUPTIONS, EXTRA, corrupt, corrupt_images, open_imagenet_c
+from trainer.evaluate.images.image_sets import FolderImages
 from trainer.evaluate.suites.imagenet_c import mean_accuracy, mean_corruption_error
 
 CPU = torch.device("cpu")

@@ -7,7 +7,7 @@ import torch
 from common.errors import UserError
 from common.fixations import open_fixations
 from common.saliency import score_map
-from tests.support.seeing_teachers import data_set, looks
+from tests.support.fixation_data import random_fixations, write_fixation_data
 from trainer.evaluate.alignment_scores import compare_models, parse_comparisons, read_scores, summarize_scores
 
 
@@ -20,7 +20,7 @@ def made_up(seed, mean=0.3, count=40):
 
 
 def test_an_images_cc_is_pearsons_over_the_pixels_of_peoples_map(tmp_path):
-    image = open_fixations(data_set(tmp_path, looks(images=1))).images[0]
+    image = open_fixations(write_fixation_data(tmp_path, random_fixations(images=1))).images[0]
     truth = image.attention_map(image.height, image.width)
     prediction = torch.rand(image.height, image.width, generator=torch.Generator().manual_seed(0))
     found = score_map(prediction, truth, image.fixations)

@@ -7,7 +7,7 @@ from torchmetrics.functional.retrieval import retrieval_precision, retrieval_rec
 
 from common.errors import UserError
 from trainer.evaluate.features import FeatureSet
-from trainer.evaluate.suites.retrieval import (
+from trainer.evaluate.neighbors import (
     average_curves,
     choose_ks,
     curve_to_json,
@@ -59,7 +59,7 @@ def test_neighbours_are_those_of_scikit_learn():
 def test_queries_are_searched_in_chunks_of_any_size(monkeypatch):
     found, queries = made_up(300, 40), np.arange(70)
     whole = search(found, queries, CPU)
-    monkeypatch.setattr("trainer.evaluate.suites.retrieval.CHUNK", 9)
+    monkeypatch.setattr("trainer.evaluate.neighbors.QUERIES_PER_CHUNK", 9)
     pieces = search(found, queries, CPU)
     assert pieces.precision == pytest.approx(whole.precision)
     assert pieces.recall == pytest.approx(whole.recall)

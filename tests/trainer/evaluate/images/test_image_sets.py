@@ -7,7 +7,7 @@ import torch
 from common.errors import ImageFailure, UserError
 from tests.support.datasets import COLOURS, disc_sample, make_dataset
 from tests.support.pictures import jpeg, write
-from trainer.evaluate.image_sets import FolderImages, check_classes, model_input, open_training, subsample
+from trainer.evaluate.images.image_sets import FolderImages, check_classes, model_input, open_training, subsample
 
 
 def class_folders(folder, classes=("b", "a"), images=3):

@@ -9,8 +9,8 @@ import numpy as np
 from torch import Tensor
 
 from common.errors import UserError, describe_error
-from trainer.evaluate.corruptions import CORRUPTIONS, select_corruptions
-from trainer.evaluate.image_sets import FolderImages, ImageSet, text_checksum, to_tensor
+from trainer.evaluate.images.corruptions import CORRUPTIONS, select_corruptions
+from trainer.evaluate.images.image_sets import FolderImages, ImageSet, text_checksum, to_tensor
 
 CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 BATCH = "test_batch"

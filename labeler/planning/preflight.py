@@ -1,0 +1,35 @@
+"""Checks of the input and output locations before anything is planned."""
+
+from pathlib import Path
+
+from common.errors import UserError
+from common.manifest import PLAN
+from common.sources import Source, open_source
+from common.storage import Storage
+
+
+def open_input(location: str, output: str) -> Source:
+    """Open the images at `location`. Raises UserError if there are none, or if the output would lie among them."""
+    source = open_source(location)
+    if _is_inside(output, location):
+        raise UserError(
+            f"--output {output} lies inside --input {location}, so the shards would become part of the input; choose "
+            "another output"
+        )
+    return source
+
+
+def check_output(storage: Storage, output: str) -> None:
+    """Raise UserError if the output is a file, or a folder of files that do not belong to a data set."""
+    if "://" not in output and Path(output).exists() and not Path(output).is_dir():
+        raise UserError(f"--output {output}: expected a folder, found a file")
+    if storage.list() and not storage.exists(PLAN):
+        raise UserError(
+            f"--output {output}: expected a new folder, or a data set to resume; found a folder with other files"
+        )
+
+
+def _is_inside(output: str, location: str) -> bool:
+    if "://" in output or "://" in location:
+        return f"{output.rstrip('/')}/".startswith(f"{location.rstrip('/')}/")
+    return Path(output).resolve().is_relative_to(Path(location).resolve())

@@ -1,0 +1,30 @@
+from labeler.distributed.worker import ProgressCounter
+
+
+def test_images_of_all_passes_are_added_up_and_a_restarted_shard_counts_once() -> None:
+    counter = ProgressCounter()
+    counter.start_shard(0)
+    counter.report_images(0, 100, 2)
+    counter.start_pass()
+    counter.start_shard(1)
+    counter.report_images(1, 50, 1)
+    assert counter.count_images() == (150, 3)
+    counter.start_shard(0)
+    assert counter.count_images() == (50, 1)
+
+
+def test_started_shards_are_those_of_the_current_pass() -> None:
+    counter = ProgressCounter()
+    counter.start_shard(0)
+    counter.start_pass()
+    counter.start_shard(3)
+    assert counter.started_shards() == {3}
+
+
+def test_starts_are_counted_until_a_shard_has_ended() -> None:
+    counter = ProgressCounter()
+    assert [counter.start_shard(0), counter.start_shard(1)] == [1, 2]
+    counter.start_pass()
+    assert counter.start_shard(0) == 3
+    counter.end_shard()
+    assert counter.start_shard(1) == 0

@@ -1,0 +1,120 @@
+"""Exact nearest-neighbor search by cosine similarity: mean precision and recall at every k."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from common.errors import UserError
+from trainer.evaluate.features import FeatureSet
+
+QUERIES_PER_CHUNK = 512
+
+
+class Curve(NamedTuple):
+    """Precision and recall among the first 1, 2, ... results, averaged over queries.
+
+    Attributes:
+        precision: float64 [database].
+        recall: float64 [database].
+        queries: number of queries with at least one relevant image in the database.
+        without: number of queries without; they are excluded from the means.
+    """
+
+    precision: np.ndarray
+    recall: np.ndarray
+    queries: int
+    without: int
+
+
+def draw_queries(features: FeatureSet, images: int, queries: int, seed: int) -> np.ndarray:
+    """Draw `queries` of a set's `images` and return their rows in the features; unreadable images have none."""
+    chosen = np.random.default_rng([seed, 1]).choice(images, queries, replace=False)
+    return np.flatnonzero(np.isin(features.indices, chosen))
+
+
+def search(features: FeatureSet, queries: np.ndarray, device: torch.device) -> Curve:
+    """Search for the rows `queries` of the features among all other rows. Images of a query's class are relevant."""
+    database = np.setdiff1d(np.arange(len(features.rows)), queries)
+    rows = F.normalize(torch.from_numpy(features.rows).to(device))
+    labels = torch.from_numpy(features.labels).to(device)
+    query_rows, database_rows = torch.from_numpy(queries).to(device), torch.from_numpy(database).to(device)
+    return precision_recall(rows[query_rows], labels[query_rows], rows[database_rows], labels[database_rows])
+
+
+@torch.inference_mode()
+def precision_recall(queries: Tensor, query_labels: Tensor, database: Tensor, database_labels: Tensor) -> Curve:
+    """Compute mean precision and recall at every k.
+
+    Only relevant scores are sorted: the position of a query's j-th best relevant image is j plus the number of
+    irrelevant images that score as high or higher, so that ties count against it.
+
+    Args:
+        queries: rows of length 1, [Q, C].
+        query_labels: class indices [Q].
+        database: rows of length 1, [N, C].
+        database_labels: class indices [N].
+
+    Raises UserError if no query has a relevant image.
+    """
+    order = query_labels.argsort(stable=True)  # queries of a class are neighbors: they share their relevant images
+    hits = torch.zeros(len(database), dtype=torch.float64, device=queries.device)
+    recalled = torch.zeros_like(hits)
+    searched = 0
+    for chunk in order.split(QUERIES_PER_CHUNK):
+        cosines = queries[chunk] @ database.T
+        for label in query_labels[chunk].unique():
+            relevant = database_labels == label
+            relevant_count = int(relevant.sum())
+            if not relevant_count:
+                continue
+            scores = cosines[query_labels[chunk] == label]
+            positions = _relevant_positions(scores[:, relevant], scores[:, ~relevant]).flatten()
+            counts = torch.bincount(positions, minlength=len(hits)).double()
+            hits += counts
+            recalled += counts / relevant_count
+            searched += len(scores)
+    if not searched:
+        raise UserError("retrieval: no query has an image of its class in the database; name more images per class")
+    found, recall = (total.cumsum(0).cpu().numpy() / searched for total in (hits, recalled))
+    return Curve(found / np.arange(1, len(found) + 1), recall, searched, len(queries) - searched)
+
+
+def _relevant_positions(relevant: Tensor, irrelevant: Tensor) -> Tensor:
+    """Return the positions, from 0, of relevant scores [q, r] in the ranking with irrelevant ones [q, n]: [q, r]."""
+    ascending = relevant.sort(1).values.contiguous()
+    reached = torch.searchsorted(ascending, irrelevant.contiguous(), right=True)  # relevant scores that are not higher
+    counts = torch.zeros(len(relevant), relevant.shape[1] + 1, dtype=torch.int64, device=relevant.device)
+    counts.scatter_add_(1, reached, torch.ones_like(reached))
+    above = irrelevant.shape[1] - counts.cumsum(1)[:, :-1]  # irrelevant scores as high or higher
+    return above + torch.arange(relevant.shape[1] - 1, -1, -1, device=relevant.device)
+
+
+def average_curves(curves: list[Curve]) -> Curve:
+    """Average curves. Databases that differ because of unreadable images are cut to the size of the smallest."""
+    size = min(len(curve.precision) for curve in curves)
+    precision, recall = (
+        np.mean([getattr(curve, name)[:size] for curve in curves], axis=0) for name in ("precision", "recall")
+    )
+    return Curve(precision, recall, min(c.queries for c in curves), max(c.without for c in curves))
+
+
+def curve_to_json(curve: Curve) -> dict[str, Any]:
+    """Sample a curve at the values of `choose_ks`, as results.json holds it."""
+    k = choose_ks(len(curve.precision))
+    indices = np.array(k) - 1
+    return {
+        "k": k,
+        "precision": curve.precision[indices].tolist(),
+        "recall": curve.recall[indices].tolist(),
+        "queries": curve.queries,
+        "queries_without_relevant": curve.without,
+    }
+
+
+def choose_ks(database: int) -> list[int]:
+    """Return 1, 2, 5, 10, 20, 50, ... below the size of the database, and that size."""
+    series = [step * 10**power for power in range(len(str(database))) for step in (1, 2, 5)]
+    return [k for k in series if k < database] + [database]

@@ -1,0 +1,43 @@
+"""The attention objective (paper 3.3): predicted maps must match the maps and gaze points of the data set."""
+
+from torch import Tensor, nn
+
+from common.saliency import cc
+from trainer.config import ModelConfig
+from trainer.losses import attention_loss
+from trainer.model.backbone import Features
+from trainer.objectives.base import EncodedBatch, LossTerms, ModelInputs, Objective, Outputs
+
+
+class AttentionObjective(Objective):
+    """KLD and NSS between a predicted map of each clean image and its target (paper eq. 3).
+
+    Args:
+        config: weights of KLD and NSS.
+        readout: module that predicts maps, called as `readout(features, (height, width))` -> [B, height, width].
+        guides_backbone: whether the loss trains the backbone. The baselines of Table 1 set it to False: their read-out
+            is trained on detached features, so that its maps can be compared (paper 4.2).
+        prefix: prefix of the logged names `kld`, `nss` and `attention_cc`, such as `human_`.
+    """
+
+    uses_clean = True
+
+    def __init__(self, config: ModelConfig, readout: nn.Module, guides_backbone: bool = True, prefix: str = "") -> None:
+        super().__init__()
+        self.guides_backbone = guides_backbone
+        self.readout = readout
+        self._kld_weight, self._nss_weight, self._prefix = config.kld_weight, config.nss_weight, prefix
+
+    def forward(self, encoded: EncodedBatch) -> Outputs:
+        assert encoded.clean is not None
+        return {"attention": self.attention(encoded.clean, encoded.size)}
+
+    def attention(self, clean: Features, size: tuple[int, int]) -> Tensor:
+        predicted: Tensor = self.readout(clean if self.guides_backbone else clean.detached(), size)
+        return predicted
+
+    def loss_terms(self, outputs: Outputs, inputs: ModelInputs) -> LossTerms:
+        terms = attention_loss(outputs["attention"], inputs.attention, inputs.gaze, self._kld_weight, self._nss_weight)
+        correlation = cc(outputs["attention"].detach(), inputs.attention).mean()
+        figures = {"kld": terms.kld, "nss": terms.nss, "attention_cc": correlation}
+        return LossTerms(terms.loss, {self._prefix + name: figure for name, figure in figures.items()})
