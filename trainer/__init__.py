@@ -1,1 +1,1 @@
-"""The training job: ImageNet-Attn shards in, contrastive models that know where people look out."""
+"""Training of vision models on ImageNet-Attn shards: contrastive learning guided by maps of human attention."""

@@ -1,7 +1,8 @@
-"""The model card: `README.md` of a finished run, for people who use its weights and never see this code."""
+"""The model card of a finished run: `README.md`, written for people who use the weights without knowing this code."""
 
 from typing import Any
 
+from common.text import pluralize
 from trainer.config import TrainConfig
 
 TEMPLATE = """---
@@ -10,29 +11,29 @@ tags: [contrastive-learning, saliency, human-attention, {backbone}]
 
 # {recipe}, {backbone}
 
-{what} (after Yao et al., *Teacher-generated spatial-attention labels boost robustness and accuracy of contrastive
-models*, CVPR 2023.)
+{description} The method is that of Yao et al., *Teacher-generated spatial-attention labels boost robustness and
+accuracy of contrastive models*, CVPR 2023.
 
 | | |
 |---|---|
 | network | {backbone}, {norm} norm, images of {image_size} px |
-| learnt from | {samples:,} photographs, {epochs:,} epochs in batches of {batch_size:,}; seed {seed} |
-| data set | `{data}`, sha256 `{dataset}` |
-| of where people look | {attention} |
+| training | {samples}, {epochs} in batches of {batch_size:,}; seed {seed} |
+| data set | `{data}`, SHA-256 `{dataset}` |
+| attention targets | {attention} |
 | classes | {classes} |
 {figures}
-Figures are means over the last epoch, on images as training shows them (cropped and recoloured); `metrics.jsonl` has
-all of them, `config.json` every setting. `python -m trainer.evaluate checkpoints/best --val FOLDER` measures on images
-that were not learnt from.
+The figures are means over the last epoch on the cropped and color-jittered training images. `metrics.jsonl` contains
+all metrics, `config.json` all settings. To measure on images that the model was not trained on, run
+`python -m trainer.evaluate checkpoints/best --val FOLDER`.
 
-## Use it
+## Use
 
-```
+```bash
 python -m trainer.export checkpoints/best --to {backbone}.safetensors
 ```
 
-gives torchvision's weights, for images in [0, 1] normalised by mean (0.485, 0.456, 0.406) and std
-(0.229, 0.224, 0.225):
+writes weights for torchvision. Their input is images in [0, 1], normalized with mean (0.485, 0.456, 0.406) and
+standard deviation (0.229, 0.224, 0.225):
 
 ```python
 import safetensors.torch, torchvision
@@ -42,7 +43,8 @@ model = torchvision.models.{backbone}(num_classes=len(weights["fc.bias"]){norm_l
 model.load_state_dict(weights)
 ```
 
-`--to model.onnx` and `--to model.pt2` also hold what predicts where people look. From here, with this project:
+The formats `--to model.onnx` and `--to model.pt2` include the prediction of attention maps. With this project
+installed, the model can be loaded from the checkpoint:
 
 ```python
 from trainer.checkpoint import load_trained
@@ -51,39 +53,47 @@ model = load_trained("checkpoints/best").model
 attention = model.attention(images)  # float [B, 3, H, W] in [0, 1] -> [B, H, W]
 ```
 
-## What it is not
+## Limitations
 
-Its maps are predictions of where people look in general, not recordings, and say nothing about a person. It has not
-been tested for any use that matters. Rights to the photographs lie with their owners.
+The maps are predictions of where people look in general. They are not recordings, and they say nothing about an
+individual person. The model has not been tested for any application. The rights to the photographs remain with their
+owners.
 """
-GROUP_NORM = ", norm_layer=lambda channels: torch.nn.GroupNorm(32, channels)"
-SETTINGS = {"recipe", "backbone", "norm", "image_size", "epochs", "batch_size", "seed", "data"}
-FIGURES = {
+GROUP_NORM_ARGUMENT = ", norm_layer=lambda channels: torch.nn.GroupNorm(32, channels)"
+SETTINGS_SHOWN = {"recipe", "backbone", "norm", "image_size", "batch_size", "seed", "data"}
+FIGURE_TITLES = {
     "loss": "loss",
     "contrastive": "contrastive loss",
     "attention_cc": "CC with the teacher's maps",
-    "human_attention_cc": "CC with people's maps",
-    "probe_accuracy": "probe or classifier right",
+    "human_attention_cc": "CC with human attention maps",
+    "probe_accuracy": "accuracy of the probe or classifier",
 }
 
 
 def model_card(config: TrainConfig, description: str, result: dict[str, Any]) -> str:
-    """The card as Markdown, from a run's settings, its recipe's first sentence and its result."""
-    figures = [f"| {title} | {result[name]:.4g} |" for name, title in FIGURES.items() if name in result]
+    """Return the model card as Markdown.
+
+    Args:
+        config: settings of the run.
+        description: a sentence about the recipe.
+        result: content of the run's `result.json`.
+    """
+    figures = [f"| {title} | {result[name]:.4g} |" for name, title in FIGURE_TITLES.items() if name in result]
+    has_classes = "probe_accuracy" in result
     return TEMPLATE.format(
-        **config.model_dump(include=SETTINGS),
-        samples=result["samples"],
+        **config.model_dump(include=SETTINGS_SHOWN),
+        samples=pluralize(result["samples"], "photograph"),
+        epochs=pluralize(config.epochs, "epoch"),
         dataset=result["dataset"],
-        what=description,
-        attention=_attention(config, result),
-        classes=f"a classifier learnt them; chance is {result['chance']:.4g}" if "probe_accuracy" in result else "none",
+        description=description,
+        attention=_attention_targets(config, result),
+        classes=f"a linear classifier was trained on them; chance is {result['chance']:.4g}" if has_classes else "none",
         figures="\n".join(figures),
-        norm_layer=GROUP_NORM if config.norm == "group" else "",
+        norm_layer=GROUP_NORM_ARGUMENT if config.norm == "group" else "",
     )
 
 
-def _attention(config: TrainConfig, result: dict[str, Any]) -> str:
-    """Whose attention was looked at."""
+def _attention_targets(config: TrainConfig, result: dict[str, Any]) -> str:
     if config.human_data:
         return ", ".join(config.human_data)
-    return "the maps and gaze points in the shards" if "attention_cc" in result else "nothing"
+    return "the maps and gaze points in the shards" if "attention_cc" in result else "none"

@@ -1,4 +1,4 @@
-"""A trained model in the formats that other programs load: torchvision's weights, ONNX, a program of torch.export."""
+"""Encoding of a trained model for other programs: torchvision weights, an ONNX graph, or a torch.export program."""
 
 import io
 import json
@@ -15,66 +15,69 @@ from trainer.model.backbone import GROUPS, MEAN, STD
 from trainer.model.contracam import ContraCAM
 from trainer.objectives import AttentionObjective, Model
 
-IMAGENET_CLASSES = 1000  # of torchvision's classifier, unless it is told otherwise
-EXAMPLE_SIDES = (64, 96)
-LEAST_SIDE = 33  # pixels: below, the last stage is a single one, which would have to be traced apart
+DEFAULT_CLASSES = 1000  # number of classes of torchvision's ResNets unless `num_classes` is given
+TRACED_SHAPE = (2, 3, 64, 96)  # of the example images; height and width differ so that they become separate dimensions
+MIN_SIDE = 33  # pixels; up to 32 the last stage has a single position, which torch.export would trace as another case
 
 
-def encode_model(ending: str, trained: Trained) -> bytes:
-    """The content of a file with this ending: .safetensors, .onnx or .pt2. Raises UserError."""
-    return {".safetensors": torchvision_weights, ".onnx": onnx_graph, ".pt2": exported_program}[ending](trained)
+def encode_model(suffix: str, trained: Trained) -> bytes:
+    """Return the content of an exported file with the suffix .safetensors, .onnx or .pt2.
+
+    Raises UserError if a package that the format needs is not installed.
+    """
+    encoders = {".safetensors": encode_torchvision_weights, ".onnx": encode_onnx, ".pt2": encode_exported_program}
+    return encoders[suffix](trained)
 
 
-def how_to_load(path: Path, trained: Trained) -> str:
-    """The Python that loads what was written as `path`."""
+def format_loading_code(path: Path, trained: Trained) -> str:
+    """Return lines of Python that load the exported file at `path`, to be shown to the user."""
     if path.suffix == ".onnx":
         return f'  onnxruntime.InferenceSession("{path}").run(None, {{"images": images}})  # float32 in [0, 1]'
     if path.suffix == ".pt2":
         return f'  torch.export.load("{path}").module()(images)  # float32 in [0, 1]'
-    group = f"norm_layer=lambda channels: torch.nn.GroupNorm({GROUPS}, channels)"
-    options = [f"num_classes={_classes(trained)}", *([group] if trained.config.norm == "group" else [])]
+    options = [f"num_classes={len(_fc_weights(trained)['bias'])}"]
+    if trained.config.norm == "group":
+        options.append(f"norm_layer=lambda channels: torch.nn.GroupNorm({GROUPS}, channels)")
     return (
         f"  model = torchvision.models.{trained.config.backbone}({', '.join(options)})\n"
-        f'  model.load_state_dict(safetensors.torch.load_file("{path}"))  # images normalised by mean {MEAN}, std {STD}'
+        f'  model.load_state_dict(safetensors.torch.load_file("{path}"))  # images normalized by mean {MEAN}, std {STD}'
     )
 
 
-def torchvision_weights(trained: Trained) -> bytes:
-    """The state dict of torchvision's ResNet, as safetensors; an attention block after it is left out."""
-    state = trained.model.backbone.resnet.state_dict() | {f"fc.{name}": one for name, one in _fc(trained).items()}
-    return safetensors.torch.save({name: one.contiguous() for name, one in state.items()}, _metadata(trained))
+def encode_torchvision_weights(trained: Trained) -> bytes:
+    """Encode the state dict of torchvision's ResNet as safetensors; an attention block after it is not included."""
+    state = trained.model.backbone.resnet.state_dict()
+    state |= {f"fc.{name}": weights for name, weights in _fc_weights(trained).items()}
+    return safetensors.torch.save({name: weights.contiguous() for name, weights in state.items()}, _metadata(trained))
 
 
-def _fc(trained: Trained) -> dict[str, Tensor]:
-    """Weights of `fc`: of the probe or classifier; zeros without one, as torchvision must find something there."""
-    found = _classifier(trained.model)
-    if found is None:
+def _fc_weights(trained: Trained) -> dict[str, Tensor]:
+    """Return `weight` and `bias` of the ResNet's `fc`; zeros without a classifier, since torchvision requires them."""
+    weights = _find_classifier(trained.model)
+    if weights is None:
         channels = trained.model.backbone.channels
-        return {"weight": torch.zeros(IMAGENET_CLASSES, channels), "bias": torch.zeros(IMAGENET_CLASSES)}
-    return found
+        return {"weight": torch.zeros(DEFAULT_CLASSES, channels), "bias": torch.zeros(DEFAULT_CLASSES)}
+    return weights
 
 
-def _classifier(model: Model) -> dict[str, Tensor] | None:
-    """What tells classes from a ResNet's features; None where nothing does, or only from features under a block."""
+def _find_classifier(model: Model) -> dict[str, Tensor] | None:
+    """Return the linear layer that classifies the ResNet's features; None without one, or if it needs a block."""
     if not isinstance(model.block, nn.Identity):
         return None
-    return next((found for objective in model.objectives if (found := objective.classifier()) is not None), None)
-
-
-def _classes(trained: Trained) -> int:
-    return len(_fc(trained)["bias"])
+    classifiers = (objective.classifier() for objective in model.objectives)
+    return next((classifier for classifier in classifiers if classifier is not None), None)
 
 
 def _metadata(trained: Trained) -> dict[str, str]:
     config = trained.config
-    probed = _classifier(trained.model) is not None
+    has_classifier = _find_classifier(trained.model) is not None
     return {
         "architecture": f"torchvision {config.backbone}",
         "norm": "batch" if config.norm == "batch" else f"group, {GROUPS} groups",
         "mean": json.dumps(MEAN),
         "std": json.dumps(STD),
-        "fc": "probe or classifier" if probed else "zeros: none knows classes from these features alone",
-        "classes": json.dumps(trained.classes if probed else None),
+        "fc": "probe or classifier" if has_classifier else "zeros: the run has no classifier of these features",
+        "classes": json.dumps(trained.classes if has_classifier else None),
         "recipe": config.recipe,
         "image_size": str(config.image_size),
         "step": str(trained.step),
@@ -82,65 +85,68 @@ def _metadata(trained: Trained) -> dict[str, str]:
     }
 
 
-class Deployed(nn.Module):
-    """What a trained model tells of images, in one pass: float [B, 3, H, W] in [0, 1] -> tensors by name.
+class InferenceModel(nn.Module):
+    """The outputs of a trained model in one forward pass, in the form that ONNX graphs and exported programs have.
 
-    ContraCAM's attention is left out: it depends on the other images of a batch.
+    The attention of ContraCAM is not included, since it depends on the other images of the batch.
     """
 
     def __init__(self, model: Model) -> None:
         super().__init__()
         self.model = model
-        part = model.objective(AttentionObjective)
-        self._attends = part is None or not isinstance(part.readout, ContraCAM)
+        objective = model.objective(AttentionObjective)
+        self._predicts_attention = objective is None or not isinstance(objective.readout, ContraCAM)
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """Features [B, C], and what else the model has: attention [B, H, W], logits [B, classes]."""
-        seen = self.model.encode(images)
-        attention = self.model.attention_of(seen, (images.shape[2], images.shape[3])) if self._attends else None
-        found = {"features": seen.pooled, "attention": attention, "logits": self.model.logits_of(seen.pooled)}
-        return {name: tensor for name, tensor in found.items() if tensor is not None}
+        """Map images, float [B, 3, H, W] in [0, 1], to `features` [B, channels] and the outputs that the model has.
+
+        These are `attention` [B, H, W] and `logits` [B, classes].
+        """
+        encoded = self.model.encode(images)
+        size = (images.shape[2], images.shape[3])
+        outputs = {
+            "features": encoded.pooled,
+            "attention": self.model.attention_of(encoded, size) if self._predicts_attention else None,
+            "logits": self.model.logits_of(encoded.pooled),
+        }
+        return {name: output for name, output in outputs.items() if output is not None}
 
 
-def exported_program(trained: Trained) -> bytes:
-    """The model as a program of torch.export."""
+def encode_exported_program(trained: Trained) -> bytes:
+    """Encode the model as a program for `torch.export.load`; its metadata are the extra file `metadata.json`."""
     file = io.BytesIO()
+    model = InferenceModel(trained.model).eval()
     with torch.no_grad(), warnings.catch_warnings(action="ignore"):
-        deployed = Deployed(trained.model).eval()
-        exported = torch.export.export(deployed, (_example(),), dynamic_shapes=_free_sizes())
-        torch.export.save(exported, file, extra_files={"metadata.json": json.dumps(_metadata(trained))})
+        program = torch.export.export(model, (torch.rand(TRACED_SHAPE),), dynamic_shapes=_dynamic_shapes())
+        torch.export.save(program, file, extra_files={"metadata.json": json.dumps(_metadata(trained))})
     return file.getvalue()
 
 
-def onnx_graph(trained: Trained) -> bytes:
-    """The model as an ONNX graph in one file. Raises UserError where the packages for it are missing."""
+def encode_onnx(trained: Trained) -> bytes:
+    """Encode the model as an ONNX graph in one file. Raises UserError if the packages for it are not installed."""
     require_extra("export", "an ONNX graph")
     import onnx.helper
 
-    deployed = Deployed(trained.model).eval()
+    model = InferenceModel(trained.model).eval()
+    images = torch.rand(TRACED_SHAPE)
     with torch.no_grad(), warnings.catch_warnings(action="ignore"):
-        names = list(deployed(_example()))
-        graph = torch.onnx.export(
-            deployed,
-            (_example(),),
+        program = torch.onnx.export(
+            model,
+            (images,),
             input_names=["images"],
-            output_names=names,
-            dynamic_shapes=_free_sizes(),
+            output_names=list(model(images)),
+            dynamic_shapes=_dynamic_shapes(),
             dynamo=True,
             verbose=False,
         )
-    assert graph is not None
-    model = graph.model_proto
-    onnx.helper.set_model_props(model, _metadata(trained))
-    content: bytes = model.SerializeToString()
+    assert program is not None
+    graph = program.model_proto
+    onnx.helper.set_model_props(graph, _metadata(trained))
+    content: bytes = graph.SerializeToString()
     return content
 
 
-def _free_sizes() -> tuple[dict[int, torch.export.Dim]]:
-    """Batch, height and width are not those of the example that is traced."""
-    sides = {axis: torch.export.Dim(name, min=LEAST_SIDE) for axis, name in ((2, "height"), (3, "width"))}
-    return ({0: torch.export.Dim("batch"), **sides},)
-
-
-def _example() -> Tensor:
-    return torch.rand(2, 3, *EXAMPLE_SIDES)
+def _dynamic_shapes() -> tuple[dict[int, torch.export.Dim]]:
+    """Return the dimensions of the input that are not fixed to those of the example: batch, height and width."""
+    height, width = (torch.export.Dim(name, min=MIN_SIDE) for name in ("height", "width"))
+    return ({0: torch.export.Dim("batch"), 2: height, 3: width},)

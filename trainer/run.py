@@ -1,4 +1,4 @@
-"""Train a vision model on labelled shards.
+"""Train a vision model on labeled shards.
 
 python -m trainer.run --data DATASET --recipe NAME --output RUN
 """
@@ -7,39 +7,41 @@ from typing import Any
 
 from common.errors import run_program
 from common.settings import load_settings
+from common.text import pluralize
 from trainer.config import TrainSettings
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run a training job. Raises UserError."""
+    """Run a training job and print its result. Raises UserError."""
     settings = load_settings(TrainSettings, argv)
-    from trainer.job import run_training
+    from trainer.job import run_training  # imports torch: not needed for --help, nor to reject settings
 
     result = run_training(settings)
-    if result is not None:
-        print(f"{format_result(result)}\nthe run lies in {settings.output_folder()}")
+    if result is not None:  # None in all processes of torchrun but the first
+        print(f"{format_result(result)}\ncheckpoints and metrics are in {settings.output_folder()}")
     return 0
 
 
 def format_result(result: dict[str, Any]) -> str:
-    """What a run has learnt, as a small table: means over its last epoch."""
-    rows = [
-        (name.replace("_", " ").removesuffix(" cc"), f"{result[name]:.4g}", beside)
-        for name, beside in (
-            ("loss", ""),
-            ("contrastive", ""),
-            ("kld", ""),
-            ("nss", ""),
-            ("attention_cc", "correlation with the teacher's maps; 0 is chance"),
-            ("human_kld", ""),
-            ("human_nss", ""),
-            ("human_attention_cc", "correlation with people's maps; 0 is chance"),
-            ("probe_accuracy", f"chance is {result['chance']:.4g}" if result["chance"] else ""),
-        )
+    """Format the content of a run's `result.json` as a table: a line per metric, each the mean over the last epoch."""
+    remarks = {
+        "loss": "",
+        "contrastive": "",
+        "kld": "",
+        "nss": "",
+        "attention_cc": "correlation with the teacher's maps; 0 is chance",
+        "human_kld": "",
+        "human_nss": "",
+        "human_attention_cc": "correlation with human attention maps; 0 is chance",
+        "probe_accuracy": f"chance is {result['chance']:.4g}" if result["chance"] else "",
+    }
+    lines = [
+        f"{name.replace('_', ' ').removesuffix(' cc'):18}{result[name]:>8.4g}  {remark}".rstrip()
+        for name, remark in remarks.items()
         if name in result
     ]
-    lines = [f"{name:18}{figure:>8}  {beside}".rstrip() for name, figure, beside in rows]
-    return "\n".join([f"{result['recipe']}, the last of {result['epochs']:,} epochs:", *lines])
+    heading = f"{result['recipe']}, means over the last of {pluralize(result['epochs'], 'epoch')}:"
+    return "\n".join([heading, *lines])
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Search the weights of the attention loss on held-out training shards.
+"""Search the weights of KLD and NSS in the attention loss, on held-out training shards.
 
 python -m trainer.search --data DATASET --output FOLDER --trials 20
 """
@@ -10,13 +10,13 @@ from trainer.studies.config import SearchSettings
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the trials. Raises UserError."""
+    """Run the trials that are missing, then write all results and print the best trial. Raises UserError."""
     settings = load_settings(SearchSettings, argv)
     require_extra("eval", "a search")
-    from trainer.studies.run_search import search
-    from trainer.studies.surface import save_trials
+    from trainer.studies.search import run_search  # import torch: not needed for --help
+    from trainer.studies.search_report import save_trials
 
-    print(save_trials(search(settings), settings.folder()))
+    print(save_trials(run_search(settings), settings.study_folder()))
     return 0
 
 

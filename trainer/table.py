@@ -1,4 +1,4 @@
-"""Table 1: train what is missing, then tabulate.
+"""Reproduce Table 1 of the paper: train every recipe with several seeds, and tabulate the accuracies.
 
 python -m trainer.table --data DATASET --recipes contrastive,contrastive-attn-teacher --seeds 3 --output FOLDER
 """
@@ -10,11 +10,11 @@ from trainer.studies.config import TableSettings
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Make the table. Raises UserError."""
+    """Train the runs that are missing, then write and print the table. Raises UserError."""
     settings = load_settings(TableSettings, argv)
     require_extra("eval", "a table")
-    from trainer.studies.format_table import save_table
-    from trainer.studies.rows import make_rows
+    from trainer.studies.table import make_rows  # import torch: not needed for --help
+    from trainer.studies.table_report import save_table
 
     print(save_table(make_rows(settings), settings))
     return 0

@@ -18,7 +18,7 @@ from timing import compare_with_bar, print_table, skip
 
 from common.launch import Rank
 from common.parallel import Decoders, default_decoders
-from tests.support.datasets import COLOURS, keep_dataset
+from tests.support.datasets import COLORS, write_dataset
 from trainer.config import TrainConfig
 from trainer.data.dataset import open_dataset
 from trainer.data.decoding import Batch
@@ -45,12 +45,12 @@ def main() -> None:
     arguments = parser.parse_args()
     if not torch.cuda.is_available():
         skip("needs a GPU")
-    classes, size = len(COLOURS), arguments.batch_size
+    classes, size = len(COLORS), arguments.batch_size
     config = TrainConfig(backbone=arguments.backbone, image_size=arguments.image_size, batch_size=size)
     training = Trainer(config, build(config.recipe, config, classes), make_schedule(config, 100), Rank(0, 1, GPU))
     with tempfile.TemporaryDirectory(prefix="bench") as scratch:
         samples = labeled_photographs(BATCHES_PER_EPOCH * size, classes)
-        keep_dataset(Path(scratch), [samples[shard::SHARDS] for shard in range(SHARDS)], classes)
+        write_dataset(Path(scratch), [samples[shard::SHARDS] for shard in range(SHARDS)], classes)
         data = open_dataset(scratch)
         views, decoders = get_recipe(config.recipe).views, Decoders(arguments.threads, processes=True)
         stream = Stream(data, Sampler(data.sizes, size, 0), config.image_size, 0, 1, decoders, views)

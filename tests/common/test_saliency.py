@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.stats import mannwhitneyu
 
-from common.fixation_maps import blur_fixations
+from common.fixations.maps import blur_fixations
 from common.saliency import auc_judd, cc, kld, nss, shuffled_auc, sim
 from tests.support.saliency import (
     HEIGHT,

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from common.fixation_maps import blur_fixations, center_prior
+from common.fixations.maps import blur_fixations, center_prior
 from common.saliency import auc_judd, cc, kld, mean_over_images, nss, shuffled_auc, sim
 from tests.support.saliency import (
     HEIGHT,

@@ -3,7 +3,7 @@ import pytest
 import torch
 from torch.autograd import gradcheck
 
-from common.fixation_maps import blur_fixations
+from common.fixations.maps import blur_fixations
 from common.saliency import auc_judd, cc, kld, mean_over_images, nss, shuffled_auc, sim
 from tests.support.saliency import (
     HEIGHT,

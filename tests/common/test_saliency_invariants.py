@@ -5,7 +5,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from common.fixation_maps import blur_fixations
+from common.fixations.maps import blur_fixations
 from common.saliency import EPSILON, auc_judd, cc, kld, nss, shuffled_auc, sim
 from tests.support.saliency import (
     HEIGHT,

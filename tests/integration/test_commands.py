@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.common.fixations import osie, salicon
-from tests.support.datasets import COLOURS, disc_sample, make_dataset
+from tests.support.datasets import COLORS, disc_sample, make_dataset
 from tests.support.documents import blocks, lines
 from tests.support.jobs import ROOT, environment
 from tests.support.people import make_people
@@ -57,7 +57,7 @@ def folder(tmp_path: Path) -> Path:
 
 def write_class_folders(folder: Path, side: int = 64) -> None:
     for number in range(CLASSES * IMAGES_PER_CLASS):
-        path = folder / COLOURS[number % CLASSES] / f"{number:03}.jpg"
+        path = folder / COLORS[number % CLASSES] / f"{number:03}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(disc_sample(number, CLASSES, width=side, height=side).jpeg)
 

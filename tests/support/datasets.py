@@ -1,4 +1,7 @@
-"""Labelled data sets for the trainer's tests: discs whose colour is the class, and people look at the disc."""
+"""Labeled data sets for the trainer's tests, written without the labeler.
+
+Each image shows a disc on noise. The disc's color is the class, and its center is the only gaze point.
+"""
 
 import io
 import itertools
@@ -9,27 +12,37 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
-from common.fixation_maps import blur_fixations
+from common.fixations.maps import blur_fixations
 from common.manifest import CLASSES, MANIFEST, Manifest, ShardEntry, Teacher, sha256, shard_name
 from common.shards import Sample, SampleInfo, ShardWriter
 from tests.support.pictures import encoded
 
 TEACHER = Teacher(name="tests", sha256="0" * 64)
-COLOURS = ("red", "lime", "blue", "yellow", "magenta", "cyan")
+COLORS = ("red", "lime", "blue", "yellow", "magenta", "cyan")
 MAP_SIZE = 32
+MAP_SIGMA = 3.0  # of the attention maps, in pixels
 
 
 def disc_sample(index: int, classes: int | None, width: int = 64, height: int = 48, radius: float = 0.2) -> Sample:
-    """Sample `index`: a disc of its class's colour somewhere on a noisy ground; its radius is a share of the height."""
+    """Make a sample from its index: a disc of its class's color at a random location on a noisy ground.
+
+    `classes` is the number of classes; with None the sample has no class index, and the colors repeat. `radius` is a
+    fraction of the height.
+    """
     generator = np.random.default_rng(index)
     x, y = generator.uniform(0.25, 0.75, 2)
-    label = index % (classes or len(COLOURS))
-    ground = generator.integers(60, 120, (height, width, 3)).astype(np.uint8)
-    image = Image.fromarray(ground)
-    reach = int(radius * height)
-    box = (x * width - reach, y * height - reach, x * width + reach, y * height + reach)
-    ImageDraw.Draw(image).ellipse(box, fill=COLOURS[label])
-    attention = blur_fixations(np.array([[x, y]]), MAP_SIZE, MAP_SIZE, 3.0)
+    label = index % (classes or len(COLORS))
+    noise = generator.integers(60, 120, (height, width, 3)).astype(np.uint8)
+    image = Image.fromarray(noise)
+    radius_pixels = int(radius * height)
+    box = (
+        x * width - radius_pixels,
+        y * height - radius_pixels,
+        x * width + radius_pixels,
+        y * height + radius_pixels,
+    )
+    ImageDraw.Draw(image).ellipse(box, fill=COLORS[label])
+    attention = blur_fixations(np.array([[x, y]]), MAP_SIZE, MAP_SIZE, MAP_SIGMA)
     info = SampleInfo(
         source=f"{label}/{index}.jpg",
         wnid=str(label),
@@ -42,14 +55,14 @@ def disc_sample(index: int, classes: int | None, width: int = 64, height: int = 
         map_max=0.5,
         gaze_points=1,
     )
-    grey = (attention / attention.max() * 255).round().to(torch.uint8).numpy()
+    stored_map = (attention / attention.max() * 255).round().to(torch.uint8).numpy()
     points = np.array([[x, y, 1.0]], np.float32)
     jpeg = encoded(image, "JPEG", quality=90)
-    return Sample(f"{index:09d}", jpeg, None if classes is None else label, info, grey, points)
+    return Sample(f"{index:09d}", jpeg, None if classes is None else label, info, stored_map, points)
 
 
 def shard_bytes(samples: list[Sample]) -> bytes:
-    """A shard with these samples."""
+    """Return the content of a shard with these samples."""
     file = io.BytesIO()
     writer = ShardWriter(file)
     for sample in samples:
@@ -59,21 +72,24 @@ def shard_bytes(samples: list[Sample]) -> bytes:
 
 
 def make_dataset(folder: Path, sizes: list[int], classes: int | None = 4, radius: float = 0.2, first: int = 0) -> Path:
-    """A finished data set with so many samples in its shards, the discs from `first` on."""
-    numbers = itertools.count(first)
-    shards = [[disc_sample(next(numbers), classes, radius=radius) for _ in range(size)] for size in sizes]
-    return keep_dataset(folder, shards, classes)
+    """Write a complete data set of discs, with `sizes` samples in its shards, and return its folder.
+
+    The disc images are numbered from `first` across all shards.
+    """
+    indices = itertools.count(first)
+    shards = [[disc_sample(next(indices), classes, radius=radius) for _ in range(size)] for size in sizes]
+    return write_dataset(folder, shards, classes)
 
 
-def keep_dataset(folder: Path, shards: list[list[Sample]], classes: int | None) -> Path:
-    """A finished data set with these samples in its shards."""
+def write_dataset(folder: Path, shards: list[list[Sample]], classes: int | None) -> Path:
+    """Write a complete data set with the given samples in its shards, and return its folder."""
     folder.mkdir(parents=True, exist_ok=True)
     entries = []
     for index, samples in enumerate(shards):
         content, name = shard_bytes(samples), shard_name(index)
         (folder / name).write_bytes(content)
         entries.append(ShardEntry(name=name, sha256=sha256(content), bytes=len(content), samples=len(samples)))
-    number = sum(entry.samples for entry in entries)
+    samples_written = sum(entry.samples for entry in entries)
     manifest = Manifest(
         generation=0,
         parent=None,
@@ -82,8 +98,8 @@ def keep_dataset(folder: Path, shards: list[list[Sample]], classes: int | None) 
         map_size=len(shards[0][0].attention),
         include_images=True,
         classes=classes,
-        planned=number,
-        written=number,
+        planned=samples_written,
+        written=samples_written,
         failed=0,
         failures={},
         bytes=sum(entry.bytes for entry in entries),
@@ -91,15 +107,15 @@ def keep_dataset(folder: Path, shards: list[list[Sample]], classes: int | None) 
     )
     (folder / MANIFEST).write_bytes(manifest.to_json())
     if classes is not None:
-        (folder / CLASSES).write_text(json.dumps({str(number): COLOURS[number] for number in range(classes)}))
+        (folder / CLASSES).write_text(json.dumps({str(index): COLORS[index] for index in range(classes)}))
     return folder
 
 
-def spoil(folder: Path, name: str, key: str, member: str, wrong: bytes = b"\0") -> None:
-    """Overwrite a sample's member with something wrong, again and again, in place."""
-    path = folder / name
+def overwrite_member(folder: Path, shard: str, key: str, extension: str, pattern: bytes = b"\0") -> None:
+    """Overwrite the content of one member of a shard, in place and at its size, with a repeated pattern."""
+    path = folder / shard
     content = bytearray(path.read_bytes())
-    at = content.index(f"{key}.{member}".encode())
-    size = int(content[at + 124 : at + 135], 8)
-    content[at + 512 : at + 512 + size] = (wrong * size)[:size]
+    header = content.index(f"{key}.{extension}".encode())
+    size = int(content[header + 124 : header + 135], 8)  # the field `size` of a tar header, in octal
+    content[header + 512 : header + 512 + size] = (pattern * size)[:size]
     path.write_bytes(bytes(content))

@@ -5,7 +5,7 @@ import torch
 
 from common.errors import UserError
 from common.settings import load_settings
-from tests.support.datasets import COLOURS, make_dataset
+from tests.support.datasets import COLORS, make_dataset
 from trainer.checkpoint import load_trained
 from trainer.config import TrainSettings
 from trainer.job import run_training
@@ -23,7 +23,7 @@ def run(tmp_path_factory):
 def test_a_checkpoint_gives_back_its_model_with_its_classes(run):
     trained = load_trained(f"{run}/checkpoints/best")
     assert (trained.config.recipe, trained.config.image_size, trained.step) == ("contrastive", 32, 1)
-    assert trained.classes == list(COLOURS[:4])
+    assert trained.classes == list(COLORS[:4])
     assert trained.sha256 == hashlib.sha256((run / "checkpoints/best").read_bytes()).hexdigest()
     assert not trained.model.training
     saved = torch.load(run / "checkpoints/best", weights_only=True)["model"]

@@ -7,7 +7,7 @@ import torch
 from common.errors import UserError
 from common.settings import load_settings
 from common.training import load_checkpoint
-from tests.support.datasets import make_dataset, spoil
+from tests.support.datasets import make_dataset, overwrite_member
 from tests.support.stops import stopped_before
 from trainer.config import TrainSettings
 from trainer.job import run_training
@@ -110,7 +110,7 @@ def test_other_settings_are_refused_by_name(discs, whole):
 
 def test_a_run_that_met_a_damaged_sample_goes_on_without_it(tmp_path):
     data = make_dataset(tmp_path / "discs", [12, 12])
-    spoil(data, "train-000001.tar", "000000013", "jpg")
+    overwrite_member(data, "train-000001.tar", "000000013", "jpg")
     with pytest.raises(UserError, match="go on without with --skip-damaged"):
         run_training(settings(data, tmp_path / "run"))
     run_training(settings(data, tmp_path / "run", skip_damaged=True))

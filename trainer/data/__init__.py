@@ -1,1 +1,1 @@
-"""From shards to batches: data sets, sampler, stream, decoding, crops, augmentation."""
+"""The input pipeline, from shards to batches: data sets, sampler, streams, decoding, crops and augmentation."""

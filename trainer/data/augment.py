@@ -1,8 +1,9 @@
-"""SimCLR's augmentation on the device: flip, colour jitter, grey, blur, each image by parameters of its own.
+"""SimCLR's augmentation on the training device: flip, color jitter, grayscale and blur, after the random crop.
 
-The worker draws the parameters with the crops, from the seed, the epoch and the sample; the device applies them to the
-whole batch at once. Equal in distribution to torchvision's RandomHorizontalFlip(0.5), RandomApply(ColorJitter(0.8, 0.8,
-0.8, 0.2), 0.8), RandomGrayscale(0.2) and RandomApply(GaussianBlur(sigma=(0.1, 2)), 0.5).
+The parameters of each view are drawn from the seed, the epoch and the sample when the view is cropped; the device then
+augments a whole batch at once. The result has the same distribution as torchvision's RandomHorizontalFlip(0.5),
+RandomApply(ColorJitter(0.8, 0.8, 0.8, 0.2), 0.8), RandomGrayscale(0.2) and RandomApply(GaussianBlur(sigma=(0.1, 2)),
+0.5), in this order.
 """
 
 from collections.abc import Callable
@@ -13,16 +14,28 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-FLIP, JITTER, GREY, BLUR = 0.5, 0.8, 0.2, 0.5  # probabilities
-BRIGHTNESS = CONTRAST = SATURATION = 0.8  # factors between 1 - x and 1 + x
-HUE = 0.2  # turns of the colour circle, either way
-SIGMA = (0.1, 2.0)  # pixels
-LUMA = (0.2989, 0.587, 0.114)  # as torchvision's rgb_to_grayscale
-OPERATIONS = 4  # brightness, contrast, saturation, hue
+FLIP, JITTER, GRAY, BLUR = 0.5, 0.8, 0.2, 0.5  # probabilities
+BRIGHTNESS = CONTRAST = SATURATION = 0.8  # x: factors are uniform in [1 - x, 1 + x]
+HUE = 0.2  # largest rotation of the color circle in either direction, in turns
+SIGMA_RANGE = (0.1, 2.0)  # standard deviation of the blur, in pixels
+LUMA_WEIGHTS = (0.2989, 0.587, 0.114)  # of red, green, blue, as in torchvision's rgb_to_grayscale
+JITTER_OPERATIONS = 4  # brightness, contrast, saturation, hue
 
 
 class Augmentation(NamedTuple):
-    """What happens to one view. `order` is a permutation of brightness, contrast, saturation, hue (0 to 3)."""
+    """Parameters of the augmentation of one view.
+
+    Attributes:
+        flip: whether to flip horizontally.
+        brightness: factor of the brightness; 1 changes nothing.
+        contrast: factor of the contrast; 1 changes nothing.
+        saturation: factor of the saturation; 1 changes nothing.
+        hue: rotation of the color circle in turns, -0.2 to 0.2; 0 changes nothing.
+        order: order of the four jitter operations: a permutation of brightness (0), contrast (1), saturation (2) and
+            hue (3).
+        gray: whether to convert to grayscale.
+        sigma: standard deviation of the Gaussian blur in pixels; 0 for no blur.
+    """
 
     flip: bool
     brightness: float
@@ -30,111 +43,122 @@ class Augmentation(NamedTuple):
     saturation: float
     hue: float
     order: tuple[int, int, int, int]
-    grey: bool
-    sigma: float  # of the blur, in pixels; 0 for none
+    gray: bool
+    sigma: float
 
 
 Draw = Callable[[np.random.Generator], Augmentation]
 
 
 def draw_augmentation(generator: np.random.Generator) -> Augmentation:
-    """Random parameters of a view."""
-    flip, jitter, grey, blur = generator.random(4) < (FLIP, JITTER, GREY, BLUR)
+    """Draw random parameters of SimCLR's augmentation for one view."""
+    flip, jitter, gray, blur = generator.random(4) < (FLIP, JITTER, GRAY, BLUR)
     brightness, contrast, saturation = (generator.uniform(1 - x, 1 + x) for x in (BRIGHTNESS, CONTRAST, SATURATION))
-    hue, sigma = generator.uniform(-HUE, HUE), generator.uniform(*SIGMA)
-    order = generator.permutation(OPERATIONS).tolist()
+    hue, sigma = generator.uniform(-HUE, HUE), generator.uniform(*SIGMA_RANGE)
+    order = generator.permutation(JITTER_OPERATIONS).tolist()
     if not jitter:
         brightness, contrast, saturation, hue = 1.0, 1.0, 1.0, 0.0
     return Augmentation(
-        bool(flip), brightness, contrast, saturation, hue, tuple(order), bool(grey), sigma if blur else 0.0
+        bool(flip), brightness, contrast, saturation, hue, tuple(order), bool(gray), sigma if blur else 0.0
     )
 
 
 def draw_flip(generator: np.random.Generator) -> Augmentation:
-    """A flip or none, and nothing else: what supervised classifiers are usually trained with, beside the crop."""
+    """Draw a horizontal flip with probability 0.5 and nothing else, as is usual for supervised classifiers."""
     flip = bool(generator.random() < FLIP)
     return Augmentation(flip, 1.0, 1.0, 1.0, 0.0, (0, 1, 2, 3), False, 0.0)
 
 
 def pack_parameters(augmentation: Augmentation) -> list[float]:
-    """One row of the parameters that `augmented` takes."""
-    flip, brightness, contrast, saturation, hue, order, grey, sigma = augmentation
-    return [float(flip), brightness, contrast, saturation, hue, *map(float, order), float(grey), sigma]
+    """Return the parameters as a list of 11 numbers: one row of the tensor that `augment` takes."""
+    flip, brightness, contrast, saturation, hue, order, gray, sigma = augmentation
+    return [float(flip), brightness, contrast, saturation, hue, *map(float, order), float(gray), sigma]
 
 
 def augment(images: Tensor, parameters: Tensor) -> Tensor:
-    """Apply to uint8 [B, 3, S, S] the parameters [B, 11] of `packed`: float32 [B, 3, S, S] in [0, 1]."""
-    flip, order, grey, sigma = parameters[:, 0] > 0, parameters[:, 5:9], parameters[:, 9] > 0, parameters[:, 10]
+    """Augment each image of a batch with its own parameters.
+
+    Args:
+        images: cropped views, uint8 [B, 3, S, S].
+        parameters: one row of `pack_parameters` per image, float [B, 11].
+
+    Returns float32 [B, 3, S, S] in [0, 1].
+    """
+    flip, order, gray, sigma = parameters[:, 0] > 0, parameters[:, 5:9], parameters[:, 9] > 0, parameters[:, 10]
     views = images.float() / 255
     views = torch.where(flip.view(-1, 1, 1, 1), views.flip(3), views)
-    for position in range(OPERATIONS):
-        views = _jittered(views, order[:, position], parameters[:, 1:5])
-    views = torch.where(grey.view(-1, 1, 1, 1), _luma(views), views)
+    for position in range(JITTER_OPERATIONS):
+        views = _jitter(views, order[:, position], parameters[:, 1:5])
+    views = torch.where(gray.view(-1, 1, 1, 1), _to_grayscale(views), views)
     return gaussian_blur(views, sigma)
 
 
-def _jittered(views: Tensor, operation: Tensor, factors: Tensor) -> Tensor:
-    """One operation of each image: the rows of a kind are changed together."""
+def _jitter(views: Tensor, operation: Tensor, factors: Tensor) -> Tensor:
+    """Apply one jitter operation, 0 to 3 in `operation` [B], to each image; images with the same one are batched."""
     result = views
-    for number, change in enumerate((_brightened, _contrasted, _saturated, _hue_turned)):
+    for number, adjust in enumerate((_adjust_brightness, _adjust_contrast, _adjust_saturation, _adjust_hue)):
         rows = (operation == number).nonzero().flatten()
-        result = result.index_copy(0, rows, change(views[rows], factors[rows, number].view(-1, 1, 1, 1)))
+        result = result.index_copy(0, rows, adjust(views[rows], factors[rows, number].view(-1, 1, 1, 1)))
     return result
 
 
-def _brightened(views: Tensor, factor: Tensor) -> Tensor:
+def _adjust_brightness(views: Tensor, factor: Tensor) -> Tensor:
     return (views * factor).clamp(0, 1)
 
 
-def _contrasted(views: Tensor, factor: Tensor) -> Tensor:
-    return torch.lerp(_luma(views).mean((1, 2, 3), keepdim=True), views, factor).clamp(0, 1)
+def _adjust_contrast(views: Tensor, factor: Tensor) -> Tensor:
+    return torch.lerp(_to_grayscale(views).mean((1, 2, 3), keepdim=True), views, factor).clamp(0, 1)
 
 
-def _saturated(views: Tensor, factor: Tensor) -> Tensor:
-    return torch.lerp(_luma(views), views, factor).clamp(0, 1)
+def _adjust_saturation(views: Tensor, factor: Tensor) -> Tensor:
+    return torch.lerp(_to_grayscale(views), views, factor).clamp(0, 1)
 
 
-def _luma(views: Tensor) -> Tensor:
-    """Grey, [B, 1, S, S]."""
-    return (views * torch.tensor(LUMA).to(views).view(3, 1, 1)).sum(1, keepdim=True)
+def _to_grayscale(views: Tensor) -> Tensor:
+    """Return the luma of each pixel, [B, 1, S, S]."""
+    return (views * torch.tensor(LUMA_WEIGHTS).to(views).view(3, 1, 1)).sum(1, keepdim=True)
 
 
-def _hue_turned(views: Tensor, turns: Tensor) -> Tensor:
-    """Turn the hue in HSV space, as torchvision's adjust_hue: value and saturation stay.
+def _adjust_hue(views: Tensor, turns: Tensor) -> Tensor:
+    """Rotate the hue in HSV space, as torchvision's adjust_hue; value and saturation stay the same.
 
-    A channel of a colour with value v and chroma c at hue h (in sixths) is v - c * clamp(min(k, 4 - k), 0, 1) with
-    k = (n + h) mod 6 and n = 5, 3, 1 for red, green, blue.
+    A color with value v, chroma c and hue h, in sixths of a turn, has the channels v - c * clamp(min(k, 4 - k), 0, 1),
+    where k = (n + h) mod 6 and n = 5, 3, 1 for red, green, blue.
     """
     red, green, blue = views.unbind(1)
     value = views.amax(1)
     chroma = value - views.amin(1)
-    safe = torch.where(chroma > 0, chroma, 1)
-    otherwise = torch.where(value == green, 2 + (blue - red) / safe, 4 + (red - green) / safe)
-    hue = torch.where(value == red, (green - blue) / safe, otherwise)
+    divisor = torch.where(chroma > 0, chroma, 1)
+    hue_if_not_red = torch.where(value == green, 2 + (blue - red) / divisor, 4 + (red - green) / divisor)
+    hue = torch.where(value == red, (green - blue) / divisor, hue_if_not_red)
     hue = hue + 6 * turns.flatten(1)[:, :, None]
     k = (torch.tensor([5.0, 3.0, 1.0]).to(views).view(3, 1, 1) + hue[:, None]) % 6
     return value[:, None] - chroma[:, None] * torch.minimum(k, 4 - k).clamp(0, 1)
 
 
 def kernel_size(side: int) -> int:
-    """Of the blur: about a tenth of the views' side, odd, at least 3."""
+    """Return the size of the blur kernel for views of a given side, both in pixels: about a tenth, odd, at least 3."""
     return max(side // 20 * 2 + 1, 3)
 
 
 def gaussian_blur(views: Tensor, sigma: Tensor) -> Tensor:
-    """Gaussian blur of each image with its own sigma [B] in pixels, 0 for none; edges are reflected.
+    """Blur each image with its own Gaussian; edges are padded by reflection.
 
-    float [B, 3, S, S] -> alike.
+    Args:
+        views: float [B, 3, S, S].
+        sigma: standard deviations in pixels, [B]; images with 0 are not blurred.
+
+    Returns float [B, 3, S, S].
     """
     rows = (sigma > 0).nonzero().flatten()
     if not len(rows):
         return views
     size = kernel_size(views.shape[-1])
-    at = torch.arange(size, device=views.device, dtype=views.dtype) - size // 2
-    profile = torch.exp(-0.5 * (at / sigma[rows, None].to(views)) ** 2)
-    profile = profile / profile.sum(1, keepdim=True)
-    some = views[rows].transpose(0, 1)  # [3, b, S, S]: each image is a channel, with a kernel of its own
-    some = F.pad(some, (size // 2,) * 4, mode="reflect")
-    some = F.conv2d(some, profile[:, None, None, :], groups=len(rows))
-    some = F.conv2d(some, profile[:, None, :, None], groups=len(rows))
-    return views.index_copy(0, rows, some.transpose(0, 1).contiguous())
+    offsets = torch.arange(size, device=views.device, dtype=views.dtype) - size // 2
+    kernels = torch.exp(-0.5 * (offsets / sigma[rows, None].to(views)) ** 2)
+    kernels = kernels / kernels.sum(1, keepdim=True)
+    blurred = views[rows].transpose(0, 1)  # [3, b, S, S]: a grouped convolution gives each image its own kernel
+    blurred = F.pad(blurred, (size // 2,) * 4, mode="reflect")
+    blurred = F.conv2d(blurred, kernels[:, None, None, :], groups=len(rows))
+    blurred = F.conv2d(blurred, kernels[:, None, :, None], groups=len(rows))
+    return views.index_copy(0, rows, blurred.transpose(0, 1).contiguous())

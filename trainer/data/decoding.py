@@ -1,6 +1,7 @@
-"""Samples of shards -> parts of a batch: decoded once, cropped three times, side by side.
+"""Decoding of samples into pieces of a batch, in any thread or process.
 
-Any thread or process can do it: what it needs comes with the call.
+A sample's JPEG is decoded once and cropped several times. Functions receive all that they need as arguments, so that
+they can run in worker processes.
 """
 
 from collections.abc import Sequence
@@ -16,20 +17,26 @@ from common.shards import decode_map, decode_points
 from trainer.data.augment import Draw, pack_parameters
 from trainer.data.crops import concat_images, crop_and_resize, draw_crop, resize_frame, stack_images
 
-NO_CLASS = -1
+NO_CLASS = -1  # label of samples without a class
 
-Members = dict[str, bytes]
+Members = dict[str, bytes]  # contents of a sample's files by extension; webdataset adds the key as `__key__`
 
 
 class SampleRequest(NamedTuple):
-    """A sample of a shard, and the seed of its views."""
+    """A sample to decode, and the random seed of its views."""
 
     members: Members
     seed: tuple[int, ...]
 
 
 class ViewSpec(NamedTuple):
-    """How samples are looked at: the side of the images, what happens to each view, and how many classes there are."""
+    """What to make of each sample.
+
+    Attributes:
+        size: side of views and clean images in pixels.
+        views: one function per view that draws the augmentation of a random crop.
+        classes: number of classes, which labels must not exceed; None if the data set has none.
+    """
 
     size: int
     views: Sequence[Draw]
@@ -37,12 +44,30 @@ class ViewSpec(NamedTuple):
 
 
 class UnreadableSample(Exception):
-    """Sample `args[0]` of a piece cannot be decoded, and why."""
+    """A sample of a piece cannot be decoded.
+
+    Attributes:
+        position: index of the sample in the piece.
+        reason: why it cannot be decoded.
+    """
+
+    def __init__(self, position: int, reason: str) -> None:
+        super().__init__(position, reason)  # `args` must be the arguments for the exception to be picklable
+        self.position, self.reason = position, reason
 
 
 class DecodedSample(NamedTuple):
-    """One image as a step needs it: uint8 views [V, 3, S, S] and whole frame [3, S, S], the views' parameters [V, 11],
-    the attention map uint8 [M, M], gaze points [n, 3], class index (-1: none) and key."""
+    """One sample of a batch.
+
+    Attributes:
+        views: V random crops, not yet augmented, uint8 [V, 3, S, S].
+        clean: the whole frame, uint8 [3, S, S].
+        augmentation: parameters of the views' augmentation, as `augment` takes them, float32 [V, 11].
+        attention: attention map of the whole frame, uint8 [M, M].
+        gaze: gaze points, float32 [n, 3]: x and y in [0, 1], and a weight.
+        label: class index, or NO_CLASS.
+        key: the sample's key in its shard.
+    """
 
     views: Tensor
     clean: Tensor
@@ -54,7 +79,18 @@ class DecodedSample(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Samples side by side; `skipped` of them stand for samples that could not be read."""
+    """Several samples, B in number.
+
+    Attributes:
+        views: V random crops of each sample, not yet augmented, uint8 [B, V, 3, S, S].
+        clean: whole frames, uint8 [B, 3, S, S].
+        augmentation: parameters of the views' augmentation, as `augment` takes them, float32 [B, V, 11].
+        attention: attention maps of the clean images, uint8 [B, M, M].
+        gaze: gaze points of the clean images, B arrays [n, 2 or more] of x and y in [0, 1].
+        labels: class indices, int64 [B]; NO_CLASS for samples without a class.
+        keys: the samples' keys in their shards.
+        skipped: number of samples that replace samples which cannot be read.
+    """
 
     views: Tensor
     clean: Tensor
@@ -66,15 +102,18 @@ class Batch(NamedTuple):
     skipped: int
 
 
-def decode_piece(wanted: Sequence[SampleRequest], look: ViewSpec) -> Batch:
-    """Some samples of a batch. Raises Unreadable."""
+def decode_piece(requests: Sequence[SampleRequest], spec: ViewSpec) -> Batch:
+    """Decode several samples, a piece of a batch.
+
+    Raises UnreadableSample for the first sample that cannot be decoded or has an invalid class.
+    """
     samples = []
-    for position, (members, seed) in enumerate(wanted):
+    for position, (members, seed) in enumerate(requests):
         try:
-            sample = decode_sample(members, look.size, look.views, np.random.default_rng(seed))
-            if look.classes is not None and not 0 <= sample.label < look.classes:
-                raise ValueError(f"class {sample.label} of {look.classes}")
-        except Exception as error:  # decoders raise many kinds on damaged bytes
+            sample = decode_sample(members, spec.size, spec.views, np.random.default_rng(seed))
+            if spec.classes is not None and not 0 <= sample.label < spec.classes:
+                raise ValueError(f"class {sample.label} of {spec.classes}")
+        except Exception as error:  # decoders raise many types for damaged bytes
             raise UnreadableSample(position, describe_error(error)) from None
         samples.append(sample)
     views, clean, augmentation, attention, gaze, labels, keys = zip(*samples, strict=True)
@@ -91,7 +130,10 @@ def decode_piece(wanted: Sequence[SampleRequest], look: ViewSpec) -> Batch:
 
 
 def decode_sample(members: Members, size: int, views: Sequence[Draw], generator: np.random.Generator) -> DecodedSample:
-    """Decode a sample once, crop each view and the whole frame. Raises what decoders raise on damaged members."""
+    """Decode a sample once, and make its views and clean image of `size` x `size` pixels.
+
+    Raises what the decoders raise for damaged members, and KeyError for missing ones.
+    """
     pixels = decode_jpeg(members["jpg"])
     crops = [draw_crop(generator, *pixels.shape[1:]) for _ in views]
     parameters = [pack_parameters(draw(generator)) for draw in views]
@@ -107,7 +149,7 @@ def decode_sample(members: Members, size: int, views: Sequence[Draw], generator:
 
 
 def concat_batches(pieces: Sequence[Batch]) -> Batch:
-    """The pieces of a batch, one after the other."""
+    """Concatenate the pieces of a batch."""
     views, clean, augmentation, attention, gaze, labels, keys, skipped = zip(*pieces, strict=True)
     return Batch(
         concat_images(views),
@@ -122,7 +164,7 @@ def concat_batches(pieces: Sequence[Batch]) -> Batch:
 
 
 def pin_batch(batch: Batch) -> Batch:
-    """The batch in page-locked memory, from which a GPU copies while the program goes on."""
+    """Copy a batch into page-locked memory, from which a GPU can copy it asynchronously."""
     return batch._replace(
         views=batch.views.pin_memory(),
         clean=batch.clean.pin_memory(),

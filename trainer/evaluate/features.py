@@ -1,4 +1,4 @@
-"""Features of a set of images: extracted once, kept by the checksums of model and data."""
+"""Features of image sets: extracted once per model and set, then saved and reused by later evaluations."""
 
 import io
 import itertools
@@ -15,214 +15,249 @@ from torch.utils.data import DataLoader, Dataset
 from common.errors import ImageFailure, UserError, describe_error
 from common.progress import progress_bar
 from common.storage import open_storage
-from common.text import join_names
-from trainer.evaluate.images.image_sets import ImageSet, model_input, text_checksum
-from trainer.evaluate.models import EvaluatedModel, file_name
+from common.text import join_names, pluralize
+from trainer.evaluate.images.image_sets import ImageSet, read_model_input, text_checksum
+from trainer.evaluate.models import EvaluatedModel, to_file_name
 
 T = TypeVar("T")
 
-VERSION = "1"  # of how features are made: another one makes them anew
-MOST_READERS = 16
-MEMORY = 16 * 2**30  # bytes of features that models of a set may gather together
+VERSION = "1"  # part of the checksum of saved features; a new one makes all features be extracted again
+MAX_DEFAULT_READERS = 16
+MAX_FEATURE_BYTES = 16 * 2**30  # memory for the features of the models that are extracted together
 
 
 class FeatureSet(NamedTuple):
-    """Of the images that could be read: `rows` [n, C] float32, `labels` [n], and `indices` [n] into the set's names.
+    """A model's features of the n readable images of a set.
 
-    `unreadable`: why each of the others could not, by name.
+    Attributes:
+        vectors: features, float32 [n, channels].
+        labels: class indices, int64 [n].
+        indices: indices of the images in the set, int64 [n].
+        unreadable: reasons why the other images cannot be read, by name.
     """
 
-    rows: np.ndarray
+    vectors: np.ndarray
     labels: np.ndarray
     indices: np.ndarray
     unreadable: dict[str, str]
 
 
-class Piece(NamedTuple):
-    """What a batch becomes: each model's features [b, C], the images' indices [b], the reasons of those that failed."""
+class FeatureBatch(NamedTuple):
+    """Features of a batch of images by several models.
 
-    rows: list[np.ndarray]
+    Attributes:
+        vectors: features by model, float32 [b, channels] each; empty if no image can be read.
+        indices: indices of the b readable images in the set, int64 [b].
+        failures: reasons why the other images cannot be read, by index in the set.
+    """
+
+    vectors: list[np.ndarray]
     indices: np.ndarray
-    failed: dict[int, str]
+    failures: dict[int, str]
 
 
-# models of one image size, sets, that size -> pieces with their set's number, in order
-Extract = Callable[[Sequence[EvaluatedModel], Sequence[ImageSet], int], Iterator[tuple[int, Piece]]]
+# Takes models of one image size, image sets, and that size; yields each set's number with a batch of it, in order.
+Extractor = Callable[[Sequence[EvaluatedModel], Sequence[ImageSet], int], Iterator[tuple[int, FeatureBatch]]]
 
 
 class FeatureStore:
-    """Features by model and set, from the folder where they were kept, or extracted now.
+    """Features by model and image set, saved in a folder and extracted only if they are not there yet.
 
-    `unreadable` gathers, by set and name, why images could not be read.
+    Args:
+        folder: folder of saved features, local or in S3.
+        extract: function that extracts features.
+        image_size: side of the images that models see; None for that of each model's training.
+
+    `unreadable` collects the reasons why images cannot be read, by set and name.
     """
 
-    def __init__(self, folder: str, extract: Extract, image_size: int | None) -> None:
-        self._storage, self._extract, self._size = open_storage(folder), extract, image_size
+    def __init__(self, folder: str, extract: Extractor, image_size: int | None) -> None:
+        self._storage, self._extract, self._image_size = open_storage(folder), extract, image_size
         self.unreadable: dict[str, dict[str, str]] = {}
 
-    def size(self, model: EvaluatedModel) -> int:
-        """The side at which a model sees images."""
-        return self._size or model.image_size
+    def image_size(self, model: EvaluatedModel) -> int:
+        """Return the side of the images that a model sees, in pixels."""
+        return self._image_size or model.image_size
 
     def prepare(self, models: Iterable[EvaluatedModel], sets: Iterable[ImageSet]) -> None:
-        """Extract what is not kept yet; models that lack the same see each image together, read or corrupted once.
+        """Extract and save all features that are not saved yet.
 
-        Raises UserError where none of a set's images can be read, or a model's features of them are no numbers.
+        Models of one image size that lack the same sets are extracted together, so that each image is read (and
+        corrupted) only once. Raises UserError if no image of a set can be read, or if features are not finite.
         """
-        unique = list({(each.name, each.identity): each for each in sets}.values())
+        unique = list({(images.name, images.identity): images for images in sets}.values())
         groups: dict[tuple[int, tuple[int, ...]], list[EvaluatedModel]] = {}
         for model in models:
-            kept = [self._storage.exists(self._name(model, each)[0]) for each in unique]
-            if not all(kept):
-                missing = tuple(number for number, there in enumerate(kept) if not there)
-                groups.setdefault((self.size(model), missing), []).append(model)
-        for (size, missing), together in groups.items():
-            queue = [unique[number] for number in missing]
-            room = MEMORY // (4 * max(model.channels for model in together) * max(len(each.names) for each in queue))
-            for first in range(0, len(together), max(room, 1)):
-                self._fill(together[first : first + max(room, 1)], queue, size)
+            is_saved = [self._storage.exists(self._file_and_key(model, images)[0]) for images in unique]
+            if not all(is_saved):
+                missing = tuple(number for number, saved in enumerate(is_saved) if not saved)
+                groups.setdefault((self.image_size(model), missing), []).append(model)
+        for (size, missing), group in groups.items():
+            missing_sets = [unique[number] for number in missing]
+            largest_set = max(len(images.names) for images in missing_sets)
+            bytes_per_model = 4 * max(model.channels for model in group) * largest_set
+            models_at_once = max(MAX_FEATURE_BYTES // bytes_per_model, 1)
+            for first in range(0, len(group), models_at_once):
+                self._extract_and_save(group[first : first + models_at_once], missing_sets, size)
 
-    def _fill(self, models: Sequence[EvaluatedModel], queue: Sequence[ImageSet], size: int) -> None:
-        """Extract all sets of a queue with all models."""
-        who = models[0].name if len(models) == 1 else f"{len(models)} models"
-        with progress_bar(total=sum(len(each.names) for each in queue), desc=who, unit=" images") as bar:
-            pieces = self._extract(models, queue, size)
-            for number, group in itertools.groupby(pieces, key=lambda found: found[0]):
-                bar.set_postfix_str(queue[number].name)
-                found = [piece for _, piece in _counted(group, bar)]
-                for place, model in enumerate(models):
-                    name, key = self._name(model, queue[number])
-                    joined = _joined(model, queue[number], found, place)
-                    self._storage.replace(name, _packed(joined, queue[number], key))
+    def _extract_and_save(self, models: Sequence[EvaluatedModel], sets: Sequence[ImageSet], size: int) -> None:
+        description = models[0].name if len(models) == 1 else f"{len(models)} models"
+        total = sum(len(images.names) for images in sets)
+        with progress_bar(total=total, desc=f"features of {description}", unit=" images") as bar:
+            numbered_batches = self._extract(models, sets, size)
+            for number, group in itertools.groupby(numbered_batches, key=lambda numbered: numbered[0]):
+                images = sets[number]
+                bar.set_postfix_str(images.name)
+                batches = []
+                for _, batch in group:
+                    bar.update(len(batch.indices) + len(batch.failures))
+                    batches.append(batch)
+                for position, model in enumerate(models):
+                    file_name, key = self._file_and_key(model, images)
+                    features = _concat_batches(model, images, batches, position)
+                    self._storage.replace(file_name, _serialize(features, images, key))
 
-    def get(self, model: EvaluatedModel, pictures: ImageSet) -> FeatureSet:
-        """A set's features. Raises UserError like `prepare`."""
-        self.prepare([model], [pictures])
-        name, key = self._name(model, pictures)
+    def get(self, model: EvaluatedModel, images: ImageSet) -> FeatureSet:
+        """Return a model's features of a set, extracting them if needed. Raises UserError as `prepare` does."""
+        self.prepare([model], [images])
+        file_name, key = self._file_and_key(model, images)
         try:
-            found = _unpacked(self._storage.read(name), key)
+            features = _deserialize(self._storage.read(file_name), key)
         except (ValueError, KeyError, OSError, zipfile.BadZipFile) as error:
             raise UserError(
-                f"{self._storage.location}/{name}: not the features that were kept ({describe_error(error)}); remove it"
+                f"{self._storage.location}/{file_name}: expected the features that an evaluation saved, found another "
+                f"file ({describe_error(error)}); remove it"
             ) from None
-        _check_finite(model, pictures, found.rows)  # of what earlier versions kept, too
-        if found.unreadable:
-            self.unreadable[pictures.name] = found.unreadable
-        return found
+        _check_finite(model, images, features.vectors)  # earlier versions saved features without this check
+        if features.unreadable:
+            self.unreadable[images.name] = features.unreadable
+        return features
 
-    def _name(self, model: EvaluatedModel, pictures: ImageSet) -> tuple[str, str]:
-        """The file of a set's features, and the checksum of all that decides them."""
-        key = text_checksum(VERSION, model.sha256, pictures.identity, str(self.size(model)), str(pictures.framed))
-        return f"{file_name(f'{model.name} {pictures.name}')}-{key[:16]}.npz", key
-
-
-def _counted(group: Iterator[tuple[int, Piece]], bar: Any) -> Iterator[tuple[int, Piece]]:
-    for number, piece in group:
-        bar.update(len(piece.indices) + len(piece.failed))
-        yield number, piece
+    def _file_and_key(self, model: EvaluatedModel, images: ImageSet) -> tuple[str, str]:
+        """Return the name of the file of features, and a checksum of everything that determines its content."""
+        key = text_checksum(
+            VERSION, model.sha256, images.identity, str(self.image_size(model)), str(images.whole_frame)
+        )
+        return f"{to_file_name(f'{model.name} {images.name}')}-{key[:16]}.npz", key
 
 
-def _joined(model: EvaluatedModel, pictures: ImageSet, pieces: list[Piece], place: int) -> FeatureSet:
-    """The features of the model, which is at a place of the pieces' rows."""
-    failed = {index: reason for piece in pieces for index, reason in piece.failed.items()}
-    unreadable = {pictures.names[index]: failed[index] for index in sorted(failed)}
-    rows = [piece.rows[place] for piece in pieces if len(piece.indices)]
-    if not rows:
+def _concat_batches(
+    model: EvaluatedModel, images: ImageSet, batches: Sequence[FeatureBatch], position: int
+) -> FeatureSet:
+    """Concatenate the features of the model at `position` in each batch. Raises UserError as `prepare` does."""
+    failures = {index: reason for batch in batches for index, reason in batch.failures.items()}
+    unreadable = {images.names[index]: failures[index] for index in sorted(failures)}
+    parts = [batch.vectors[position] for batch in batches if len(batch.indices)]
+    if not parts:
         reasons = [f"{name} ({reason})" for name, reason in unreadable.items()]
-        raise UserError(f"{pictures.name}: none of the {len(reasons):,} images can be read: {join_names(reasons, 2)}")
-    indices = np.concatenate([piece.indices for piece in pieces])
-    found = np.concatenate(rows)
-    _check_finite(model, pictures, found)
-    return FeatureSet(found, pictures.labels[indices], indices, unreadable)
+        raise UserError(
+            f"{images.name}: none of {pluralize(len(reasons), 'image')} can be read: {join_names(reasons, 2)}"
+        )
+    indices = np.concatenate([batch.indices for batch in batches])
+    vectors = np.concatenate(parts)
+    _check_finite(model, images, vectors)
+    return FeatureSet(vectors, images.labels[indices], indices, unreadable)
 
 
-def _check_finite(model: EvaluatedModel, pictures: ImageSet, rows: np.ndarray) -> None:
-    wrong = int((~np.isfinite(rows).all(1)).sum())
+def _check_finite(model: EvaluatedModel, images: ImageSet, vectors: np.ndarray) -> None:
+    wrong = int((~np.isfinite(vectors).all(1)).sum())
     if wrong:
         raise UserError(
-            f"{model.location}: expected numbers as features of {pictures.name}, found NaN or infinity for "
-            f"{wrong:,} of {len(rows):,} images; its weights have diverged or are damaged: leave it out"
+            f"{model.location}: expected finite numbers as features of {images.name}, found NaN or infinity for "
+            f"{wrong:,} of {pluralize(len(vectors), 'image')}; its weights have diverged or are damaged: exclude it"
         )
 
 
-def _unpacked(content: bytes, key: str) -> FeatureSet:
+def _deserialize(content: bytes, key: str) -> FeatureSet:
     with np.load(io.BytesIO(content), allow_pickle=False) as file:
         if str(file["key"]) != key:
-            raise ValueError("of another model or data set")
+            raise ValueError("features of another model or image set")
         unreadable = dict(zip(file["unreadable"].tolist(), file["reasons"].tolist(), strict=True))
         return FeatureSet(file["features"], file["labels"], file["indices"], unreadable)
 
 
-def _packed(found: FeatureSet, pictures: ImageSet, key: str) -> bytes:
+def _serialize(features: FeatureSet, images: ImageSet, key: str) -> bytes:
     buffer = io.BytesIO()
     arrays: dict[str, Any] = {
-        "features": found.rows,
-        "labels": found.labels,
-        "indices": found.indices,
-        "names": np.array([pictures.names[index] for index in found.indices], str),
-        "classes": np.array(pictures.classes, str),
-        "unreadable": np.array(list(found.unreadable), str),
-        "reasons": np.array(list(found.unreadable.values()), str),
+        "features": features.vectors,
+        "labels": features.labels,
+        "indices": features.indices,
+        "names": np.array([images.names[index] for index in features.indices], str),
+        "classes": np.array(images.classes, str),
+        "unreadable": np.array(list(features.unreadable), str),
+        "reasons": np.array(list(features.unreadable.values()), str),
         "key": np.array(key),
     }
     np.savez(buffer, **arrays)
     return buffer.getvalue()
 
 
-class _Shown(Dataset[tuple[int, Tensor | ImageFailure | UserError]]):
-    """Images as networks see them, or why not: what a reading process raises would reach us as a traceback."""
+class _ModelInputs(Dataset[tuple[int, Tensor | ImageFailure | UserError]]):
+    """Model inputs with their indices; images that cannot be read give the error.
 
-    def __init__(self, pictures: ImageSet, size: int) -> None:
-        self._pictures, self._size = pictures, size
+    Errors are returned rather than raised, as a DataLoader turns what its processes raise into a traceback.
+    """
+
+    def __init__(self, images: ImageSet, size: int) -> None:
+        self._images, self._size = images, size
 
     def __len__(self) -> int:
-        return len(self._pictures.names)
+        return len(self._images.names)
 
     def __getitem__(self, index: int) -> tuple[int, Tensor | ImageFailure | UserError]:
         try:
-            return index, model_input(self._pictures, index, self._size)
+            return index, read_model_input(self._images, index, self._size)
         except (ImageFailure, UserError) as error:
             return index, error
 
 
-def extract_here(
-    networks: Sequence[Any], pictures: ImageSet, size: int, device: torch.device, batch_size: int, readers: int | None
-) -> Iterator[Piece]:
-    """Extract in this process; `readers` others read, crop and corrupt, none of them for a batch or less.
+def extract_features(
+    networks: Sequence[Any], images: ImageSet, size: int, device: torch.device, batch_size: int, readers: int | None
+) -> Iterator[FeatureBatch]:
+    """Extract the features of an image set by several networks, and yield them batch by batch, in order.
 
-    Raises UserError where the images' store fails, or a reading process dies.
+    Args:
+        networks: modules with a method `features`; they are moved to the device.
+        images: the image set.
+        size: side of the images that the networks see, in pixels.
+        device: where the networks run.
+        batch_size: number of images per pass.
+        readers: number of processes that read, crop and corrupt images; 0 reads in this process, None starts one per
+            core, at most 16. A set of at most one batch is always read in this process.
+
+    Raises UserError if the storage of the images fails or a reading process dies.
     """
-    readers = min(os.cpu_count() or 1, MOST_READERS) if readers is None else readers
-    networks, looked = [network.to(device) for network in networks], _Shown(pictures, size)
-    looked[0]  # what is compiled or imported at first use, readers need not: they are forked from here
+    readers = min(os.cpu_count() or 1, MAX_DEFAULT_READERS) if readers is None else readers
+    networks, inputs = [network.to(device) for network in networks], _ModelInputs(images, size)
+    inputs[0]  # imports and compiles what the corruptions need, once, before processes are forked
     loader = DataLoader(
-        looked,
+        inputs,
         batch_size,
-        num_workers=0 if len(pictures.names) <= batch_size else readers,
+        num_workers=0 if len(images.names) <= batch_size else readers,
         collate_fn=list,
     )
-    for batch in _alive(loader):
-        if trouble := next((found for _, found in batch if isinstance(found, UserError)), None):
-            raise trouble
-        good = [(index, image) for index, image in batch if isinstance(image, Tensor)]
-        failed = {index: str(why) for index, why in batch if isinstance(why, ImageFailure)}
-        rows = _features(networks, [image for _, image in good], device) if good else []
-        yield Piece(rows, np.array([index for index, _ in good], np.int64), failed)
+    for batch in _with_reader_errors(loader):
+        if error := next((item for _, item in batch if isinstance(item, UserError)), None):
+            raise error
+        readable = [(index, pixels) for index, pixels in batch if isinstance(pixels, Tensor)]
+        failures = {index: str(error) for index, error in batch if isinstance(error, ImageFailure)}
+        vectors = _compute_features(networks, [pixels for _, pixels in readable], device) if readable else []
+        yield FeatureBatch(vectors, np.array([index for index, _ in readable], np.int64), failures)
 
 
-def _alive(loader: Iterable[T]) -> Iterator[T]:
-    """What a loader gives. Raises UserError where one of its processes dies."""
+def _with_reader_errors(loader: Iterable[T]) -> Iterator[T]:
+    """Iterate over a DataLoader. Raises UserError if one of its processes dies."""
     try:
         yield from loader
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):
             raise
         raise UserError(
-            f"a process that reads images died: {describe_error(error)}; out of memory? ask for fewer --readers"
+            f"a process that reads images died: {describe_error(error)}; if memory ran out, use fewer --readers"
         ) from None
 
 
 @torch.inference_mode()
-def _features(networks: Sequence[Any], images: list[Tensor], device: torch.device) -> list[np.ndarray]:
-    pixels = torch.stack(images).to(device, non_blocking=True).float() / 255
-    return [network.features(pixels).float().cpu().numpy() for network in networks]
+def _compute_features(networks: Sequence[Any], images: list[Tensor], device: torch.device) -> list[np.ndarray]:
+    batch = torch.stack(images).to(device, non_blocking=True).float() / 255
+    return [network.features(batch).float().cpu().numpy() for network in networks]

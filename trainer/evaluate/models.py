@@ -1,4 +1,4 @@
-"""What is measured: a checkpoint of ours, or a file of torchvision's ResNet weights, behind one small interface."""
+"""Models to evaluate: checkpoints of trainer.run, or torchvision's ResNets from plain weights files."""
 
 import hashlib
 import json
@@ -14,23 +14,35 @@ from torch import Tensor, nn
 
 from common.errors import UserError, describe_error
 from common.training import load_torch_file
-from trainer.checkpoint import read_checkpoint, trained_from
+from trainer.checkpoint import parse_checkpoint, read_checkpoint
 from trainer.evaluate.images.image_sets import text_checksum
 from trainer.model.attention import select_map
 from trainer.model.backbone import Backbone, BackboneName, NormName
 from trainer.objectives import Model
 
-PLAIN_SIZE = 224
-WRAPPERS = ("state_dict", "model")  # keys of training checkpoints that hold the weights next to other things
-PARALLEL = "module."  # what DataParallel puts before each name
-PLAIN_ATTENTION = (
+PLAIN_IMAGE_SIZE = 224  # default for plain weights files
+WRAPPER_KEYS = ("state_dict", "model")  # under these, checkpoints of other training programs hold the weights
+DATA_PARALLEL_PREFIX = "module."  # DataParallel puts it before the name of each weight
+MAX_REASON_LENGTH = 200  # characters of torch's message that an error repeats
+PLAIN_ATTENTION_NOTE = (
     "a plain weights file has no attention read-out: its map is layer4's channel of the highest mean, without training"
 )
 
 
 @dataclass(frozen=True)
 class EvaluatedModel:
-    """A model with a name of its own. `classes` are those that its classifier knows, by index; None: unknown."""
+    """A model to evaluate.
+
+    Attributes:
+        name: unique name in results and file names.
+        location: checkpoint or weights file, as the user named it.
+        sha256: checksum of that file.
+        image_size: side of the images that it was trained with, in pixels.
+        network: the network, in evaluation mode.
+        classes: names of the classes of its classifier, by index; None if they are unknown or it has no classifier.
+        training: what is known about its training: backbone, recipe, seed, step, and a checksum of the settings.
+        notes: remarks on its attention maps.
+    """
 
     name: str
     location: str
@@ -38,29 +50,35 @@ class EvaluatedModel:
     image_size: int
     network: "Model | PlainResNet"
     classes: list[str] | None
-    about: Mapping[str, Any]
+    training: Mapping[str, Any]
     notes: tuple[str, ...] = ()
 
     @property
     def channels(self) -> int:
-        """Of its features."""
+        """Number of channels of its features."""
         return self.network.backbone.channels
 
-    def scores(self, features: Tensor) -> Tensor | None:
-        """The classifier on features [n, C]: [n, classes]; None where the model has none."""
-        if isinstance(self.network, PlainResNet):
-            return self.network.scores(features)
+    def logits_of(self, features: Tensor) -> Tensor | None:
+        """Compute class scores [n, classes] from features [n, channels]; None without a classifier."""
         return self.network.logits_of(features)
 
 
 class PlainResNet(nn.Module):
-    """A ResNet of torchvision's with its classifier, if the file has one: zeros, as trainer.export writes, are none."""
+    """A ResNet with the weights of a plain weights file, in torchvision's layout.
+
+    Args:
+        name: architecture, such as "resnet50".
+        weights: the state dict. Its classifier is ignored if it is all zeros, as trainer.export writes it for models
+            without one.
+    """
 
     def __init__(self, name: str, weights: dict[str, Tensor]) -> None:
         super().__init__()
-        norm: NormName = "batch" if "bn1.running_mean" in weights else "group"  # as trainer.export --norm group writes
+        norm: NormName = "batch" if "bn1.running_mean" in weights else "group"  # as in exports of --norm group
         self.backbone = Backbone(cast(BackboneName, name), norm)
-        self.backbone.resnet.load_state_dict({key: w for key, w in weights.items() if not key.startswith("fc.")})
+        self.backbone.resnet.load_state_dict(
+            {key: weight for key, weight in weights.items() if not key.startswith("fc.")}
+        )
         self.classifier: nn.Linear | None = None
         if "fc.weight" in weights and weights["fc.weight"].any():
             classes, channels = weights["fc.weight"].shape
@@ -68,123 +86,144 @@ class PlainResNet(nn.Module):
             self.classifier.load_state_dict({"weight": weights["fc.weight"], "bias": weights["fc.bias"]})
 
     def features(self, images: Tensor) -> Tensor:
-        """Float [B, 3, H, W] in [0, 1] -> [B, channels]."""
+        """Compute pooled features [B, channels] of images, float [B, 3, H, W] in [0, 1]."""
         pooled: Tensor = self.backbone(images).pooled
         return pooled
 
-    def scores(self, features: Tensor) -> Tensor | None:
-        """[n, channels] -> [n, classes]."""
+    def logits_of(self, features: Tensor) -> Tensor | None:
+        """Compute class scores [n, classes] from features [n, channels]; None without a classifier."""
         return None if self.classifier is None else self.classifier(features)
 
     def attention(self, images: Tensor) -> Tensor:
-        """[B, 3, H, W] -> the map of layer4's strongest channel, [B, h, w]."""
+        """Return layer4's channel with the highest mean, [B, h, w], for images [B, 3, H, W]."""
         return select_map(self.backbone(images).stages[-1], "gap_argmax")[:, 0]
 
 
 def open_models(locations: Sequence[str], backbone: str | None) -> list[EvaluatedModel]:
-    """The models, each with a name of its own: recipe and seed, or the weights file's name. Raises UserError."""
+    """Open checkpoints and plain weights files, local or in S3.
+
+    Models are named by recipe and seed, or by the name of the weights file; see `make_names_unique`. `backbone` is the
+    architecture of plain weights files. Raises UserError.
+    """
     if repeated := [location for location, times in Counter(locations).items() if times > 1]:
         raise UserError(f"{repeated[0]} is given twice; expected each checkpoint once")
-    models = [_opened(location, backbone) for location in locations]
+    models = [_open_model(location, backbone) for location in locations]
     _check_backbone(models, backbone)
-    names = unique_names([model.name for model in models], locations)
+    names = make_names_unique([model.name for model in models], locations)
     return [replace(model, name=name) for model, name in zip(models, names, strict=True)]
 
 
-def unique_names(names: Sequence[str], locations: Sequence[str]) -> list[str]:
-    """The names; those that several share with their run's folder, or with a number where that does not help."""
-    folders = _told_apart(names, [run_folder(location) for location in locations])
-    return _told_apart(folders, [str(number) for number, _ in enumerate(folders, start=1)])
+def make_names_unique(names: Sequence[str], locations: Sequence[str]) -> list[str]:
+    """Append the run's folder to names that several models share, then a number if they still share one."""
+    with_folders = _extend_repeated(names, [_run_folder(location) for location in locations])
+    return _extend_repeated(with_folders, [str(number) for number, _ in enumerate(with_folders, start=1)])
 
 
-def _check_backbone(models: Sequence[EvaluatedModel], backbone: str | None) -> None:
-    """Raises UserError where --backbone is for none of the models, and contradicts one."""
-    if backbone is None or any(isinstance(model.network, PlainResNet) for model in models):
-        return
-    for model in models:
-        if model.about["backbone"] != backbone:
-            raise UserError(
-                f"--backbone {backbone}: {model.location} is a checkpoint of a {model.about['backbone']}; leave it "
-                "out, as only plain weights files need it"
-            )
-
-
-def _told_apart(names: Sequence[str], labels: Sequence[str]) -> list[str]:
+def _extend_repeated(names: Sequence[str], suffixes: Sequence[str]) -> list[str]:
     times = Counter(names)
-    return [f"{name} {label}" if times[name] > 1 else name for name, label in zip(names, labels, strict=True)]
+    return [f"{name} {suffix}" if times[name] > 1 else name for name, suffix in zip(names, suffixes, strict=True)]
 
 
-def run_folder(location: str) -> str:
-    """The name of the run that a checkpoint is of."""
+def _run_folder(location: str) -> str:
+    """Return the name of the folder of a checkpoint's run."""
     parts = [part for part in PurePosixPath(location).parts[:-1] if part != "checkpoints"]
     return parts[-1] if parts else PurePosixPath(location).name
 
 
-def file_name(name: str) -> str:
-    """A model's name as a part of file names."""
+def to_file_name(name: str) -> str:
+    """Replace characters that are unsafe in file names by hyphens."""
     return re.sub(r"[^\w.-]+", "-", name)
 
 
-def _opened(location: str, backbone: str | None) -> EvaluatedModel:
+def _check_backbone(models: Sequence[EvaluatedModel], backbone: str | None) -> None:
+    """Raise UserError if --backbone applies to no plain weights file and contradicts a checkpoint."""
+    if backbone is None or any(isinstance(model.network, PlainResNet) for model in models):
+        return
+    for model in models:
+        if model.training["backbone"] != backbone:
+            raise UserError(
+                f"--backbone {backbone}: {model.location} is a checkpoint of a {model.training['backbone']}; omit the "
+                "flag, which only plain weights files need"
+            )
+
+
+def _open_model(location: str, backbone: str | None) -> EvaluatedModel:
     content = read_checkpoint(location)
-    weights = plain_weights(location, content)
+    weights = parse_plain_weights(location, content)
     if weights is None:
-        return _ours(location, content)
+        return _from_checkpoint(location, content)
     if backbone is None:
-        raise UserError(f"{location}: plain weights; say of which network with --backbone, such as --backbone resnet50")
+        raise UserError(
+            f"{location}: a plain weights file; name its architecture with --backbone, such as --backbone resnet50"
+        )
     try:
         network = PlainResNet(backbone, weights).eval()
     except (RuntimeError, KeyError) as error:
+        reason = describe_error(error)[:MAX_REASON_LENGTH]
         raise UserError(
-            f"{location}: not the weights of torchvision's {backbone}: {describe_error(error)[:200]}; name another "
-            "--backbone"
+            f"{location}: not the weights of torchvision's {backbone}: {reason}; name another --backbone"
         ) from None
-    about = {"backbone": backbone, "recipe": None, "seed": None, "step": None, "settings": None}
-    name = PurePosixPath(location).stem
     return EvaluatedModel(
-        name, location, hashlib.sha256(content).hexdigest(), PLAIN_SIZE, network, None, about, (PLAIN_ATTENTION,)
+        name=PurePosixPath(location).stem,
+        location=location,
+        sha256=hashlib.sha256(content).hexdigest(),
+        image_size=PLAIN_IMAGE_SIZE,
+        network=network,
+        classes=None,
+        training={"backbone": backbone, "recipe": None, "seed": None, "step": None, "settings": None},
+        notes=(PLAIN_ATTENTION_NOTE,),
     )
 
 
-def _ours(location: str, content: bytes) -> EvaluatedModel:
-    trained = trained_from(location, content)
+def _from_checkpoint(location: str, content: bytes) -> EvaluatedModel:
+    trained = parse_checkpoint(location, content)
     config = trained.config
-    about = {
-        "backbone": config.backbone,
-        "recipe": config.recipe,
-        "seed": config.seed,
-        "step": trained.step,
-        "settings": text_checksum(json.dumps(config.model_dump(mode="json", exclude={"seed"}), sort_keys=True)),
-    }
-    name = f"{config.recipe} seed {config.seed}"
-    return EvaluatedModel(name, location, trained.sha256, config.image_size, trained.model, trained.classes, about)
+    settings_except_seed = config.model_dump(mode="json", exclude={"seed"})
+    return EvaluatedModel(
+        name=f"{config.recipe} seed {config.seed}",
+        location=location,
+        sha256=trained.sha256,
+        image_size=config.image_size,
+        network=trained.model,
+        classes=trained.classes,
+        training={
+            "backbone": config.backbone,
+            "recipe": config.recipe,
+            "seed": config.seed,
+            "step": trained.step,
+            "settings": text_checksum(json.dumps(settings_except_seed, sort_keys=True)),
+        },
+    )
 
 
-def plain_weights(location: str, content: bytes) -> dict[str, Tensor] | None:
-    """The tensors of a weights file; None where the file is something else, a checkpoint of ours perhaps.
+def parse_plain_weights(location: str, content: bytes) -> dict[str, Tensor] | None:
+    """Return the tensors of a plain weights file; None if it is another file, such as a checkpoint of trainer.run.
 
-    They may lie under `state_dict` or `model`, with `module.` before their names. Raises UserError.
+    The tensors may be under `state_dict` or `model`, and their names may begin with `module.`. Raises UserError if the
+    file cannot be read.
     """
     if location.endswith(".safetensors"):
         try:
-            return _unprefixed(safetensors.torch.load(content))
-        except Exception as error:  # it raises many types on damaged files
-            raise UserError(f"{location}: cannot be read as weights: {describe_error(error)[:200]}") from None
-    state = load_torch_file(location, content)
-    return next((found for each in _candidates(state) if (found := _resnet(each)) is not None), None)
+            return _strip_prefix(safetensors.torch.load(content))
+        except Exception as error:  # safetensors raises many types on damaged files
+            reason = describe_error(error)[:MAX_REASON_LENGTH]
+            raise UserError(f"{location}: cannot be read as weights: {reason}") from None
+    content_or_wrapped = _with_wrapped(load_torch_file(location, content))
+    return next((weights for state in content_or_wrapped if (weights := _resnet_weights(state)) is not None), None)
 
 
-def _candidates(state: Any) -> list[Any]:
-    """A file's content, and what it wraps."""
-    return [state, *(state[name] for name in WRAPPERS if name in state)] if isinstance(state, dict) else []
+def _with_wrapped(state: Any) -> list[Any]:
+    """Return the content of a file, followed by what it holds under a wrapper key."""
+    return [state, *(state[key] for key in WRAPPER_KEYS if key in state)] if isinstance(state, dict) else []
 
 
-def _resnet(state: Any) -> dict[str, Tensor] | None:
-    if not isinstance(state, dict) or not all(isinstance(each, Tensor) for each in state.values()):
+def _resnet_weights(state: Any) -> dict[str, Tensor] | None:
+    """Return the state as weights by their plain names; None if it is not the state dict of a ResNet."""
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         return None
-    weights = _unprefixed(state)
+    weights = _strip_prefix(state)
     return weights if "conv1.weight" in weights else None
 
 
-def _unprefixed(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name.removeprefix(PARALLEL): each for name, each in state.items()}
+def _strip_prefix(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(DATA_PARALLEL_PREFIX): weight for name, weight in state.items()}

@@ -1,1 +1,1 @@
-"""Many training runs that answer one question: the search for lambda and beta, and Table 1."""
+"""Studies that consist of many training runs: Table 1, and the search for the weights of the attention loss."""

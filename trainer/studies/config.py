@@ -1,6 +1,6 @@
-"""Settings of studies: those of a training run, and how many runs."""
+"""Settings of studies: those of a training run, and the number and kind of runs."""
 
-from typing import Any, TypeVar
+from typing import Any
 
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
@@ -9,61 +9,75 @@ from common.errors import UserError
 from trainer.config import TrainSettings
 from trainer.recipes import recipe_names
 
-S = TypeVar("S", bound="StudySettings")
-
 
 class StudySettings(TrainSettings):
-    """What all runs of a study share."""
+    """Base of a study's settings: those that all of its training runs share."""
 
-    def run(self, **changes: Any) -> TrainSettings:
-        """The settings of one of its runs: those that were given, with changes."""
+    output: str | None = Field(
+        None,
+        description="folder of the study, with its runs and results, new or to be resumed, local or (trainer.table) "
+        "s3://BUCKET/PREFIX; required",
+    )
+
+    def run_settings(self, **changes: Any) -> TrainSettings:
+        """Return the settings of one run: those that the user gave, with changes. All others take their defaults."""
         given = {name: getattr(self, name) for name in self.model_fields_set & TrainSettings.model_fields.keys()}
         given |= changes
         return TrainSettings.model_construct(_fields_set=set(given), **given)
 
-    def refuse(self, hint: str, *names: str) -> None:
-        """Raises UserError where one of these flags is given."""
-        if found := [f"--{name.replace('_', '-')}" for name in names if name in self.model_fields_set]:
-            raise UserError(f"{', '.join(found)}: {hint}")
+    def reject(self, reason: str, *names: str) -> None:
+        """Raise UserError with the reason if the user gave any of the settings with these names."""
+        if flags := [f"--{name.replace('_', '-')}" for name in names if name in self.model_fields_set]:
+            raise UserError(f"{', '.join(flags)}: {reason}")
 
-    def folder(self) -> str:
-        """Where the study goes. Raises UserError where nothing says so."""
+    def study_folder(self) -> str:
+        """Return the folder of the study. Raises UserError if none was given."""
         if self.output is None:
-            raise UserError("--output is needed: the folder of the runs and of what comes out")
+            raise UserError("--output is needed: the folder of the study, with its runs and results")
         return self.output.rstrip("/")
 
 
 class SearchSettings(StudySettings):
-    """Search lambda (0.1 to 5) and beta (0.01 to 1) of the attention loss on an 80/20 split of the training shards.
+    """Search the weights of KLD (0.1 to 5) and NSS (0.01 to 1) in the attention loss for the highest probe accuracy.
 
-    Every trial is a run of trainer.run's; poor ones are stopped early. The same command again goes on where it stopped.
+    Each trial is a training run with other weights, on 80 % of the shards; accuracy is measured on the other 20 %.
+    Trials with a low accuracy are stopped early. Run the same command again to resume a stopped search. Every other
+    flag is a setting of all trials, except --kld-weight, --nss-weight and --workers, which cannot be given.
     """
 
     model_config = SettingsConfigDict(env_prefix="TRAINER_SEARCH_", cli_prog_name="python -m trainer.search")
+    help_groups = {"study": ("trials", "concurrent"), **TrainSettings.help_groups}
 
-    trials: int = Field(20, ge=1, description="pairs of lambda and beta to try")
-    concurrent: int = Field(1, ge=1, description="trials that run at the same time; they share this cluster's devices")
+    trials: int = Field(20, ge=1, description="number of pairs of weights to try")
+    concurrent: int = Field(
+        1, ge=1, description="number of trials that run at the same time and share the GPUs or cores of the cluster"
+    )
 
 
 class TableSettings(StudySettings):
-    """Table 1: every recipe with several seeds, mean and standard error of its top-1, beside the paper's.
+    """Reproduce Table 1: train every recipe with several seeds, and compare the mean top-1 accuracy with the paper's.
 
-    Runs that are there are used again, so that the same command after an interruption does only what is left.
+    Finished runs are not repeated: run the same command again to resume a stopped study or to add rows and seeds. Every
+    other flag is a setting of all runs, except --recipe and --seed, which --recipes and --seeds replace.
     """
 
     model_config = SettingsConfigDict(env_prefix="TRAINER_TABLE_", cli_prog_name="python -m trainer.table")
+    help_groups = {
+        "study": ("recipes", "seeds", "val", "supervised_learning_rate"),
+        **TrainSettings.help_groups,
+    }
 
-    recipes: str = Field(",".join(recipe_names()), description="rows, separated by commas")
-    seeds: int = Field(3, ge=1, description="runs of each row, with seeds 0, 1, ...")
+    recipes: str = Field(",".join(recipe_names()), description="recipes to train, separated by commas; a row each")
+    seeds: int = Field(3, ge=1, description="number of runs per recipe; their seeds are 0, 1, ...")
     supervised_learning_rate: float | None = Field(
         None,
         gt=0,
         allow_inf_nan=False,
-        description="of supervised recipes at its peak, --learning-rate is of the others; by default 0.1 * batch size "
-        "/ 256",
+        description="peak learning rate of supervised recipes, to which --learning-rate does not apply; by default 0.1 "
+        "* batch size / 256",
     )
     val: str | None = Field(
         None,
-        description="folder of validation images, one folder a class, for top-1 of the probe on 87.5 % centre crops; "
-        "without, the table shows the probe's accuracy on augmented training images",
+        description="folder of validation images, one folder per class, to measure top-1 accuracy on 87.5 % center "
+        "crops; without it the table shows the accuracy on the augmented training images of the last epoch",
     )

@@ -22,8 +22,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from common.fixation_maps import center_prior
 from common.fixations import FixatedImage
+from common.fixations.maps import center_prior
 from common.parallel import in_order
 from common.saliency import is_constant, score_map
 from labeler.teacher.evaluation.predict import predict_map

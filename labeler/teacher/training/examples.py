@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from common.fixation_maps import blur_fixations
 from common.fixations import FixatedImage
 from common.fixations.data import SALICON_SIGMA
+from common.fixations.maps import blur_fixations
 from labeler.teacher.training.data import Photograph
 from labeler.teacher.training.views import View, crop_fixations, crop_pixels
 

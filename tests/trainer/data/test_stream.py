@@ -7,7 +7,7 @@ import torch
 
 from common.errors import UserError
 from common.parallel import Decoders
-from tests.support.datasets import disc_sample, make_dataset, spoil
+from tests.support.datasets import disc_sample, make_dataset, overwrite_member
 from trainer.data.augment import draw_augmentation
 from trainer.data.dataset import open_dataset
 from trainer.data.sampler import Sampler
@@ -59,7 +59,7 @@ def test_threads_and_processes_make_the_same_batches(folder):
 
 
 def test_processes_name_a_damaged_sample_and_others_stand_in_if_told_to(tmp_path):
-    spoil(make_dataset(tmp_path, SIZES), "train-000001.tar", "000000008", "jpg")
+    overwrite_member(make_dataset(tmp_path, SIZES), "train-000001.tar", "000000008", "jpg")
     with pytest.raises(UserError, match=r"train-000001\.tar: sample 000000008 cannot be read: .*--skip-damaged"):
         batches(tmp_path, 0, 8, decoders=PROCESSES)
     alike = (batches(tmp_path, 0, 4, skip_damaged=True, decoders=decoders) for decoders in (THREADS, PROCESSES))
@@ -118,13 +118,13 @@ def test_classes_may_be_absent(tmp_path):
 
 @pytest.mark.parametrize("member", ["jpg", "attn.png", "gaze.npy"])
 def test_a_damaged_sample_is_named(tmp_path, member):
-    spoil(make_dataset(tmp_path, SIZES), "train-000001.tar", "000000008", member)
+    overwrite_member(make_dataset(tmp_path, SIZES), "train-000001.tar", "000000008", member)
     with pytest.raises(UserError, match=r"train-000001\.tar: sample 000000008 cannot be read: .*--skip-damaged"):
         batches(tmp_path, 0, 8)
 
 
 def test_a_damaged_sample_is_skipped_and_counted_if_told_to(tmp_path):
-    spoil(make_dataset(tmp_path, SIZES), "train-000001.tar", "000000008", "jpg")
+    overwrite_member(make_dataset(tmp_path, SIZES), "train-000001.tar", "000000008", "jpg")
     found = batches(tmp_path, 0, 8, skip_damaged=True)
     assert "000000008" not in {key for batch in found for key in batch.keys}
     assert sum(batch.skipped for batch in found) in (1, 2)  # once an epoch, where it is drawn
@@ -169,7 +169,7 @@ def test_without_any_shard_nothing_can_stand_in(tmp_path):
 
 
 def test_a_class_beyond_those_of_the_manifest_is_named(tmp_path):
-    spoil(make_dataset(tmp_path, SIZES, classes=2), "train-000001.tar", "000000008", "cls", b"7")
+    overwrite_member(make_dataset(tmp_path, SIZES, classes=2), "train-000001.tar", "000000008", "cls", b"7")
     with pytest.raises(UserError, match=r"train-000001\.tar: sample 000000008 cannot be read: class 7+ of 2"):
         batches(tmp_path, 0, 8)
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from common.settings import load_settings
-from tests.support.datasets import COLOURS, disc_sample, make_dataset
+from tests.support.datasets import COLORS, disc_sample, make_dataset
 from trainer.config import TrainSettings
 from trainer.job import run_training
 
@@ -36,7 +36,7 @@ def val(tmp_path_factory):
 
 def val_folder(folder: Path, images: int) -> Path:
     for number in range(CLASSES * images):
-        path = folder / COLOURS[number % CLASSES] / f"{number:03}.jpg"
+        path = folder / COLORS[number % CLASSES] / f"{number:03}.jpg"
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(disc_sample(FIRST_HELD_OUT + number, CLASSES).jpeg)
     return folder

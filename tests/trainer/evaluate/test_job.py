@@ -17,7 +17,7 @@ from common.errors import UserError
 from common.fixations import open_fixations
 from common.saliency import score_map
 from common.settings import load_settings
-from tests.support.datasets import COLOURS
+from tests.support.datasets import COLORS
 from tests.support.fixation_data import random_fixations, write_fixation_data
 from tests.support.pictures import write
 from tests.trainer.evaluate.conftest import val_folder
@@ -369,7 +369,7 @@ def test_a_model_whose_maps_are_no_numbers_is_named(human, tmp_path):
 def test_a_mistake_is_one_sentence_before_anything_is_measured(flags, message, checkpoints, val, tmp_path, monkeypatch):
     monkeypatch.setattr("trainer.evaluate.job.extract_here", lambda *_: pytest.fail("too late"))
     contents = {f"{path.parent.name}/{path.name}": path.read_bytes() for path in val.rglob("*.jpg")}
-    other = write(tmp_path / "other", {name.replace(COLOURS[3], "grey"): content for name, content in contents.items()})
+    other = write(tmp_path / "other", {name.replace(COLORS[3], "grey"): content for name, content in contents.items()})
     given = [flag.replace("VAL", str(val)).replace("OTHER", str(other)) for flag in flags]
     with pytest.raises(UserError, match=message):
         evaluate(checkpoints[:1], tmp_path / "out", *given)

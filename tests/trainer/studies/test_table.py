@@ -10,7 +10,7 @@ from scipy import stats
 from common.errors import UserError
 from common.intervals import standard_error
 from common.settings import load_settings
-from tests.support.datasets import COLOURS, make_dataset
+from tests.support.datasets import COLORS, make_dataset
 from tests.support.people import make_people
 from trainer import table
 from trainer.recipes import recipe_names
@@ -63,14 +63,14 @@ def test_a_table_trains_what_is_missing_and_no_more(discs, tmp_path, steps, caps
     with pytest.raises(UserError, match="with other settings: epochs was 1, is 2"):
         table.main(flags(discs, tmp_path, "--epochs=2"))
 
-    for name in COLOURS[:2]:
+    for name in COLORS[:2]:
         (tmp_path / "val" / name).mkdir(parents=True)
         Image.new("RGB", (40, 30), name).save(tmp_path / "val" / name / "0.png")
     assert table.main(flags(discs, tmp_path, f"--val={tmp_path / 'val'}")) == 0
     assert len(steps) == 8
     assert f"87.5 % centre crops of {tmp_path / 'val'}" in (tmp_path / "table.md").read_text()
     assert {float(row["mean"]) for row in csv.DictReader((tmp_path / "table.csv").open())} <= {0, 25, 50, 75, 100}
-    Image.new("RGB", (40, 30), "black").save(tmp_path / "val" / COLOURS[0] / "1.png")
+    Image.new("RGB", (40, 30), "black").save(tmp_path / "val" / COLORS[0] / "1.png")
     known = (tmp_path / "runs/contrastive-resnet18-seed0/validation.json").read_text()
     assert table.main(flags(discs, tmp_path, f"--val={tmp_path / 'val'}")) == 0
     assert (tmp_path / "runs/contrastive-resnet18-seed0/validation.json").read_text() != known
@@ -98,8 +98,8 @@ def test_what_cannot_run_is_refused_before_anything_is_trained(discs, tmp_path, 
     with pytest.raises(UserError, match="--recipe nothing: expected one of"):
         table.main([*flags(discs, tmp_path), "--recipes=nothing"])
     val = tmp_path / "val"
-    (val / COLOURS[0]).mkdir(parents=True)
-    Image.new("RGB", (40, 30), "red").save(val / COLOURS[0] / "0.png")
+    (val / COLORS[0]).mkdir(parents=True)
+    Image.new("RGB", (40, 30), "red").save(val / COLORS[0] / "0.png")
     with pytest.raises(UserError, match=r"expected the 2 classes of the training data, found 1"):
         table.main(flags(discs, tmp_path, f"--val={val}"))
     with pytest.raises(UserError, match="--no-probe: a table compares probes"):

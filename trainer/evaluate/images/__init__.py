@@ -1,1 +1,1 @@
-"""The image sets that evaluations read: class folders, shards, ImageNet-C and CIFAR-10."""
+"""Image sets for evaluations: class folders, labeled data sets, ImageNet-C, CIFAR-10 and CIFAR-10-C."""

@@ -1,4 +1,4 @@
-"""CIFAR-10's test images and CIFAR-10-C, as published or as class folders."""
+"""CIFAR-10's test images, as published or in class folders, and CIFAR-10-C as published."""
 
 import pickle
 from collections.abc import Sequence
@@ -9,106 +9,116 @@ import numpy as np
 from torch import Tensor
 
 from common.errors import UserError, describe_error
+from common.text import pluralize
 from trainer.evaluate.images.corruptions import CORRUPTIONS, select_corruptions
 from trainer.evaluate.images.image_sets import FolderImages, ImageSet, text_checksum, to_tensor
 
 CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
-BATCH = "test_batch"
+TEST_BATCH = "test_batch"
 SEVERITIES = 5
-SHAPE = (32, 32, 3)
-HARMLESS = {("_reconstruct", "numpy"), ("ndarray", "numpy"), ("dtype", "numpy"), ("scalar", "numpy")}
+IMAGE_SHAPE = (32, 32, 3)
+# functions and classes that a pickled array refers to; the top-level module is enough, as numpy moved them
+ALLOWED_GLOBALS = {("_reconstruct", "numpy"), ("ndarray", "numpy"), ("dtype", "numpy"), ("scalar", "numpy")}
 
 
 class ArrayImages:
-    """Images in an array, uint8 [n, 32, 32, 3], in memory or mapped from a file."""
+    """Image set in an array of CIFAR images, uint8 [n, 32, 32, 3], in memory or mapped from a file."""
 
-    framed = True
+    whole_frame = True
 
-    def __init__(self, name: str, images: np.ndarray, labels: np.ndarray, identity: str) -> None:
-        self.name, self._images, self.identity = name, images, identity
-        self.names = [f"{index:05}" for index in range(len(images))]
+    def __init__(self, name: str, pixels: np.ndarray, labels: np.ndarray, identity: str) -> None:
+        self.name, self._pixels, self.identity = name, pixels, identity
+        self.names = [f"{index:05}" for index in range(len(pixels))]
         self.labels, self.classes = labels.astype(np.int64), CLASSES
 
     def read(self, index: int) -> Tensor:
-        return to_tensor(self._images[index])
+        """Return the pixels of an image, uint8 [3, 32, 32]."""
+        return to_tensor(self._pixels[index])
 
 
 def open_cifar(location: str) -> ImageSet:
-    """CIFAR-10's test images: class folders (below `test`, if there is one), a tar of them, or the published batches.
+    """Open CIFAR-10's test images: the published batches, class folders, or a tar file of class folders.
 
-    Raises UserError.
+    Class folders below a folder `test` are used alone. Raises UserError if the location holds none of these.
     """
     path = Path(location)
     for folder in (path, path / "cifar-10-batches-py"):
-        if (folder / BATCH).is_file():
-            return _published(folder / BATCH)
-    return FolderImages("--cifar", location, "cifar10", framed=True, below="test")
+        if (folder / TEST_BATCH).is_file():
+            return _read_test_batch(folder / TEST_BATCH)
+    return FolderImages("--cifar", location, "cifar10", whole_frame=True, subfolder="test")
 
 
-def _published(path: Path) -> ArrayImages:
+def _read_test_batch(path: Path) -> ArrayImages:
     try:
         with path.open("rb") as file:
-            batch = _NumpyOnly(file, encoding="bytes").load()
-        images = np.asarray(batch[b"data"]).reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
+            batch = _ArrayUnpickler(file, encoding="bytes").load()
+        pixels = np.asarray(batch[b"data"]).reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
         labels = np.asarray(batch[b"labels"])
-    except Exception as error:  # pickles raise many kinds on damage
+    except Exception as error:  # pickle raises many types on damage
         raise UserError(f"--cifar {path}: cannot be read as CIFAR-10's test batch: {describe_error(error)}") from None
-    _check(f"--cifar {path}", images, labels)
-    return ArrayImages("cifar10", images, labels, _identity(path))
+    _check_arrays(f"--cifar {path}", pixels, labels)
+    return ArrayImages("cifar10", pixels, labels, _file_checksum(path))
 
 
-class _NumpyOnly(pickle.Unpickler):
-    """Pickles can run any program; this one makes numpy's arrays only."""
+class _ArrayUnpickler(pickle.Unpickler):
+    """Unpickler that creates numpy arrays and nothing else, since a pickle can run any program."""
 
     def find_class(self, module: str, name: str) -> Any:
-        if (name, module.partition(".")[0]) not in HARMLESS:
+        if (name, module.partition(".")[0]) not in ALLOWED_GLOBALS:
             raise pickle.UnpicklingError(f"expected arrays of numbers, found {module}.{name}")
         return super().find_class(module.replace("numpy.core", "numpy._core"), name)
 
 
-def open_cifar_c(folder: str, wanted: Sequence[str], severities: Sequence[int]) -> dict[tuple[str, int], ArrayImages]:
-    """CIFAR-10-C as published: CORRUPTION.npy, its five severities one after the other, and labels.npy.
+def open_cifar_c(folder: str, requested: Sequence[str], severities: Sequence[int]) -> dict[tuple[str, int], ArrayImages]:
+    """Open the sets of CIFAR-10-C by corruption and severity.
 
-    Raises UserError where a file is missing, or is no such array.
+    Args:
+        folder: CORRUPTION.npy, in which the images of the five severities follow each other, and labels.npy.
+        requested: corruptions to open; empty for all that are available.
+        severities: severities to open, 1 to 5.
+
+    Raises UserError if a file is missing, or does not hold CIFAR images or labels.
     """
     root, where = Path(folder), f"--cifar-c {folder}"
     available = [name for name in CORRUPTIONS if (root / f"{name}.npy").is_file()]
     sets = {}
-    for name in select_corruptions(wanted, available, where):
-        images, labels = _array(where, root / f"{name}.npy"), _array(where, root / "labels.npy")
-        _check(f"{where}: {name}.npy", images, labels, SEVERITIES)
-        each = len(images) // SEVERITIES
+    for name in select_corruptions(requested, available, where):
+        pixels, labels = _map_array(where, root / f"{name}.npy"), _map_array(where, root / "labels.npy")
+        _check_arrays(f"{where}: {name}.npy", pixels, labels, SEVERITIES)
+        count = len(pixels) // SEVERITIES
         for severity in severities:
-            rows = slice((severity - 1) * each, severity * each)
-            identity = text_checksum(_identity(root / f"{name}.npy"), str(severity))
-            sets[name, severity] = ArrayImages(f"cifar10-c {name} {severity}", images[rows], labels[rows], identity)
+            rows = slice((severity - 1) * count, severity * count)
+            identity = text_checksum(_file_checksum(root / f"{name}.npy"), str(severity))
+            sets[name, severity] = ArrayImages(f"cifar10-c {name} {severity}", pixels[rows], labels[rows], identity)
     return sets
 
 
-def _check(where: str, images: np.ndarray, labels: np.ndarray, times: int = 1) -> None:
-    """Raises UserError for what are no CIFAR images with a label each, `times` as many as there are photographs."""
-    if images.dtype != np.uint8 or images.shape[1:] != SHAPE:
-        raise UserError(f"{where}: expected uint8 images [n, 32, 32, 3], found {images.dtype} {list(images.shape)}")
-    if labels.shape != (len(images),) or not len(images) or len(images) % times:
-        wanted = "images" if times == 1 else f"a multiple of {times} images"
-        found = f"{len(images):,} images and labels {list(labels.shape)}"
-        raise UserError(f"{where}: expected {wanted} with a label each, found {found}")
-    whole = np.issubdtype(labels.dtype, np.integer)
-    wrong = labels[(labels < 0) | (labels >= len(CLASSES))] if whole else labels
+def _check_arrays(where: str, pixels: np.ndarray, labels: np.ndarray, parts: int = 1) -> None:
+    """Raise UserError unless the arrays hold CIFAR images with a label each, and divide into `parts` of equal size."""
+    if pixels.dtype != np.uint8 or pixels.shape[1:] != IMAGE_SHAPE:
+        raise UserError(f"{where}: expected uint8 images [n, 32, 32, 3], found {pixels.dtype} {list(pixels.shape)}")
+    if labels.shape != (len(pixels),) or not len(pixels) or len(pixels) % parts:
+        expected = "images" if parts == 1 else f"a multiple of {parts} images"
+        found = f"{pluralize(len(pixels), 'image')} and labels {list(labels.shape)}"
+        raise UserError(f"{where}: expected {expected} with a label each, found {found}")
+    are_integers = np.issubdtype(labels.dtype, np.integer)
+    wrong = labels[(labels < 0) | (labels >= len(CLASSES))] if are_integers else labels
     if len(wrong):
         raise UserError(
-            f"{where}: expected whole numbers from 0 to {len(CLASSES) - 1} as labels, found {wrong[0].item()!r}"
+            f"{where}: expected integers from 0 to {len(CLASSES) - 1} as labels, found {wrong[0].item()!r}"
         )
 
 
-def _array(where: str, path: Path) -> np.ndarray:
+def _map_array(where: str, path: Path) -> np.ndarray:
+    """Map a .npy file into memory, so that only the images that are used are read."""
     try:
         array: np.ndarray = np.lib.format.open_memmap(path, mode="r")
-    except Exception as error:  # numpy raises many kinds on damage
+    except Exception as error:  # numpy raises many types on damage
         raise UserError(f"{where}: {path.name} cannot be read as an array: {describe_error(error)}") from None
     return array
 
 
-def _identity(path: Path) -> str:
+def _file_checksum(path: Path) -> str:
+    """Return a checksum of a file's path, size and time of modification, without reading its content."""
     status = path.stat()
     return text_checksum(str(path.resolve()), str(status.st_size), str(status.st_mtime_ns))

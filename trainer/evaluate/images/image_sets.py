@@ -1,4 +1,4 @@
-"""Images with classes, wherever they lie: class folders and tars, labelled data sets, a part of either."""
+"""Sets of images with class labels: class folders, tar files of them, labeled data sets, and subsets of these."""
 
 import hashlib
 import io
@@ -9,6 +9,7 @@ from typing import BinaryIO, NamedTuple, Protocol
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from common.errors import ImageFailure, Reason, UserError, describe_error
@@ -22,72 +23,93 @@ from common.text import join_names
 from trainer.data.crops import center_crop, resize_frame
 from trainer.data.dataset import Dataset, open_dataset
 
-MAX_PIXELS = 200_000_000
-SCANNERS = 8  # threads that list shards
+MAX_PIXELS = 200_000_000  # of an image
+LISTING_THREADS = 8  # each reads the tar headers of one shard
 
 
 class ImageSet(Protocol):
-    """A set of images. `labels` are indices into `classes`; `identity` changes with anything that changes the pixels.
+    """A set of images with class labels.
 
-    `framed`: they are shown whole, because they are small or were cropped already; else their centre is shown.
+    Attributes:
+        name: name of the set in reports and file names.
+        names: names of the images, unique within the set.
+        labels: indices into `classes`, int64 [n].
+        classes: names of the classes.
+        whole_frame: whether models see the whole frame, because the images are small or already cropped; otherwise
+            they see a center crop.
+        identity: checksum that changes with anything that changes the pixels.
     """
 
     name: str
     names: list[str]
     labels: np.ndarray
     classes: list[str]
-    framed: bool
+    whole_frame: bool
     identity: str
 
     def read(self, index: int) -> Tensor:
-        """An image's pixels, uint8 [3, H, W]. Raises ImageFailure."""
+        """Return the pixels of an image, uint8 [3, H, W]. Raises ImageFailure."""
         ...
 
 
-def model_input(pictures: ImageSet, index: int, size: int) -> Tensor:
-    """An image as networks see it, uint8 [3, size, size]. Raises ImageFailure."""
-    return (resize_frame if pictures.framed else center_crop)(pictures.read(index), size)
+def read_model_input(images: ImageSet, index: int, size: int) -> Tensor:
+    """Return an image as models see it, uint8 [3, size, size]. Raises ImageFailure."""
+    pixels = images.read(index)
+    return resize_frame(pixels, size) if images.whole_frame else center_crop(pixels, size)
 
 
 class FolderImages:
-    """Class folders, or a tar of them, local or in S3; only those `below` a folder where there is one of that name."""
+    """Image set in class folders, or in a tar file of them, local or in S3.
 
-    def __init__(self, flag: str, location: str, name: str, framed: bool = False, below: str | None = None) -> None:
+    Args:
+        flag: the flag that named the location, for error messages.
+        location: folder or tar file.
+        name: name of the set.
+        whole_frame: see `ImageSet`.
+        subfolder: use only images below this folder, if it exists.
+
+    Raises UserError if the location does not hold class folders with images.
+    """
+
+    def __init__(
+        self, flag: str, location: str, name: str, whole_frame: bool = False, subfolder: str | None = None
+    ) -> None:
         self._source = open_source(location, flag)
         table = self._source.list().table
         refs = [ImageRef(*row.values()) for row in table.to_pylist()]
-        self._refs = [ref for ref in refs if below and ref.uri.startswith(f"{below}/")] or refs
+        self._refs = [ref for ref in refs if subfolder and ref.uri.startswith(f"{subfolder}/")] or refs
         folders = [class_folder(ref.uri) for ref in self._refs]
         if not folders or None in folders:
             found = f"{self._refs[folders.index(None)].uri} at the top" if folders else "no images"
             raise UserError(f"{flag} {location}: expected class folders with images, found {found}")
-        _check_together(f"{flag} {location}", [PurePosixPath(ref.uri).parent for ref in self._refs])
-        self.name, self.framed = name, framed
+        _check_one_folder_per_class(f"{flag} {location}", [PurePosixPath(ref.uri).parent for ref in self._refs])
+        self.name, self.whole_frame = name, whole_frame
         self.names = [ref.uri for ref in self._refs]
         self.classes = sorted({str(folder) for folder in folders})
-        index = {folder: number for number, folder in enumerate(self.classes)}
-        self.labels = np.array([index[str(folder)] for folder in folders], np.int64)
-        place = location if "://" in location else str(Path(location).resolve())
-        self.identity = text_checksum(place, *(f"{ref.uri} {ref.size}" for ref in self._refs))
+        class_indices = {folder: index for index, folder in enumerate(self.classes)}
+        self.labels = np.array([class_indices[str(folder)] for folder in folders], np.int64)
+        absolute = location if "://" in location else str(Path(location).resolve())
+        self.identity = text_checksum(absolute, *(f"{ref.uri} {ref.size}" for ref in self._refs))
 
     def read(self, index: int) -> Tensor:
+        """Return the pixels of an image, uint8 [3, H, W]. Raises ImageFailure."""
         return read_photograph(self._source.read(self._refs[index]), MAX_PIXELS, 1)[0]
 
 
-def _check_together(where: str, folders: Iterable[PurePosixPath]) -> None:
-    """Raises UserError where a class lies under two folders, as under train/ and val/ of a data set's root."""
-    above: dict[str, PurePosixPath] = {}
+def _check_one_folder_per_class(where: str, folders: Iterable[PurePosixPath]) -> None:
+    """Raise UserError if two folders hold the same class, such as train/cat and val/cat."""
+    parents: dict[str, PurePosixPath] = {}
     for folder in dict.fromkeys(folders):
-        first = above.setdefault(folder.name, folder.parent)
+        first = parents.setdefault(folder.name, folder.parent)
         if first != folder.parent:
             raise UserError(
-                f"{where}: expected each class in one place, found {folder.name} under {first}/ and {folder.parent}/; "
+                f"{where}: expected one folder per class, found {folder.name} under {first}/ and {folder.parent}/; "
                 "name one of them"
             )
 
 
-class _Place(NamedTuple):
-    """Where the JPEG of a sample lies, and its class."""
+class _ShardImage(NamedTuple):
+    """A sample's JPEG, as a range of bytes in a shard, and its class index."""
 
     shard: str
     key: str
@@ -97,76 +119,84 @@ class _Place(NamedTuple):
 
 
 class ShardImages:
-    """The images of a labelled data set, as the labelling job writes it."""
+    """Image set of a labeled data set. Raises UserError if its samples have no classes or a shard is damaged.
+
+    Args:
+        flag: the flag that named the data set, for error messages.
+        data: the data set.
+        name: name of the set.
+    """
 
     def __init__(self, flag: str, data: Dataset, name: str) -> None:
         if data.classes is None:
             raise UserError(f"{flag} {data.location}: its samples have no classes; expected a data set with classes")
         self._storage = open_storage(data.location)
-        with ThreadPoolExecutor(SCANNERS) as pool:
-            self._places = [place for found in pool.map(self._places_in, data.shards) for place in found]
-        self.name, self.framed = name, False
-        self.names = [f"{place.shard}/{place.key}" for place in self._places]
-        self.labels = np.array([place.label for place in self._places], np.int64)
+        with ThreadPoolExecutor(LISTING_THREADS) as pool:
+            self._images = [image for images in pool.map(self._list_shard, data.shards) for image in images]
+        self.name, self.whole_frame = name, False
+        self.names = [f"{image.shard}/{image.key}" for image in self._images]
+        self.labels = np.array([image.label for image in self._images], np.int64)
         self.classes = data.class_names()
         self.identity = text_checksum(data.checksum)
 
     def read(self, index: int) -> Tensor:
-        place = self._places[index]
+        """Return the pixels of an image, uint8 [3, H, W]. Raises ImageFailure."""
+        image = self._images[index]
         try:
-            content = self._storage.read_range(place.shard, place.offset, place.size)
+            content = self._storage.read_range(image.shard, image.offset, image.size)
         except OSError as error:
             raise ImageFailure(Reason.UNREADABLE, describe_error(error)) from None
         return read_photograph(content, MAX_PIXELS, 1)[0]
 
-    def _places_in(self, shard: str) -> list[_Place]:
-        """The images and classes of a shard."""
+    def _list_shard(self, shard: str) -> list[_ShardImage]:
         try:
             with self._storage.open(shard) as file:
-                return list(_samples(shard, file))
-        except Exception as error:  # tarfile and storage raise many kinds on damage
+                return _read_headers(shard, file)
+        except Exception as error:  # tarfile and storage raise many types on damage
             raise UserError(
                 f"{self._storage.location}/{shard}: cannot be read as a shard: {describe_error(error)}"
             ) from None
 
 
-def _samples(shard: str, file: BinaryIO) -> list[_Place]:
-    images: dict[str, tuple[int, int]] = {}
+def _read_headers(shard: str, file: BinaryIO) -> list[_ShardImage]:
+    """List the images of a shard without reading their JPEGs."""
+    jpegs: dict[str, tuple[int, int]] = {}
     labels: dict[str, int] = {}
     for header in tar_headers(file):
         key, _, extension = header.name.partition(".")
         if extension == "jpg":
-            images[key] = (header.offset_data, header.size)
+            jpegs[key] = (header.offset_data, header.size)
         elif extension == "cls":
             file.seek(header.offset_data)
             labels[key] = int(file.read(header.size))
-    return [_Place(shard, key, offset, size, labels[key]) for key, (offset, size) in images.items()]
+    return [_ShardImage(shard, key, offset, size, labels[key]) for key, (offset, size) in jpegs.items()]
 
 
 class ImageSubset:
-    """Some images of a set, in their order there."""
+    """The images of a set at the given indices."""
 
-    def __init__(self, pictures: ImageSet, indices: np.ndarray) -> None:
-        self._pictures, self._indices = pictures, indices
-        self.name, self.classes, self.framed = pictures.name, pictures.classes, pictures.framed
-        self.names = [pictures.names[index] for index in indices]
-        self.labels = pictures.labels[indices]
-        self.identity = text_checksum(pictures.identity, ",".join(map(str, indices)))
+    def __init__(self, images: ImageSet, indices: np.ndarray) -> None:
+        self._images, self._indices = images, indices
+        self.name, self.classes, self.whole_frame = images.name, images.classes, images.whole_frame
+        self.names = [images.names[index] for index in indices]
+        self.labels = images.labels[indices]
+        self.identity = text_checksum(images.identity, ",".join(map(str, indices)))
 
     def read(self, index: int) -> Tensor:
-        return self._pictures.read(int(self._indices[index]))
+        """Return the pixels of an image, uint8 [3, H, W]. Raises ImageFailure."""
+        return self._images.read(int(self._indices[index]))
 
 
-def subsample(pictures: ImageSet, images: int | None, seed: int) -> ImageSet:
-    """So many images, drawn by the seed; all where there are no more."""
-    if images is None or images >= len(pictures.names):
-        return pictures
+def subsample(images: ImageSet, count: int | None, seed: int) -> ImageSet:
+    """Draw `count` images of a set at random; return the set itself if `count` is None or not below its size."""
+    if count is None or count >= len(images.names):
+        return images
     generator = np.random.default_rng([seed, 0])
-    return ImageSubset(pictures, np.sort(generator.choice(len(pictures.names), images, replace=False)))
+    return ImageSubset(images, np.sort(generator.choice(len(images.names), count, replace=False)))
 
 
 def open_training(location: str) -> ImageSet:
-    """What an offline probe learns from: a labelled data set, or class folders. Raises UserError."""
+    """Open the images that offline probes are trained on: a labeled data set or class folders. Raises UserError."""
     storage = open_storage(location)
     if storage.exists(MANIFEST) or storage.exists(PLAN):
         return ShardImages("--train", open_dataset(location), "train")
@@ -174,34 +204,39 @@ def open_training(location: str) -> ImageSet:
 
 
 def check_classes(found: Sequence[str], expected: Sequence[str], what: str, source: str) -> None:
-    """Raises UserError where two sets of class names differ: which are missing, and which are not known."""
+    """Raise UserError if two collections of class names differ.
+
+    Args:
+        found: class names of the images.
+        expected: class names that they must have, in any order.
+        what: the images, for the message, such as "--val".
+        source: where the expected classes come from, for the message.
+    """
     missing, unknown = sorted(set(expected) - set(found)), sorted(set(found) - set(expected))
     differences = [
         f"{len(names):,} {kind} ({join_names(names)})"
-        for kind, names in (("are missing", missing), ("are not known", unknown))
+        for kind, names in (("missing", missing), ("unknown", unknown))
         if names
     ]
     if differences:
         raise UserError(
-            f"{what}: expected the {len(expected):,} classes of {source}, found {len(found):,}, of which "
+            f"{what}: expected the {len(expected):,} classes of {source}, found {len(found):,} with "
             f"{' and '.join(differences)}; name a folder with exactly these class folders"
         )
 
 
 def text_checksum(*parts: str) -> str:
-    """One checksum of several texts."""
+    """Return the SHA-256 checksum of texts, in hexadecimal digits."""
     return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def to_tensor(array: np.ndarray) -> Tensor:
-    """uint8 [H, W, 3] -> [3, H, W]."""
+    """Convert an image from uint8 [H, W, 3] to a tensor [3, H, W]."""
     return torch.from_numpy(np.ascontiguousarray(array.transpose(2, 0, 1)))
 
 
-def through_jpeg(array: np.ndarray, quality: int) -> Tensor:
-    """uint8 [H, W, 3], saved as JPEG and read again: [3, H, W]."""
-    from PIL import Image
-
+def compress_jpeg(array: np.ndarray, quality: int) -> Tensor:
+    """Encode an image, uint8 [H, W, 3], as JPEG and return the decoded pixels, [3, H, W]."""
     buffer = io.BytesIO()
     Image.fromarray(array).save(buffer, "JPEG", quality=quality)
     return read_photograph(buffer.getvalue(), MAX_PIXELS, 1)[0]

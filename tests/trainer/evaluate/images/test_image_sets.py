@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from common.errors import ImageFailure, UserError
-from tests.support.datasets import COLOURS, disc_sample, make_dataset
+from tests.support.datasets import COLORS, disc_sample, make_dataset
 from tests.support.pictures import jpeg, write
 from trainer.evaluate.images.image_sets import FolderImages, check_classes, model_input, open_training, subsample
 
@@ -78,7 +78,7 @@ def test_the_folder_above_train_and_val_is_refused(tmp_path):
 
 def test_a_labelled_data_set_gives_its_images_and_classes(tmp_path):
     found = open_training(str(make_dataset(tmp_path / "data", [3, 2])))
-    assert found.classes == list(COLOURS[:4])
+    assert found.classes == list(COLORS[:4])
     assert found.labels.tolist() == [0, 1, 2, 3, 0]
     assert found.names[3] == "train-000001.tar/000000003"
     direct = write(tmp_path / "direct", {"x/3.jpg": disc_sample(3, 4).jpeg or b""})

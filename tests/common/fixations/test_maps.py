@@ -4,7 +4,7 @@ import scipy.io
 import torch
 from scipy.ndimage import gaussian_filter
 
-from common.fixation_maps import blur_fixations, center_prior
+from common.fixations.maps import blur_fixations, center_prior
 from common.saliency import cc, mean_over_images, nss
 from tests.support.saliency import make_points, to_pixels
 

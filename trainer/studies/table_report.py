@@ -1,23 +1,25 @@
-"""Table 1 as Markdown, CSV and a plot, beside the paper's figures."""
+"""Table 1 as Markdown, as CSV and as a plot, next to the figures of the paper."""
 
 import csv
 import io
 from collections.abc import Sequence
 from statistics import mean
 
+from matplotlib.figure import Figure
+
 from common.intervals import format_mean, standard_error
 from common.storage.run_folder import RunFolder
 from trainer.studies.config import TableSettings
-from trainer.studies.rows import TableRow
+from trainer.studies.table import TableRow
 
 MARKDOWN, CSV, PLOT = "table.md", "table.csv", "table.png"
 
 
 def save_table(rows: Sequence[TableRow], settings: TableSettings) -> str:
-    """Write all three into the study's folder; returns the Markdown. Raises UserError."""
-    folder = RunFolder(settings.folder())
+    """Write the table in all three formats to the study's folder, and return its Markdown. Raises UserError."""
+    folder = RunFolder(settings.study_folder())
     folder.path.mkdir(parents=True, exist_ok=True)
-    text = f"{format_markdown(rows)}\n{measured(settings)}\n"
+    text = f"{format_markdown(rows)}\n{describe_accuracy(settings)}\n"
     folder.write(MARKDOWN, text)
     folder.write(CSV, format_csv(rows))
     draw_table(rows, str(folder.path / PLOT))
@@ -25,47 +27,46 @@ def save_table(rows: Sequence[TableRow], settings: TableSettings) -> str:
     return text
 
 
-def measured(settings: TableSettings) -> str:
-    """What the accuracies are."""
+def describe_accuracy(settings: TableSettings) -> str:
+    """Return the sentence below the table: on which images the accuracies were measured."""
     if settings.val is not None:
-        return f"Top-1 of the probe or classifier after the last epoch, on 87.5 % centre crops of {settings.val}."
+        return (
+            f"Top-1 accuracy of the probe or classifier after the last epoch, on 87.5 % center crops of {settings.val}."
+        )
     return (
-        "Top-1 of the probe or classifier on augmented images of the last epoch of training, not on validation images "
-        "(--val): supervised rows classify what they have learnt by heart."
+        "Top-1 accuracy of the probe or classifier on the augmented training images of the last epoch. These are not "
+        "validation images (see --val): supervised recipes have memorized them."
     )
 
 
 def format_markdown(rows: Sequence[TableRow]) -> str:
-    """A table of Markdown."""
+    """Return the table in Markdown: mean and standard error of each recipe, in percent, and the paper's."""
     lines = ["| recipe | backbone | seeds | top-1 (%) | paper (%) |", "|---|---|--:|--:|--:|"]
     for row in rows:
-        ours = format_mean(mean(row.accuracies), standard_error(row.accuracies))
+        accuracy = format_mean(mean(row.accuracies), standard_error(row.accuracies))
         paper = format_mean(*row.paper) if row.paper else ""
-        lines.append(f"| {row.recipe} | {row.backbone} | {len(row.accuracies)} | {ours} | {paper} |")
+        lines.append(f"| {row.recipe} | {row.backbone} | {len(row.accuracies)} | {accuracy} | {paper} |")
     return "\n".join(lines) + "\n"
 
 
 def format_csv(rows: Sequence[TableRow]) -> str:
-    """A line for each recipe, accuracies of the seeds separated by spaces."""
+    """Return the table as CSV; the last column holds the accuracies of the single runs, separated by spaces."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(["recipe", "backbone", "seeds", "mean", "standard_error", "paper", "paper_error", "accuracies"])
     for row in rows:
-        paper, error = row.paper or (None, None)
-        figures = [mean(row.accuracies), standard_error(row.accuracies), paper, error]
-        each = " ".join(f"{value:.4f}" for value in row.accuracies)
+        paper, paper_error = row.paper or (None, None)
+        figures = [mean(row.accuracies), standard_error(row.accuracies), paper, paper_error]
         writer.writerow(
             [row.recipe, row.backbone, len(row.accuracies)]
             + ["" if figure is None else f"{figure:.4f}" for figure in figures]
-            + [each]
+            + [" ".join(f"{accuracy:.4f}" for accuracy in row.accuracies)]
         )
     return file.getvalue()
 
 
 def draw_table(rows: Sequence[TableRow], path: str) -> None:
-    """Means with standard errors and the single seeds, beside the paper's."""
-    from matplotlib.figure import Figure  # a second to import
-
+    """Draw the mean, standard error and single runs of each row, and the paper's mean; save the plot as PNG."""
     figure = Figure((8, 1.2 + 0.45 * len(rows)), layout="constrained")
     axes = figure.subplots()
     heights = range(len(rows))[::-1]

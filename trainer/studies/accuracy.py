@@ -1,0 +1,112 @@
+"""Top-1 accuracy of a probe or classifier on images that the model was not trained on: shards or class folders."""
+
+import io
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from itertools import islice
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from common.errors import ImageFailure, UserError, describe_error
+from common.images import read_photograph
+from common.shards import read_samples
+from common.storage import open_storage
+from trainer.data.crops import center_crop
+from trainer.data.dataset import Dataset
+from trainer.evaluate.images.image_sets import MAX_PIXELS, FolderImages, check_classes
+from trainer.objectives import Model
+
+IMAGES_PER_BATCH = 256
+
+
+class LabeledImage(NamedTuple):
+    """A center crop, uint8 [3, S, S], and its class index."""
+
+    image: Tensor
+    label: int
+
+
+@torch.no_grad()
+def measure_accuracy(model: Model, images: Iterable[LabeledImage], device: torch.device) -> float:
+    """Return the fraction of images whose class gets the highest logit; NaN without images.
+
+    The model must have a probe or classifier and be on `device`. It runs in evaluation mode; its mode is restored.
+    """
+    was_training = model.training
+    model.eval()
+    correct = total = 0
+    remaining = iter(images)
+    while batch := list(islice(remaining, IMAGES_PER_BATCH)):
+        logits = model.logits(torch.stack([image for image, _ in batch]).to(device).float() / 255)
+        assert logits is not None
+        correct += int((logits.argmax(1).cpu() == torch.tensor([label for _, label in batch])).sum())
+        total += len(batch)
+    model.train(was_training)
+    return correct / total if total else float("nan")
+
+
+def read_shard_images(data: Dataset, size: int, threads: int = 2) -> Iterator[LabeledImage]:
+    """Yield an 87.5 % center crop of every image of a data set, in order.
+
+    Args:
+        data: data set with classes.
+        size: side of the crops in pixels, after resizing.
+        threads: number of decoder threads.
+
+    Raises UserError if an image cannot be read.
+    """
+    storage = open_storage(data.location)
+    for name in data.shards:
+        samples = read_samples(io.BytesIO(storage.read(name)))
+        tasks = [
+            partial(_read_crop, f"{data.location}/{name}: {key}", partial(_decode, files), int(files["cls"]), size)
+            for key, files in samples
+        ]
+        yield from _run_in_threads(tasks, threads)
+
+
+def open_val_folders(location: str, classes: list[str]) -> FolderImages:
+    """Open validation images in class folders. Raises UserError unless the folders are named as the classes."""
+    images = FolderImages("--val", location, "val")
+    check_classes(images.classes, classes, f"--val {location}", "the training data")
+    return images
+
+
+def read_folder_images(images: FolderImages, classes: list[str], size: int, threads: int = 2) -> Iterator[LabeledImage]:
+    """Yield an 87.5 % center crop of every image in class folders, in order.
+
+    Args:
+        images: the images.
+        classes: class names of the model by index; the labels are these indices.
+        size: side of the crops in pixels, after resizing.
+        threads: number of decoder threads.
+
+    Raises UserError if an image cannot be read.
+    """
+    indices = [classes.index(name) for name in images.classes]
+    tasks = [
+        partial(_read_crop, f"--val: {name}", partial(images.read, number), indices[label], size)
+        for number, (name, label) in enumerate(zip(images.names, images.labels, strict=True))
+    ]
+    yield from _run_in_threads(tasks, threads)
+
+
+def _decode(files: Mapping[str, bytes]) -> Tensor:
+    return read_photograph(files["jpg"], MAX_PIXELS, 1)[0]
+
+
+def _read_crop(name: str, read: Callable[[], Tensor], label: int, size: int) -> LabeledImage:
+    try:
+        return LabeledImage(center_crop(read(), size), label)
+    except (ImageFailure, KeyError) as error:
+        raise UserError(f"{name} cannot be read: {describe_error(error)}") from None
+
+
+def _run_in_threads(tasks: Sequence[Callable[[], LabeledImage]], threads: int) -> Iterator[LabeledImage]:
+    """Yield the tasks' results in order; at most a batch of them is in memory."""
+    with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        for start in range(0, len(tasks), IMAGES_PER_BATCH):
+            yield from pool.map(lambda task: task(), tasks[start : start + IMAGES_PER_BATCH])

@@ -1,0 +1,122 @@
+"""The rows of Table 1: train the runs that are missing, one after the other, and measure the accuracy of each."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from common.errors import UserError
+from common.launch import default_device
+from common.storage.run_folder import RunFolder
+from common.training import check_same_settings
+from trainer.checkpoint import load_trained
+from trainer.config import TrainSettings
+from trainer.data.dataset import open_dataset
+from trainer.job import CONFIG, prepare_run, run_identity, run_training
+from trainer.optim import CLASSIFIER
+from trainer.recipes import get_recipe
+from trainer.run_log import LAST, RESULT
+from trainer.studies.accuracy import measure_accuracy, open_val_folders, read_folder_images
+from trainer.studies.config import TableSettings
+
+VALIDATION = "validation.json"  # in a run's folder: its accuracy on --val, and the images and checkpoint measured
+
+
+@dataclass(frozen=True)
+class TableRow:
+    """One row of the table.
+
+    Attributes:
+        recipe: name of the recipe.
+        backbone: name of the backbone.
+        accuracies: top-1 accuracy in percent of each run, by seed.
+        paper: mean and standard error of the accuracy in the paper, in percent; the standard error is None if the paper
+            reports the best run. `paper` is None if the paper does not have this row.
+    """
+
+    recipe: str
+    backbone: str
+    accuracies: tuple[float, ...]
+    paper: tuple[float, float | None] | None
+
+
+def make_rows(settings: TableSettings) -> list[TableRow]:
+    """Train the runs that are missing, and measure the accuracies of all.
+
+    Raises UserError for settings or data that do not fit, before any run is trained.
+    """
+    runs = list_runs(settings)
+    if settings.probe is False:
+        raise UserError("--no-probe: a table compares the accuracy of probes; leave the flag out")
+    for run in [run for seeds in runs.values() for run in seeds]:
+        _, data, _ = prepare_run(run)
+        if data.classes is None:
+            raise UserError(f"a table compares the accuracy of probes: the samples of {data.location} have no classes")
+    if settings.val is not None:
+        _check_val_folders(settings.val, settings)
+    for seeds in runs.values():
+        for run in seeds:
+            _train_if_missing(run)
+    return [_measure_row(name, seeds, settings.val) for name, seeds in runs.items()]
+
+
+def list_runs(settings: TableSettings) -> dict[str, list[TrainSettings]]:
+    """Return the settings of the runs of each recipe, one per seed. Raises UserError for an unknown recipe."""
+    settings.reject("the table has --recipes and --seeds instead", "recipe", "seed")
+    names = list(dict.fromkeys(name.strip() for name in settings.recipes.split(",")))
+    return {name: [_run_settings(settings, name, seed) for seed in range(settings.seeds)] for name in names}
+
+
+def _run_settings(settings: TableSettings, name: str, seed: int) -> TrainSettings:
+    changes: dict[str, Any] = {"recipe": name, "seed": seed}
+    if get_recipe(name).optimizer is CLASSIFIER:
+        changes["learning_rate"] = settings.supervised_learning_rate
+    if not get_recipe(name).human_data:
+        changes |= {"human_data": [], "human_batch_size": None}
+    backbone = settings.run_settings(**changes).train_config().backbone  # may be the recipe's default
+    folder = f"{settings.study_folder()}/runs/{name}-{backbone}-seed{seed}"
+    return settings.run_settings(**changes, output=folder)
+
+
+def _check_val_folders(val: str, settings: TableSettings) -> None:
+    """Raise UserError if the classes of the validation images are not those of the training data."""
+    data = open_dataset(settings.data, settings.unfinished)
+    if data.classes is None:
+        raise UserError(f"--val: the samples of {settings.data} have no classes; leave the flag out")
+    open_val_folders(val, data.class_names())
+
+
+def _train_if_missing(run: TrainSettings) -> None:
+    """Train a run unless it has a result. Raises UserError if the result is that of other settings."""
+    folder = RunFolder(run.output_folder())
+    if folder.read_json(RESULT) is None:
+        run_training(run)
+    else:
+        check_same_settings(folder.location, folder.read_json(CONFIG) or {}, run_identity(*prepare_run(run)))
+
+
+def _measure_row(name: str, runs: list[TrainSettings], val: str | None) -> TableRow:
+    backbone = runs[0].train_config().backbone
+    accuracies = tuple(100 * _measure_top1(run, val) for run in runs)
+    return TableRow(name, backbone, accuracies, get_recipe(name).paper.get(backbone))
+
+
+def _measure_top1(run: TrainSettings, val: str | None) -> float:
+    """Return the top-1 accuracy of a finished run on validation folders, which is saved in the run's folder.
+
+    Without `val` it is the accuracy on the augmented training images of the last epoch.
+    """
+    folder = RunFolder(run.output_folder())
+    if val is None:
+        return float(folder.read_json(RESULT)["probe_accuracy"])
+    trained = load_trained(f"{folder.location}/{LAST}")
+    assert trained.classes is not None, "make_rows has checked that the data set has classes"
+    images = open_val_folders(val, trained.classes)
+    identity = {"val": val, "images": images.identity, "checkpoint": trained.sha256}
+    saved = folder.read_json(VALIDATION) or {}
+    if saved.items() >= identity.items():
+        return float(saved["accuracy"])
+    device = default_device()
+    threads = run.threads_per_worker(device.type)
+    crops = read_folder_images(images, trained.classes, trained.config.image_size, threads)
+    accuracy = measure_accuracy(trained.model.to(device), crops, device)
+    folder.write_json(VALIDATION, {**identity, "accuracy": accuracy})
+    return accuracy
