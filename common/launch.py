@@ -46,8 +46,8 @@ def world_size(workers: int) -> int:
 def launch(function: Callable[[Rank], None], workers: int, folder: Path) -> None:
     """Run the function in the processes that torchrun started, in this process, or in `workers` of a Ray cluster.
 
-    A single worker runs in this process, unless RAY_ADDRESS names a cluster: a job that was submitted to a cluster may
-    be driven by a machine without a GPU. If a worker of the cluster dies, the function is started again on all workers
+    A single worker runs in this process, unless RAY_ADDRESS names a cluster, because the machine that drives a
+    submitted job may have no GPU. If a worker of the cluster dies, the function is started again on all workers
     and has to resume from its own checkpoint. Ray stores its files in `folder`.
 
     Raises UserError, also if the cluster is too small or the workers fail too often.
@@ -79,7 +79,7 @@ def _run_under_torchrun(function: Callable[[Rank], None]) -> None:
 
 
 def _run_under_ray(function: Callable[[Rank], None], workers: int, folder: Path) -> None:
-    import ray
+    import ray  # takes more than a second, and a single process does not need it
     from ray.train.torch import get_device
 
     # `ray.train` exports these classes at run time, but to mypy it shows those of its first version

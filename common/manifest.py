@@ -69,10 +69,10 @@ class LabelConfig(BaseModel):
 
 
 class Plan(Document):
-    """What a labeling job will do, fixed before it starts. The listing next to the plan names the images.
+    """The plan of a labeling job, fixed before labeling starts. The listing next to the plan names the images.
 
     The first plan of a data set is generation 0. Each further plan, for images that are retried or were added, is the
-    next generation; its shards and keys are numbered on from those of the previous one.
+    next generation, and continues the numbering of shards and keys.
     """
 
     schema_version: Literal["1.0"] = SCHEMA_VERSION

@@ -1,6 +1,6 @@
 """EXIF orientations: turn images, maps and points upright, or back into the frame of the stored pixels.
 
-An upright image is the image of the stored pixels, transposed or not, then flipped along x, along y, or both.
+The stored pixels become upright by an optional transposition, followed by optional flips along x and y.
 """
 
 from typing import TYPE_CHECKING, NamedTuple
@@ -18,7 +18,7 @@ class _Turn(NamedTuple):
     flip_y: bool
 
 
-TURNS = {  # from stored to upright, by EXIF orientation
+TURNS = {  # by EXIF orientation: the transposition and flips that turn the stored pixels upright
     1: _Turn(False, False, False),
     2: _Turn(False, True, False),
     3: _Turn(False, True, True),

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, TypeVar
 from common.errors import UserError
 from common.progress import progress_bar
 
-PROGRESS_DELAY = 2.0  # seconds before `in_processes` shows a progress bar: quick work needs none
+PROGRESS_DELAY = 2.0  # seconds before `in_processes` shows a progress bar, so that quick work shows none
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -21,8 +21,8 @@ R = TypeVar("R")
 def default_decoders(gpus: int) -> int:
     """Return the default number of decoder threads (without GPUs) or processes (with GPUs) per worker.
 
-    With GPUs, assumes one worker for each of the machine's `gpus`; the workers share the CPU cores. Without GPUs two
-    threads decode faster than the network trains.
+    With GPUs, assumes that each of the machine's `gpus` has one worker and that the workers share the CPU cores.
+    Without GPUs, two threads decode faster than the network trains.
     """
     return max(4, min(16, (os.cpu_count() or 4) // gpus)) if gpus else 2
 
@@ -52,13 +52,16 @@ def decoder_result(future: "Future[R]") -> R:
         return future.result()
     except BrokenExecutor:
         raise UserError(
-            "a process that decodes samples died (probably out of memory or of shared memory, of which containers get "
-            "little by default: docker run --shm-size); ask for fewer --threads"
+            "a process that decodes samples died (probably out of memory or shared memory); ask for fewer --threads, "
+            "or give the container more shared memory (docker run --shm-size)"
         ) from None
 
 
 def in_order(pool: ThreadPoolExecutor, function: Callable[[T], R], items: Iterable[T], ahead: int) -> Iterator[R]:
-    """Map in threads, in the order of the items, with at most `ahead` items submitted and not yet yielded."""
+    """Yield `function(item)` in the order of the items, computed in threads.
+
+    At most `ahead` items are submitted before their results are yielded.
+    """
     pending: deque[Future[R]] = deque()
     for item in items:
         pending.append(pool.submit(function, item))
@@ -80,8 +83,9 @@ def in_processes(
     Args:
         function: called with one element of each sequence.
         arguments: sequences of equal length.
-        processes: at most this many, one per CPU core by default. A single one is the calling process.
-        unit: noun for the items, shown in the progress bar.
+        processes: maximum number of processes, by default one per CPU core. If it is 1, the calling process does the
+            work.
+        unit: plural noun for the items, shown in the progress bar.
         start: called once in each process before its first item.
     """
     total = len(arguments[0])

@@ -1,4 +1,4 @@
-"""Progress bars: redrawn in place on a terminal, printed as separate lines to a log."""
+"""Progress bars, which a terminal redraws and a log receives as separate lines."""
 
 import io
 import sys

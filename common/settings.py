@@ -1,4 +1,7 @@
-"""Settings of every program. Flags override environment variables, which override a YAML file; unknown keys fail."""
+"""Settings of every program. Flags override environment variables, which override a YAML file.
+
+Unknown flags, variables and keys are errors.
+"""
 
 import argparse
 import difflib

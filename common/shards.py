@@ -63,6 +63,21 @@ class Sample(NamedTuple):
     attention: np.ndarray  # uint8 [S, S], 255 at the maximum
     gaze: np.ndarray  # float32 [n, 3]: x, y and strength, each in [0, 1]
 
+    @classmethod
+    def from_members(cls, key: str, members: dict[str, bytes]) -> "Sample":
+        """Decode the files of a sample, given by extension: the inverse of `members`.
+
+        Raises KeyError if a file is missing, and ValueError or one of Pillow's exceptions if one is damaged.
+        """
+        return cls(
+            key,
+            members.get("jpg"),
+            int(members["cls"]) if "cls" in members else None,
+            SampleInfo.model_validate_json(members["json"]),
+            decode_map(members["attn.png"]),
+            decode_points(members["gaze.npy"]),
+        )
+
     def members(self) -> dict[str, bytes]:
         """Return the files of this sample by extension, in the order of `MEMBERS`."""
         members = {
@@ -78,7 +93,8 @@ class Sample(NamedTuple):
 class ShardWriter:
     """Writer of samples to a tar file whose bytes depend only on the samples: USTAR, mtime 0, owner 0, mode 0444.
 
-    Counts samples and bytes and computes the checksum while it writes. The file is only appended to, and is left open.
+    Counts samples and bytes and computes the checksum while it writes. It only appends to the file, and does not close
+    it.
     """
 
     def __init__(self, file: BinaryIO) -> None:
@@ -132,21 +148,6 @@ def read_samples(file: BinaryIO) -> Iterator[tuple[str, dict[str, bytes]]]:
     members = ((*header.name.partition(".")[::2], content) for header, content in read_members(file))
     for key, group in itertools.groupby(members, key=lambda member: member[0]):
         yield key, {extension: content for _, extension, content in group}
-
-
-def decode_sample(key: str, members: dict[str, bytes]) -> Sample:
-    """Decode a sample, the inverse of `Sample.members`.
-
-    Raises KeyError if a file is missing, and ValueError or one of Pillow's exceptions if one is damaged.
-    """
-    return Sample(
-        key,
-        members.get("jpg"),
-        int(members["cls"]) if "cls" in members else None,
-        SampleInfo.model_validate_json(members["json"]),
-        decode_map(members["attn.png"]),
-        decode_points(members["gaze.npy"]),
-    )
 
 
 def encode_map(attention: np.ndarray) -> bytes:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-MAX_NAMES = 5  # of a list in a message
+MAX_NAMES = 5  # default number of names that a message lists
 
 
 def join_names(names: Sequence[str], most: int = MAX_NAMES, total: int | None = None) -> str:

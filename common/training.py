@@ -20,7 +20,7 @@ from common.storage.run_folder import RunFolder
 
 METRICS = "metrics.jsonl"
 UNSUPPORTED_CLASS = re.compile(r"Unsupported global: GLOBAL (\S+)")  # in torch's refusal to unpickle a class
-MAX_REASON_LENGTH = 200  # characters of torch's message that an error repeats
+MAX_REASON_LENGTH = 200  # characters of torch's message that an error quotes
 
 
 def warmup_cosine(step: int, steps: int, warmup: int) -> float:
@@ -44,7 +44,7 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Load a checkpoint's state, its tensors on the CPU. Raises UserError if the file is not a checkpoint."""
+    """Load a checkpoint's state, with tensors on the CPU. Raises UserError if the file is not a checkpoint."""
     state = load_torch_file(str(path), path)
     if not isinstance(state, dict):
         raise UserError(f"{path}: expected a checkpoint, found a {type(state).__name__}")
@@ -52,7 +52,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def load_torch_file(location: str, file: Path | bytes) -> Any:
-    """Load what `torch.save` wrote, tensors on the CPU, without running any code that the file may contain.
+    """Load a file that `torch.save` wrote, with tensors on the CPU, without running code that it may contain.
 
     Args:
         location: name of the file for error messages.

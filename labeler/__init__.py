@@ -1,1 +1,1 @@
-"""The labeler: reads images and writes ImageNet-Attn shards with attention maps and gaze points."""
+"""The labeler, which reads images and writes ImageNet-Attn shards with attention maps and gaze points."""

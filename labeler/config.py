@@ -6,7 +6,7 @@ from pydantic_settings import CliPositionalArg, SettingsConfigDict
 from common.errors import UserError
 from common.manifest import LabelConfig
 from common.settings import Settings
-from labeler.teacher import DEFAULT_TEACHER, TEACHERS
+from labeler.teacher import DEFAULT_TEACHER, TEACHER_HELP
 
 DEMO_OUTPUTS = {"demo:photos": "runs/demo/photos", "demo:scenes": "runs/demo/scenes"}
 
@@ -70,7 +70,7 @@ class LabelSettings(LabelConfig, WorkSettings, Settings):
         description="folder of the data set, new or to be resumed, local or s3://BUCKET/PREFIX; required unless the "
         "input is a demo, whose default is a folder in runs/demo",
     )
-    teacher: str = Field(DEFAULT_TEACHER, description=TEACHERS)
+    teacher: str = Field(DEFAULT_TEACHER, description=TEACHER_HELP)
     append: bool = Field(
         False, description="extend a data set whose input has grown: label its new images into additional shards"
     )

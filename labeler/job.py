@@ -1,4 +1,4 @@
-"""The whole story of a labeling job: check input and output, plan the shards, label them, publish the data set."""
+"""A labeling job from start to end: check input and output, plan the shards, label them, publish the data set."""
 
 import time
 from collections import Counter
@@ -19,11 +19,11 @@ from labeler.publishing.outcome import Outcome, Records, find_unretried, read_re
 from labeler.publishing.publish import publish
 from labeler.teacher.weights import TeacherSource, check_nonnegative_maps, find_teacher
 
-MAX_SHARDS_PRINTED = 20  # of those that were set aside
+MAX_SHARDS_PRINTED = 20  # number of shards set aside that the report lists
 
 
 def label_input(settings: LabelSettings, output: str) -> int:
-    """Label the images of `settings.input` into shards at `output`. Shards that are there already are not made again.
+    """Label the images of `settings.input` into shards at `output`. Shards that are already committed are skipped.
 
     Returns the exit code: 0 if the data set is complete (or planned, with `plan_only`), 1 if shards or too many images
     failed. Raises UserError if the job cannot start, or if `output` was planned differently.
@@ -44,7 +44,7 @@ def label_input(settings: LabelSettings, output: str) -> int:
 
 
 def retry_failures(settings: RetrySettings) -> int:
-    """Label the failed images of a data set again, in a further generation, and any shards that are missing.
+    """Label the missing shards of a data set, and its failed images again, as a further generation.
 
     Returns the exit code: 0 if the data set is complete, 1 if shards or too many images failed again. Raises UserError
     if the job cannot start.

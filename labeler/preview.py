@@ -13,7 +13,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "dataset", metavar="DATASET", help="data set to show, complete or not: a folder or s3://BUCKET/PREFIX"
     )
-    parser.add_argument("--to", type=Path, help="HTML file to write (default: DATASET/preview.html)")
+    parser.add_argument("--to", type=Path, metavar="FILE", help="HTML file to write (default: DATASET/preview.html)")
     parser.add_argument("--samples", type=int, default=24, help="number of random samples to show (default: 24)")
     parser.add_argument("--seed", type=int, default=0, help="random seed that chooses the samples (default: 0)")
     arguments = parser.parse_args(argv)

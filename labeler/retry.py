@@ -11,7 +11,7 @@ from labeler.config import RetrySettings
 def main(argv: list[str] | None = None) -> int:
     """Retry failed images and shards. Returns 0 if the data set is complete, 1 if shards or too many images failed."""
     settings = load_settings(RetrySettings, argv)
-    from labeler.job import retry_failures  # imports torch: not needed for --help, nor to refuse settings
+    from labeler.job import retry_failures  # imports torch, which --help and the check of settings do not need
 
     return retry_failures(settings)
 

@@ -14,7 +14,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run a labeling job. Returns 0 if the data set is complete, 1 if shards or too many images failed."""
     settings = load_settings(LabelSettings, argv)
     output = settings.output_folder()
-    from labeler.job import label_input  # imports torch: not needed for --help, nor to refuse settings
+    from labeler.job import label_input  # imports torch, which --help and the check of settings do not need
 
     exit_code = label_input(settings, output)
     if exit_code == 0 and not settings.plan_only:
@@ -25,7 +25,7 @@ def main(argv: list[str] | None = None) -> int:
 def _suggest_preview(source: str, output: str) -> None:
     """Print how to view the data set. For a local demo, write the preview page as well."""
     if source in DEMO_OUTPUTS and "://" not in output:
-        from labeler.preview import write_preview
+        from labeler.inspection.preview_page import write_preview  # not needed for --help
 
         page = Path(output) / "preview.html"
         write_preview(output, page)

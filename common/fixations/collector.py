@@ -1,4 +1,4 @@
-"""Shared by all readers: turn recorded fixations into fixated images, and count what is excluded."""
+"""Conversion of recorded fixations to fixated images, shared by all readers, and counts of what is excluded."""
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -74,11 +74,13 @@ class Collector:
             raise UserError(f"{self._folder}: found two records of fixations for {name}, expected one")
         self._added.add(name)
         if path is None or not path.is_file():
-            return self._exclude(MISSING, [name])
+            self._exclude(MISSING, [name])
+            return
         try:
-            size = image_size(path)
+            size = read_image_size(path)
         except UserError:
-            return self._exclude(UNREADABLE, [name])
+            self._exclude(UNREADABLE, [name])
+            return
         _check_map_size(map_path, size)
         _check_aspect_ratio(path, size, frame)
         bounds = np.asarray(frame or size, np.float64)
@@ -86,7 +88,8 @@ class Collector:
         if trajectory:
             raw = self._select_first_visits(raw)
         if not len(raw.positions):
-            return self._exclude(UNFIXATED, [name])
+            self._exclude(UNFIXATED, [name])
+            return
         self._images.append(
             FixatedImage(
                 name=name,
@@ -143,7 +146,7 @@ class Collector:
         return _select(raw, first)
 
 
-def image_files(folder: Path) -> dict[str, Path]:
+def list_image_files(folder: Path) -> dict[str, Path]:
     """Return the image files below a folder, at any depth, by their relative paths.
 
     Raises UserError if there is no such folder.
@@ -154,7 +157,7 @@ def image_files(folder: Path) -> dict[str, Path]:
     return {uri: folder / uri for uri in table.filter(table["container"].is_null())["uri"].to_pylist()}
 
 
-def image_size(path: Path) -> tuple[int, int]:
+def read_image_size(path: Path) -> tuple[int, int]:
     """Return an image's width and height, reading only its header. Raises UserError if it cannot be read."""
     try:
         with Image.open(path) as image:
@@ -164,7 +167,7 @@ def image_size(path: Path) -> tuple[int, int]:
 
 
 def _check_map_size(map_path: Path | None, size: tuple[int, int]) -> None:
-    map_size = size if map_path is None else image_size(map_path)
+    map_size = size if map_path is None else read_image_size(map_path)
     if map_size != size:
         raise UserError(f"{map_path}: the map is {_format_size(map_size)}, its image {_format_size(size)}")
 

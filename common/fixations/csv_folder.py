@@ -15,7 +15,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from common.errors import UserError, describe_error
-from common.fixations.collector import Collector, RawFixations, image_files
+from common.fixations.collector import Collector, RawFixations, list_image_files
 from common.fixations.data import FixationData
 
 REQUIRED_COLUMNS = ("image", "subject", "x", "y")
@@ -49,7 +49,7 @@ def read_csv(folder: Path) -> FixationData:
             raise UserError(f"{folder}: expected images/ and fixations.csv; there is no {needed}")
     columns, rows = _read_table(path)
     subject_numbers = _number_subjects({row.subject for row in rows})
-    collector = Collector(folder, image_files(images))
+    collector = Collector(folder, list_image_files(images))
     rows_by_image: dict[str, list[_Row]] = defaultdict(list)
     for row in rows:
         rows_by_image[row.image].append(row)

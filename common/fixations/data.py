@@ -58,7 +58,7 @@ class FixatedImage:
         `sigma` is the standard deviation of the Gaussian in pixels of that map; by default that of SALICON, 19 pixels
         at a width of 640.
         """
-        from common.fixations.maps import blur_fixations
+        from common.fixations.maps import blur_fixations  # importing torch takes seconds
 
         return blur_fixations(self.fixations, height, width, SALICON_SIGMA * width if sigma is None else sigma)
 

@@ -23,7 +23,8 @@ def blur_fixations(
     """Return a fixation map: one impulse per fixation, blurred with a Gaussian.
 
     Equals scipy.ndimage.gaussian_filter with mode="constant": the Gaussian is cut off at 4 sigmas, and what falls
-    outside of the frame is lost. Human attention maps have sigma 19 at a width of 640, so 19 / 640 * width at another.
+    outside of the frame is lost. SALICON's maps have a sigma of 19 pixels at a width of 640; for another width, use
+    19 / 640 * width.
 
     Args:
         points: fixations of one image, [n, 2 or more] with x and y in [0, 1] in the first columns, or a list of B.
@@ -43,8 +44,8 @@ def blur_fixations(
     impulses = torch.zeros(len(points), height, width, dtype=torch.float64, device=device)
     pixels, counts = points_to_pixels("points", points, impulses)
     images = torch.arange(len(points)).repeat_interleave(torch.from_numpy(counts))
-    heights = _concat_weights(weights, counts).to(device)
-    impulses.view(-1).index_add_(0, (images * height * width + pixels).to(device), heights)
+    impulse_heights = _concat_weights(weights, counts).to(device)
+    impulses.view(-1).index_add_(0, (images * height * width + pixels).to(device), impulse_heights)
     return (_blur_matrix(height, sigma).to(device) @ impulses @ _blur_matrix(width, sigma).to(device)).float()
 
 

@@ -14,8 +14,8 @@ MatlabRecord = dict[str, Any]
 def read_mat(path: Path) -> MatlabRecord:
     """Return the variables of a .mat file: structs become dicts, cell and struct arrays become lists.
 
-    All arrays are squeezed, so that the same records read alike whether they are nested as 1 x 1 cells, n x 1 or 1 x n
-    arrays. Raises UserError if the file cannot be read.
+    All arrays are squeezed, so that records nested in 1 x 1 cells, n x 1 or 1 x n arrays give the same result. Raises
+    UserError if the file cannot be read.
     """
     try:
         return scipy.io.loadmat(path, simplify_cells=True)

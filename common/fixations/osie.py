@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from common.errors import UserError
-from common.fixations.collector import Collector, RawFixations, image_files
+from common.fixations.collector import Collector, RawFixations, list_image_files
 from common.fixations.data import FixationData
 from common.fixations.matlab import MatlabRecord, as_records, check_same_length, get_field, get_numbers, read_mat
 
@@ -21,7 +21,7 @@ def read_osie_eye(folder: Path) -> FixationData:
     """
     data = _data_folder(folder, "eye/fixations.mat")
     path = data / "eye" / "fixations.mat"
-    collector = Collector(folder, image_files(data / "stimuli"))
+    collector = Collector(folder, list_image_files(data / "stimuli"))
     records = as_records(get_field(read_mat(path), "fixations", str(path)), f"{path}: fixations")
     for index, record in enumerate(records):
         name = str(get_field(record, "img", f"{path}: record {index + 1}"))
@@ -35,7 +35,7 @@ def read_osie_mouse(folder: Path) -> FixationData:
     Subjects have the numbers that the files give them. Raises UserError if files are missing or cannot be parsed.
     """
     data = _data_folder(folder, "mouse_amt")
-    files = image_files(data / "stimuli")
+    files = list_image_files(data / "stimuli")
     by_stem = {Path(name).stem: name for name in files}
     collector = Collector(folder, files)
     for path in sorted((data / "mouse_amt").glob("*.mat")):

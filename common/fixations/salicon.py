@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from common.errors import UserError
-from common.fixations.collector import Collector, RawFixations, image_files
+from common.fixations.collector import Collector, RawFixations, list_image_files
 from common.fixations.data import FixationData
 from common.fixations.matlab import as_records, get_field, get_numbers, read_mat
 from common.fixations.salicon_json import Recording, read_annotations
@@ -73,7 +73,7 @@ def _read_release_2017(folder: Path, gaze_files: list[Path]) -> FixationData:
 def _find_images(folder: Path, recordings: list[Path]) -> dict[str, Path]:
     """Return the images of the splits of these recordings, and those whose split is unknown, by name."""
     splits = {_find_split(path) for path in recordings} | {""}
-    return {name: path for name, path in image_files(folder / "images").items() if _find_split(path) in splits}
+    return {name: path for name, path in list_image_files(folder / "images").items() if _find_split(path) in splits}
 
 
 def _concat_trajectories(recording: Recording) -> RawFixations:

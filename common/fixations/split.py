@@ -24,8 +24,8 @@ def split_images(
 ) -> tuple[list[FixatedImage], list[FixatedImage]]:
     """Divide images into (training, validation), each sorted by name; the order of `images` does not matter.
 
-    `validation` is a number of images or, as a float, a fraction of them. Duplicates (images of the same name, or with
-    nearly equal thumbnails, as OSIE's 1279.jpg and 1374.jpg) stay together; where a group of them does not fit,
+    `validation` is a number of images or, as a float, a fraction of them. Duplicates (images with the same name or
+    with nearly equal thumbnails, such as OSIE's 1279.jpg and 1374.jpg) stay together; if a group of them does not fit,
     validation gets fewer images. The side of an image depends on the seed and its name, so that most images stay on
     their side when the data set grows. Raises UserError if a side would be empty, or if an image cannot be read.
     """

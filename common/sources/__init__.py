@@ -41,7 +41,7 @@ def open_source(location: str, flag: str = "--input") -> Source:
     if location.startswith("s3://"):
         if compressed:
             raise UserError(refusal)
-        from common.sources.s3 import S3Source  # importing boto3 takes a third of a second
+        from common.sources.s3 import S3Source  # imports boto3, which takes a third of a second
 
         return S3Source(location)
     if "://" in location:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from common.errors import UserError
-from common.sources.scenes import CLASSES, render_scene
+from common.sources.scenes import CLASS_NAMES, render_scene
 from common.storage.files import cache_folder
 
 PHOTOS = (  # the images of the scikit-image wheel that have something salient in them
@@ -75,7 +75,7 @@ def _write_photos(folder: Path) -> None:
 
 
 def _write_scenes(folder: Path) -> None:
-    for class_index, name in enumerate(CLASSES):
+    for class_index, name in enumerate(CLASS_NAMES):
         (folder / name).mkdir()
         for image_index in range(SCENES_PER_CLASS):
             scene = render_scene(class_index, image_index)

@@ -19,7 +19,7 @@ from common.errors import ImageFailure, Reason
 
 IMAGE_EXTENSIONS = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm"}
 TAR_EXTENSION = ".tar"
-SCHEMA = pa.schema(
+LISTING_SCHEMA = pa.schema(
     [
         ("uri", pa.large_string()),  # a large listing exceeds the 2 GB that pa.string() can hold
         ("size", pa.int64()),
@@ -74,8 +74,8 @@ class ListingBuilder:
 
     def _flush(self) -> None:
         columns = zip(*self._rows, strict=True) if self._rows else ((), (), (), ())
-        arrays = [pa.array(column, field.type) for column, field in zip(columns, SCHEMA, strict=True)]
-        self._tables.append(pa.Table.from_arrays(arrays, schema=SCHEMA))
+        arrays = [pa.array(column, field.type) for column, field in zip(columns, LISTING_SCHEMA, strict=True)]
+        self._tables.append(pa.Table.from_arrays(arrays, schema=LISTING_SCHEMA))
         self._images += len(self._rows)
         self._rows = []
         self._on_progress(self._images)

@@ -20,15 +20,15 @@ ROWS, COLUMNS = np.mgrid[0:HEIGHT, 0:WIDTH].astype(np.float64)
 
 
 def render_scene(class_index: int, image_index: int) -> Image.Image:
-    """Render an RGB image, 160 pixels wide and 120 high, with an object of class `CLASSES[class_index]`.
+    """Render an RGB image, 160 pixels wide and 120 high, with an object of class `CLASS_NAMES[class_index]`.
 
     The result depends on the two indices only.
     """
     rng = RandomState([class_index, image_index])
-    background_color, object_color = _contrasting_colors(class_index / len(CLASSES), rng)
+    background_color, object_color = _contrasting_colors(class_index / len(CLASS_NAMES), rng)
     background = _add_distractors(_render_background(background_color, rng), rng)
     radius = rng.uniform(*DIAMETER_RANGE) * HEIGHT / 2
-    mask = _rasterize(_transform_outline(OUTLINES[CLASSES[class_index]], radius, rng))
+    mask = _rasterize(_transform_outline(OUTLINES[CLASS_NAMES[class_index]], radius, rng))
     return Image.fromarray(np.uint8(255 * np.clip(_compose(background, object_color, mask, radius, rng), 0, 1)))
 
 
@@ -186,4 +186,4 @@ OUTLINES: dict[str, np.ndarray] = {
         "triangle": _radial_polygon([1.0] * 3),
     }.items()
 }
-CLASSES = tuple(OUTLINES)
+CLASS_NAMES = tuple(OUTLINES)

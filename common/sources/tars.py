@@ -63,8 +63,8 @@ def list_tars(
 ) -> None:
     """Add the images in tars to `builder`, including those in tars inside tars (ImageNet's own file is a tar of tars).
 
-    `open_container` opens the file with a given path for reading. Raises UserError if a tar cannot be read or is
-    damaged.
+    `open_container` opens the file with a given path for reading; at most `threads` tars are read at the same time.
+    Raises UserError if a tar cannot be read or is damaged.
     """
     with ThreadPoolExecutor(threads) as pool:
         running: set[Future[TarContent]] = set()
@@ -80,7 +80,7 @@ def list_tars(
 
 
 def _read_content(part: TarPart, open_container: Callable[[str], BinaryIO]) -> TarContent:
-    """Read the headers of one tar and sort its members."""
+    """Read the headers of one tar and classify its members."""
     content = TarContent([], [], Counter())
     try:
         with open_container(part.container) as file:

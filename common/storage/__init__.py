@@ -38,7 +38,7 @@ class Storage(Protocol):
         ...
 
     def scratch(self) -> contextlib.AbstractContextManager[BinaryIO]:
-        """Open a new local file for writing. It is removed after the `with` block, unless `put_file` named it."""
+        """Open a new local file for writing, removed after the `with` block. `put_file` stores its content."""
         ...
 
     def put_file(self, name: str, file: BinaryIO) -> bool:
@@ -56,7 +56,7 @@ class Storage(Protocol):
     def swap(self, name: str, expected: bytes | None, content: bytes) -> bool:
         """Replace an object's content atomically if it is still `expected` (None: the object is absent).
 
-        Return whether the object now has the new content, which includes that it had it before.
+        Return whether the object has the new content afterwards; this includes an object that already had it.
         """
         ...
 
@@ -69,19 +69,19 @@ class Storage(Protocol):
         ...
 
     def free_bytes(self) -> int:
-        """Return the space for new objects."""
+        """Return the number of bytes available for new objects."""
         ...
 
     def scratch_bytes(self) -> int:
-        """Return the space for scratch files on this machine."""
+        """Return the number of bytes available for scratch files on this machine."""
         ...
 
 
 def open_storage(location: str) -> Storage:
     """Return the storage at a local path or at `s3://BUCKET/PREFIX`. Raises UserError if S3 cannot list the bucket."""
     if location.startswith("s3://"):
-        from common.storage.s3 import S3Storage
-        from common.storage.s3_client import check_reachable  # boto3 takes a third of a second to import
+        from common.storage.s3 import S3Storage  # imports boto3, which takes a third of a second
+        from common.storage.s3_client import check_reachable
 
         storage = S3Storage(location)
         check_reachable(storage.root)

@@ -1,1 +1,1 @@
-"""Labeling on a Ray cluster: the pipeline, its workers, and their progress, metrics and throughput."""
+"""Labeling on a Ray cluster: resources, the pipeline, its workers, and their progress, metrics and throughput."""

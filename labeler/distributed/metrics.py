@@ -1,4 +1,4 @@
-"""Metrics of a labeling job for Prometheus, exported by Ray, which adds the prefix `ray_` to each name."""
+"""Prometheus metrics of a labeling job. Ray exports them and adds the prefix `ray_` to each name."""
 
 from ray.util.metrics import Counter, Gauge
 

@@ -48,7 +48,7 @@ def label_shards(
     failures: Counter[int] = Counter()
     set_aside: dict[int, str] = {}
     idle_passes = 0
-    with progress.watching(lambda: ray.get(counter.count_images.remote())):
+    with progress.watch(lambda: ray.get(counter.count_images.remote())):
         while pending:
             workers, gpus = allocate_workers(settings, len(pending))
             progress.workers = max(progress.workers, workers)

@@ -1,4 +1,4 @@
-"""Progress of a run: a progress bar for people, and `progress.json` next to the plan for scripts."""
+"""Progress of a labeling job: a progress bar, and `progress.json` next to the plan for scripts."""
 
 import contextlib
 import json
@@ -18,7 +18,7 @@ from labeler.publishing.outcome import Records
 
 POLL_SECONDS = 0.5  # between two updates of the progress bar
 WRITE_SECONDS = 5.0  # between two versions of progress.json
-STALL_SECONDS = 120.0  # without a finished image until a warning
+STALL_SECONDS = 120.0  # without a finished image, after which a warning is printed
 
 ReadProgress = Callable[[], tuple[int, int]]  # returns the images done, and how many of them failed
 
@@ -43,10 +43,10 @@ class ProgressMonitor:
         self.bar: tqdm[Any] | None = None
 
     @contextlib.contextmanager
-    def watching(self, read_progress: ReadProgress) -> Iterator[None]:
-        """Poll `read_progress` and show what it returns while the `with` block lasts.
+    def watch(self, read_progress: ReadProgress) -> Iterator[None]:
+        """Poll `read_progress` and show what it returns, for the duration of the `with` block.
 
-        It counts from 0 in each block; the counts of consecutive blocks are added up.
+        Its counts start at 0 in each block; those of consecutive blocks are added up.
         """
         done_before, failed_before = self.done, self.failed
         bar = self.bar = self.bar or self._make_bar()
@@ -128,6 +128,6 @@ class ProgressMonitor:
             "updated": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             "report": report,
         }
-        # nothing depends on this file, so a store that is unavailable for a moment must not end the run
+        # no program of this project reads this file, so a store that is briefly unavailable must not end the run
         with contextlib.suppress(OSError, UserError):
             self.storage.replace(PROGRESS, (json.dumps(content, indent=1) + "\n").encode())

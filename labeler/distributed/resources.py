@@ -1,4 +1,4 @@
-"""The Ray cluster of a labeling job: join or start it, and decide how many workers with which resources it gets."""
+"""The Ray cluster of a labeling job: join or start it, and decide how many workers run and with which resources."""
 
 import logging
 import time
@@ -27,7 +27,7 @@ def start_ray() -> None:
     context = DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
-    context.max_errored_blocks = -1  # a dead worker does not end the pass; its shards are left to the next one
+    context.max_errored_blocks = -1  # a dead worker does not end the pass; the next pass labels its shards
 
 
 def allocate_workers(settings: WorkSettings, pending: int) -> tuple[int, float]:
@@ -57,7 +57,7 @@ def allocate_workers(settings: WorkSettings, pending: int) -> tuple[int, float]:
 
 
 def threads_per_worker(settings: WorkSettings, gpus: float) -> int:
-    """Return how many threads a worker with `gpus` GPUs (0 or a fraction, too) uses to fetch, decode and encode.
+    """Return how many threads a worker uses to fetch, decode and encode; it has `gpus` GPUs, 0 or a fraction included.
 
     By default a worker that shares a GPU gets the same share of the threads that feed a whole GPU, but at least two.
     """

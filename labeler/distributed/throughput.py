@@ -7,18 +7,18 @@ from typing import Any
 from common.manifest import ShardRecord
 from common.text import pluralize
 
-SEQUENTIAL_PHASES = ("teacher", "wait", "write", "commit")  # one after the other, they make up a worker's time
+SEQUENTIAL_PHASES = ("teacher", "wait", "write", "commit")  # run one after the other; their sum is a worker's time
 THREAD_PHASES = ("fetch", "decode", "encode")  # run in threads at the same time; their seconds are summed over threads
 
 
 def measure_throughput(
     records: Collection[ShardRecord], seconds: float, workers: int, input_images: int, price_per_hour: float | None
 ) -> dict[str, Any]:
-    """Measure a run that took `seconds`, with the start of Ray, and committed these records: `report` of progress.json.
+    """Return the object `report` of progress.json for a run that committed these records.
 
-    `waited` is the share of the workers' time in which the teacher waited for images. The projection is for labeling
-    `input_images` images (0: none is made) at the rate of workers that are always busy. `price_per_hour` is the price
-    of one machine.
+    `seconds` is the duration of the run, including the start of Ray. In the report, `waited` is the share of the
+    workers' time in which the teacher waited for images, and `projected` is the time and cost of labeling
+    `input_images` images with workers that are always busy; 0 omits it. `price_per_hour` is the price of one machine.
     """
     phases: Counter[str] = Counter()
     for record in records:

@@ -26,11 +26,11 @@ class WorkerSpec(NamedTuple):
     output: str
     teacher: TeacherSource
     threads: int
-    max_starts: int  # the run is given up after so many shards were started and none was finished
+    max_starts: int  # the run ends if more shards than this were started and none has ended
 
 
 class ProgressCounter:
-    """Counts of the shards and images of a run: workers report to it, and the driver reads it. Made an actor by Ray."""
+    """Counter of the shards and images of a run, used as a Ray actor: workers report to it, and the driver reads it."""
 
     def __init__(self) -> None:
         self.images: dict[int, tuple[int, int]] = {}  # shard: (images done, how many of them failed)
@@ -38,7 +38,7 @@ class ProgressCounter:
         self.starts = self.ends = 0  # of all passes
 
     def start_pass(self) -> None:
-        """Forget which shards were started; their images still count."""
+        """Clear the set of started shards. The counts of images are not reset."""
         self.started = set()
 
     def start_shard(self, shard: int) -> int:
@@ -53,7 +53,7 @@ class ProgressCounter:
         self.images[shard] = (done, failed)
 
     def end_shard(self) -> None:
-        """Count a shard whose worker survived it, whether it was committed or not."""
+        """Count a shard that ended, by a commit or by an error, without the death of its worker."""
         self.ends += 1
 
     def count_images(self) -> tuple[int, int]:
@@ -68,8 +68,8 @@ class ProgressCounter:
 class LabelWorker:
     """Callable class for Ray Data's `map`: it builds the teacher once and labels one shard per row.
 
-    The constructor only stores its arguments. Ray recreates an actor whose constructor fails, again and again, so
-    everything that can fail happens in the first call.
+    The constructor only stores its arguments, because Ray endlessly recreates an actor whose constructor fails.
+    Everything that can fail happens in the first call.
     """
 
     def __init__(self, spec: list[Any], counter: Any) -> None:
@@ -90,7 +90,7 @@ class LabelWorker:
                 record = self._labeler.label(shard, int(row["attempt"]), lambda *images: self._report(shard, *images))
                 self.counter.report_images.remote(shard, record.samples + len(record.failed), len(record.failed))
                 self._metrics.count_shard(record)
-        except Exception as problem:  # whatever went wrong, the other shards must be labeled
+        except Exception as problem:  # a shard that fails must not prevent the labeling of others
             error = (
                 describe_error(problem)
                 if isinstance(problem, UserError)

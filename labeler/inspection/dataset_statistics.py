@@ -17,14 +17,17 @@ from labeler.planning.generations import read_plans, read_published_generation
 
 
 def compute_statistics(dataset: str, workers: int | None = None) -> tuple[dict[str, Any], dict[str, str]]:
-    """Read all committed shards and return the report and the problems met, by file name.
+    """Read all committed shards of a data set and compute the report, the JSON object that `labeler.stats` prints.
 
-    The report is the JSON object that `labeler.stats` prints. Files and samples that cannot be read are skipped.
-    Memory: 64 bytes per sample, briefly twice as much (290 MB for 1.28 million samples, Python included).
+    Files and samples that cannot be read are skipped. Memory: 64 bytes per sample, briefly twice as much (290 MB for
+    1.28 million samples, Python included).
 
-    Raises UserError if there is no data set, or if it has no committed shard.
+    Args:
+        dataset: a folder or s3://BUCKET/PREFIX.
+        workers: number of processes, by default one per CPU core.
 
-    dataset: a folder or s3://BUCKET/PREFIX. workers: number of processes, by default one per CPU core.
+    Returns the report, and the first problem of each file that could not be read completely, by file name. Raises
+    UserError if there is no data set, or if it has no committed shard.
     """
     storage = open_storage(dataset)
     plans = read_plans(storage)
@@ -32,7 +35,7 @@ def compute_statistics(dataset: str, workers: int | None = None) -> tuple[dict[s
     if not overview.shards and not overview.problems:
         raise UserError(
             f"{dataset}: expected a data set with finished shards, found none yet; run the same labeling command again "
-            "to continue it"
+            "to resume it"
         )
     generation = _find_published_generation(storage, overview)
     names, samples = list(overview.shards), list(overview.shards.values())

@@ -21,12 +21,12 @@ class DuplicateGroup(NamedTuple):
 
 
 def count_duplicates(rows: np.ndarray) -> tuple[dict[str, int], list[DuplicateGroup]]:
-    """Count the groups of equal images, and return the largest groups, largest first.
+    """Count the groups of equal images in `rows`, `ROW_DTYPE` [samples].
 
     Checksums are compared by their first 16 bytes: the probability that two of a billion different images agree in
     these is about 10^-21.
 
-    rows: `ROW_DTYPE` [samples].
+    Returns the counts, and the largest groups in descending order of size.
     """
     _, groups, sizes = np.unique(rows["digest"], return_inverse=True, return_counts=True)
     repeated = np.flatnonzero(sizes > 1)
@@ -56,9 +56,8 @@ def describe_groups(
 ) -> list[dict[str, Any]]:
     """Describe each group by its checksum, its number of images, and the sources of its first samples.
 
-    The sources are not in the rows, so the first samples are read again.
-
-    shards: names of the shards, in the order that the column `shard` of the rows refers to.
+    The sources are not in the rows, so the first samples are read again. `shards` holds the names of the shards; the
+    column `shard` of the rows contains positions in it.
     """
     wanted = sorted(position for group in groups for position in group.first)
     infos: dict[tuple[int, str], SampleInfo] = {}  # by position of the shard, and key
@@ -77,7 +76,7 @@ def describe_groups(
 
 def _read_infos(storage: Storage, shard: str, keys: set[str]) -> dict[str, SampleInfo]:
     """Return the json members of some samples, by key. Reading stops after the last of them."""
-    # problems were reported when the rows were made
+    # problems were already reported when the rows were computed
     infos = map_samples(
         lambda sample: (sample.key, sample.info), storage, shard, on_problem=lambda problem: None, keys=keys
     )

@@ -8,11 +8,10 @@ CELLS_PER_SIDE = 21  # divisible by 7 (the printed mean map) and by 3 (the centr
 
 
 def compute_map_area(attention: np.ndarray) -> float:
-    """Return the fraction of the frame that a map spreads over: its perplexity divided by its number of pixels.
+    """Return the fraction of the frame that a map, uint8 [H, W], spreads over: its perplexity per pixel.
 
-    The perplexity is exp(entropy) of the map normalized to a probability distribution over its pixels.
-
-    attention: uint8 [H, W]. A uniform map gives 1, a map with a single nonzero pixel 1 / (H W), an all-zero map 0.
+    The perplexity is exp(entropy) of the map normalized to a probability distribution over its pixels; it is divided by
+    their number. A uniform map gives 1, a map with a single nonzero pixel 1 / (H W), and a map of zeros 0.
     """
     counts, values = np.bincount(attention.ravel(), minlength=256)[1:], np.arange(1, 256)
     total = float(counts @ values)
@@ -23,11 +22,10 @@ def compute_map_area(attention: np.ndarray) -> float:
 
 
 def sum_by_cell(attention: np.ndarray) -> np.ndarray:
-    """Sum a map over a grid of equal cells that cover the frame.
+    """Sum a map, uint8 [H, W], over a grid of equal cells that cover the frame; 255 counts as 1.
 
-    A pixel that crosses a cell border is shared between the cells in proportion to its overlap with each.
-
-    attention: uint8 [H, W]; 255 counts as 1. Returns float64 [CELLS_PER_SIDE, CELLS_PER_SIDE], rows from the top.
+    A pixel that crosses a cell border is divided between the cells in proportion to its overlap with each. Returns
+    float64 [CELLS_PER_SIDE, CELLS_PER_SIDE], rows from the top.
     """
     height, width = attention.shape
     return _pixel_overlaps(height) @ (attention / 255) @ _pixel_overlaps(width).T

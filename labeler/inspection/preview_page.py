@@ -58,7 +58,7 @@ def write_preview(dataset: str, to: Path, samples: int = 24, seed: int = 0) -> N
     Raises UserError if there is no data set, or if the page cannot be written.
     """
     if samples < 0 or seed < 0:
-        raise UserError(f"samples and seed: expected 0 or more, found {samples} and {seed}")
+        raise UserError(f"--samples and --seed: expected 0 or more, found {samples} and {seed}")
     storage, generator = open_storage(dataset), np.random.default_rng(seed)
     plans = read_plans(storage)
     plan, overview = plans[-1], read_overview(storage, plans)
@@ -81,10 +81,10 @@ def write_preview(dataset: str, to: Path, samples: int = 24, seed: int = 0) -> N
     page.write_page(to, content)
 
 
-def sample_figure(sample: Sample, classes: list[str] | None) -> tuple[str, Html]:
+def draw_sample(sample: Sample, classes: list[str] | None) -> tuple[str, Html]:
     """Return a sample's key, and its figure: image, attention map, gaze points and a caption.
 
-    classes: names by class index, or None if the data set has no classes.
+    `classes` holds the class names by index, or is None if the data set has no classes.
     """
     info, image = sample.info, None
     if sample.jpeg is not None:
@@ -103,7 +103,7 @@ def _draw_samples(
     figures: dict[str, Html] = {}
     for shard, count in sorted(Counter(shards.values()).items()):
         drawn = map_samples(
-            functools.partial(sample_figure, classes=plan.classes),
+            functools.partial(draw_sample, classes=plan.classes),
             storage,
             shard,
             on_problem=functools.partial(overview.add_problem, shard),

@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection, Iterator
 from typing import TypeVar
 
 from common.errors import describe_error
-from common.shards import Sample, decode_sample, read_samples
+from common.shards import Sample, read_samples
 from common.storage import Storage
 
 T = TypeVar("T")
@@ -38,7 +38,7 @@ def map_samples(
                 if keys is not None and key not in keys:
                     continue
                 try:
-                    result = function(decode_sample(key, members))
+                    result = function(Sample.from_members(key, members))
                 except Exception as error:  # Pillow and NumPy raise many types of exception for damaged bytes
                     on_problem(f"sample {key} cannot be read: {describe_error(error)}")
                     continue

@@ -33,7 +33,7 @@ ROW_DTYPE = np.dtype(
 class SampleSums:
     """Sums over samples, for statistics that need no row for each sample."""
 
-    # of the maps, in each cell: see `sum_by_cell`
+    # sum of the maps in each cell: see `sum_by_cell`
     mass: np.ndarray = field(default_factory=lambda: np.zeros((CELLS_PER_SIDE, CELLS_PER_SIDE)))
     points: np.ndarray = field(default_factory=lambda: np.zeros(3))  # x, y and strength of all gaze points
     squares: np.ndarray = field(default_factory=lambda: np.zeros(2))  # squared x and y of all gaze points
@@ -87,7 +87,7 @@ class ShardStatistics(NamedTuple):
     shard: str
     rows: np.ndarray  # ROW_DTYPE [samples]
     sums: SampleSums
-    problem: str | None  # the first one met while the shard was read
+    problem: str | None  # the first one found while the shard was read
 
 
 def compute_shard_statistics(dataset: str, shard: str, expected_samples: int) -> ShardStatistics:

@@ -126,7 +126,7 @@ def _format_value(value: object) -> str:
 def _format_names(names: Iterable[str], total: int | None = None) -> str:
     """Join names of folders or files, with control characters escaped so that they cannot act on a terminal.
 
-    total: number of all names, if `names` holds only the first of them.
+    `total` is the number of all names, if `names` holds only the first of them.
     """
     escaped = [json.dumps(name, ensure_ascii=False)[1:-1] for name in names]
     return join_names(escaped, MAX_NAMES_PER_LINE, total)

@@ -15,9 +15,8 @@ MAX_NAMES_PER_EXTREME = 5  # names given for the classes that share the smallest
 def summarize_classes(rows: np.ndarray, names: list[str] | None) -> dict[str, Any] | None:
     """Summarize the class balance; return None if the data set has no classes.
 
-    Fewest, median, most and imbalance (most / fewest) cover only the classes that have samples.
-
-    names: name of each class, by class index.
+    `names` holds the class names by index. Fewest, median, most and imbalance (most / fewest) cover only the classes
+    that have samples.
     """
     if names is None:
         return None
@@ -25,9 +24,9 @@ def summarize_classes(rows: np.ndarray, names: list[str] | None) -> dict[str, An
     samples = {_class_name(names, index): count for index, count in zip(indices.tolist(), counts.tolist(), strict=True)}
     return {
         "classes": len(names),
-        "fewest": _classes_of_size(min(samples.values()), samples) if samples else None,
+        "fewest": _describe_classes_of_size(min(samples.values()), samples) if samples else None,
         "median": float(np.median(counts)) if samples else None,
-        "most": _classes_of_size(max(samples.values()), samples) if samples else None,
+        "most": _describe_classes_of_size(max(samples.values()), samples) if samples else None,
         "imbalance": max(samples.values()) / min(samples.values()) if samples else None,
         "without_samples": [name for name in names if name not in samples],
     }
@@ -36,7 +35,7 @@ def summarize_classes(rows: np.ndarray, names: list[str] | None) -> dict[str, An
 def summarize_maps(rows: np.ndarray, sums: SampleSums) -> dict[str, Any]:
     """Summarize the maps, and how their total mass is distributed over the frame of the stored pixels, in percent.
 
-    The central third is a third of the width by a third of the height, a ninth of the frame.
+    The central third is a third of the width by a third of the height, and a ninth of the area.
     """
     total, third = float(sums.mass.sum()), slice(CELLS_PER_SIDE // 3, 2 * CELLS_PER_SIDE // 3)
     grid = sums.mass.reshape(GRID_SIDE, CELLS_PER_SIDE // GRID_SIDE, GRID_SIDE, CELLS_PER_SIDE // GRID_SIDE)
@@ -83,7 +82,7 @@ def _class_name(names: list[str], index: int) -> str:
     return names[index] if 0 <= index < len(names) else f"no class {index}"
 
 
-def _classes_of_size(count: int, samples: dict[str, int]) -> dict[str, Any]:
+def _describe_classes_of_size(count: int, samples: dict[str, int]) -> dict[str, Any]:
     """Describe the classes that have exactly `count` samples."""
     names = [name for name, number in samples.items() if number == count]
     return {"samples": count, "classes": len(names), "names": names[:MAX_NAMES_PER_EXTREME]}

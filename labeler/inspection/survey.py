@@ -25,7 +25,7 @@ EXAMPLES_PER_REASON = 3
 
 @dataclass
 class DatasetOverview:
-    """Totals over the records of the committed shards, and the problems met while reading the data set."""
+    """Totals over the records of the committed shards, and the problems found while reading the data set."""
 
     shards: dict[str, int] = field(default_factory=dict)  # number of samples by name of the shard
     planned: int = 0  # images

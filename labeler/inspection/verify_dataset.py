@@ -22,7 +22,7 @@ from labeler.publishing.outcome import Records, compute_outcome, scan_records
 def verify_dataset(dataset: str, workers: int | None = None) -> dict[str, Any]:
     """Check a data set and return the report, the JSON object that `labeler.verify` prints.
 
-    dataset: a folder or s3://BUCKET/PREFIX. workers: number of processes, by default one per CPU core.
+    `dataset` is a folder or s3://BUCKET/PREFIX; `workers` is the number of processes, by default one per CPU core.
     """
     storage = open_storage(dataset)
     report: dict[str, Any] = {"ok": False, "complete": False, "shards": 0, "samples": 0, "failures": 0, "problems": []}
@@ -39,8 +39,9 @@ def verify_dataset(dataset: str, workers: int | None = None) -> dict[str, Any]:
         problems += _find_plan_problems(storage, plan, previous, started)
     problems += _find_missing_and_unplanned_files(storage, plans, published, records)
     start = functools.partial(initialize_checker, dataset)
-    for of_shard in in_processes(find_shard_problems, sorted(records), processes=workers, unit="shards", start=start):
-        problems += of_shard
+    shards = sorted(records)
+    for shard_problems in in_processes(find_shard_problems, shards, processes=workers, unit="shards", start=start):
+        problems += shard_problems
     if published and all(shard in records for plan in published for shard in plan.shard_indices):
         problems += find_published_problems(storage, published, records)
     report |= {

@@ -19,7 +19,7 @@ CROISSANT_STRUCTURE = ("distribution", "recordSet")  # what programs read; the r
 def find_published_problems(storage: Storage, plans: Sequence[Plan], records: Records) -> list[str]:
     """Compare the manifest and the descriptive files with what publishing would write now.
 
-    plans: the plans that the manifest covers; `records` holds a record for each of their shards.
+    `plans` are the plans that the manifest covers, and `records` holds a record for each of their shards.
     """
     expected, outcome = make_manifest(storage, plans, records), compute_outcome(storage, plans, records)
     problems = _find_manifest_problems(storage, expected)
@@ -61,22 +61,22 @@ def _extract_meaning(name: str, content: bytes) -> object:
         return [json.loads(line) for line in content.splitlines()]
     document = json.loads(content)
     if name == SCHEMA:
-        return _without_text(document)
+        return _remove_text(document)
     if name == CROISSANT and isinstance(document, dict):
-        return {key: _without_text(document.get(key)) for key in CROISSANT_STRUCTURE}
+        return {key: _remove_text(document.get(key)) for key in CROISSANT_STRUCTURE}
     return document
 
 
-def _without_text(value: Any) -> Any:
+def _remove_text(value: Any) -> Any:
     """Return JSON without its titles and descriptions.
 
     Only strings are removed: under "properties" of a JSON schema, "title" and "description" are names of properties.
     """
     if isinstance(value, list):
-        return [_without_text(item) for item in value]
+        return [_remove_text(item) for item in value]
     if isinstance(value, dict):
         return {
-            key: _without_text(item)
+            key: _remove_text(item)
             for key, item in value.items()
             if not (key in ("title", "description") and isinstance(item, str))
         }

@@ -47,7 +47,7 @@ class ShardChecker:
                 content_problems = _find_content_problems(file, listing.plan, record, listing.shard(shard))
                 problems += itertools.islice(content_problems, MAX_PROBLEMS_PER_CHECK)
         except FileNotFoundError:
-            return []  # missing files are reported once for the whole data set
+            return []  # `verify_dataset` reports missing files
         except Exception as error:  # damaged files raise many types of exception
             return [f"{name}: cannot be checked: {describe_error(error)}"]
         return [f"{name}: {problem}" for problem in problems]

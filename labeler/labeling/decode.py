@@ -1,4 +1,4 @@
-"""First half of an image's way into a shard: fetch it, decode it, and resize it for the teacher."""
+"""The steps before the teacher: fetch an image, decode it, and resize it to the teacher's input."""
 
 from typing import NamedTuple
 

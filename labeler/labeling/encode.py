@@ -1,4 +1,4 @@
-"""Second half of an image's way into a shard: its label and description become the files that the tar holds."""
+"""The steps after the teacher: turn its maps into an image's label, and encode the sample for the tar file."""
 
 from typing import NamedTuple
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from common.errors import ImageFailure, Reason
 
-GAUSSIAN_RADIUS_IN_SIGMAS = 4.0  # the Gaussian is cut off where it has fallen to 3e-4 of its height
+GAUSSIAN_RADIUS_IN_SIGMAS = 4.0  # beyond this distance the Gaussian is below 4e-4 of its height, and is cut off
 
 
 def gaze_points(attention: np.ndarray, sigma: float, threshold: float = 0.2, max_points: int = 200) -> np.ndarray:

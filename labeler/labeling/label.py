@@ -21,8 +21,8 @@ GAZE_SIGMA = 19 * GAZE_GRID[0] / INPUT_SIZE[0]  # SALICON blurs fixations with 1
 class Maps(NamedTuple):
     """The teacher's maps of a batch.
 
-    `stored` is uint8 [B, S, S], as in the shard but upright; `grid` float32 [B, 120, 160], for gaze points; `maxima`
-    float32 [B], the maximum of each map before it was divided by it.
+    `stored` is uint8 [B, S, S], as in the shard but upright; `grid` is float32 [B, 120, 160], for gaze points;
+    `maxima` is float32 [B], the maximum of each map before the map was divided by it.
     """
 
     stored: np.ndarray
@@ -33,7 +33,8 @@ class Maps(NamedTuple):
 class Label(NamedTuple):
     """The label of one image, in the frame of its stored pixels.
 
-    `attention` is uint8 [S, S]; `gaze` float32 [n, 3] of x, y, strength; `map_max` the maximum of the teacher's map.
+    `attention` is uint8 [S, S]; `gaze` is float32 [n, 3] of x, y and strength; `map_max` is the maximum of the map that
+    the teacher predicted.
     """
 
     attention: np.ndarray
@@ -47,7 +48,7 @@ def to_teacher_input(pixels: Tensor, orientation: int) -> Tensor:
 
 
 def predict_maps(teacher: TeacherModel, images: Tensor, map_size: int, device: torch.device) -> Maps:
-    """Run the teacher on a batch of its inputs, uint8 [B, 3, 480, 640]. `map_size` is the side S of the stored maps."""
+    """Run the teacher on a batch of inputs, uint8 [B, 3, 480, 640]. `map_size` is the side S of the stored maps."""
     with torch.inference_mode():
         maps, maxima = teacher.predict(images.to(device, non_blocking=True).float() / 255)
         stored = _resize(maps, (map_size, map_size))

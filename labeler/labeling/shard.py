@@ -24,12 +24,12 @@ from labeler.planning.listing import ListingReader, PlannedImage
 from labeler.planning.space import estimate_shard_bytes
 from labeler.teacher.model import TeacherModel
 
-# Images per pass of the teacher. The batch size affects the last bits of a map, so it depends on the kind of hardware
-# only, never on the number of workers.
+# Images per forward pass of the teacher. The batch size affects the last bits of a map, so it depends only on the kind
+# of hardware, never on the number of workers.
 CPU_BATCH_SIZE, GPU_BATCH_SIZE = 1, 32
 READ_SIZE = 1 << 20  # bytes read at once when a committed shard is compared
 
-OnProgress = Callable[[int, int], None]  # called with the number of images done, and how many of those failed
+ReportProgress = Callable[[int, int], None]  # called with the number of images done, and how many of those failed
 
 
 class ShardConflict(Exception):
@@ -41,10 +41,10 @@ class NoSpace(Exception):
 
 
 class ShardLabeler:
-    """Labeler of one shard after another, with the teacher on this process's device and a pool of threads.
+    """Labeler of the shards of a plan, with the teacher on this process's device and a pool of threads.
 
     Threads fetch, decode and encode while the calling thread runs the teacher. At most `ahead` images wait for the
-    teacher, so memory does not depend on the length of a shard; the tar grows in a scratch file.
+    teacher, and samples are written to a scratch file, so memory does not depend on the number of images in a shard.
     """
 
     def __init__(self, plan: Plan, storage: Storage, source: Source, teacher: TeacherModel, threads: int) -> None:
@@ -60,17 +60,17 @@ class ShardLabeler:
         self.batch_size = self.config.batch_size or (CPU_BATCH_SIZE if self.device.type == "cpu" else GPU_BATCH_SIZE)
         self.ahead = 2 * max(self.batch_size, threads)
         if self.device.type == "cpu":
-            torch.set_num_threads(1)  # one core per worker; and sums then do not depend on the machine's core count
+            torch.set_num_threads(1)  # one core per worker; sums do not depend on the number of cores
         torch.backends.cudnn.allow_tf32 = False
         torch.backends.cudnn.deterministic = True
 
-    def label(self, shard: int, attempt: int = 1, progress: OnProgress = lambda done, failed: None) -> ShardRecord:
+    def label(self, shard: int, attempt: int = 1, progress: ReportProgress = lambda done, failed: None) -> ShardRecord:
         """Label a shard and commit its tar, then its record, which is returned.
 
         `progress` is called after each batch. An image that cannot be labeled becomes a failure in the record. If the
         shard exists with the same bytes, it counts as committed. Raises ShardConflict if it exists with other bytes,
-        NoSpace if the scratch space does not suffice; errors of the teacher and the storage pass through. Nothing is
-        committed then.
+        NoSpace if the scratch space does not suffice, and passes on the errors of the teacher and the storage; then no
+        record is written.
         """
         images = self.listing.shard(shard)
         self._check_scratch_space(images)
@@ -123,9 +123,9 @@ class ShardLabeler:
                 results += [self.pool.submit(self._encode, image, maps, index) for index, image in enumerate(usable)]
             encoding.append(results)
             if len(encoding) > 1:
-                yield [_result(item) for item in encoding.popleft()]
+                yield [_wait_for(item) for item in encoding.popleft()]
         while encoding:
-            yield [_result(item) for item in encoding.popleft()]
+            yield [_wait_for(item) for item in encoding.popleft()]
 
     def _next_batch(self, decoded: Iterator[DecodedImage | Failure], timer: PhaseTimer) -> list[DecodedImage | Failure]:
         """Take the next images of the plan. Failures count, so a failed image does not shift the batches after it."""
@@ -136,16 +136,16 @@ class ShardLabeler:
         try:
             return decode_image(planned, self.source, self.config)
         except ImageFailure as error:
-            return _failure(planned, error)
+            return _to_failure(planned, error)
 
     def _encode(self, image: DecodedImage, maps: Maps, index: int) -> EncodedSample | Failure:
         try:
             return encode_sample(image, maps, index, self.plan)
         except ImageFailure as error:
-            return _failure(image.planned, error)
+            return _to_failure(image.planned, error)
 
     def _check_scratch_space(self, images: list[PlannedImage]) -> None:
-        """Raise NoSpace now rather than after a minute of work."""
+        """Raise NoSpace if the scratch space does not suffice, before any work is done."""
         needed = estimate_shard_bytes(len(images), sum(image.ref.size for image in images), self.config.include_images)
         free = self.storage.scratch_bytes()
         if free < needed:
@@ -168,9 +168,9 @@ class ShardLabeler:
             )
 
 
-def _result(item: Future[EncodedSample | Failure] | Failure) -> EncodedSample | Failure:
+def _wait_for(item: Future[EncodedSample | Failure] | Failure) -> EncodedSample | Failure:
     return item if isinstance(item, Failure) else item.result()
 
 
-def _failure(planned: PlannedImage, error: ImageFailure) -> Failure:
+def _to_failure(planned: PlannedImage, error: ImageFailure) -> Failure:
     return Failure(key=planned.key, uri=planned.ref.uri, reason=error.reason, message=error.message)

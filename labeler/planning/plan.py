@@ -1,4 +1,4 @@
-"""The plan of a job: which image goes to which shard, fixed before the work starts so that any run can resume it."""
+"""The plan of a job: which image goes to which shard, fixed before labeling starts so that any run can resume it."""
 
 from typing import Any
 

@@ -22,7 +22,7 @@ from labeler.planning.space import check_object_size
 
 
 def list_images(source: Source, location: str) -> Listing:
-    """List the images of `source`. On a terminal their number is shown on the way: a large input takes minutes."""
+    """List the images of `source`. Listing can take minutes, so a terminal shows the number of images so far."""
     print(f"listing {location} ...", flush=True)
     terminal = sys.stderr.isatty()
     return source.list(lambda images: print(f"{images:,} images", end="\r", file=sys.stderr) if terminal else None)
@@ -61,7 +61,7 @@ def plan_retries(storage: Storage, plans: Sequence[Plan], failed: Mapping[str, P
     """Save a further generation of the failed images of each input. Returns all plans.
 
     `failed` maps the uri of each failed image to the plan whose `input` it is read from. Images that are no longer
-    there are not planned again.
+    in their input are not planned again.
     """
     extended = list(plans)
     config = plans[0].config.model_copy(update={"limit": None})

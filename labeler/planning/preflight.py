@@ -9,7 +9,7 @@ from common.storage import Storage
 
 
 def open_input(location: str, output: str) -> Source:
-    """Open the images at `location`. Raises UserError if there are none, or if the output would lie among them."""
+    """Open the images at `location`. Raises UserError if it cannot be opened, or if the output lies inside it."""
     source = open_source(location)
     if _is_inside(output, location):
         raise UserError(

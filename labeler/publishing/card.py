@@ -1,6 +1,7 @@
-"""The data set card: the `README.md` of a data set, for readers of the shards who never see this code."""
+"""The data set card: the `README.md` of a data set, for users who do not have this code."""
 
 from common.manifest import Manifest, Plan
+from common.text import pluralize
 
 CARD_TEMPLATE = """---
 pretty_name: ImageNet-Attn
@@ -10,7 +11,7 @@ tags: [saliency, human-attention, webdataset]
 
 # Photographs with predicted human attention
 
-{written:,} photographs, each with a map of where people are expected to look, and with the gaze points of the map: the
+{photographs}, each with a map of where people are expected to look, and with the gaze points of the map: the
 centers of the Gaussians that it is decomposed into. A teacher network predicted the maps, as in Yao et al.,
 *Teacher-generated spatial-attention labels boost robustness and accuracy of contrastive models*, CVPR 2023. They are
 predictions, not recordings of eye movements.
@@ -18,7 +19,7 @@ predictions, not recordings of eye movements.
 | | |
 |---|---|
 | samples | {written:,} of {planned:,} planned; {failed:,} skipped{reasons}, listed in `failures.jsonl` |
-| shards | {shards:,} tar files, {gigabytes:.2f} GB |
+| shards | {shards}, {size} |
 | images | {images} |
 | classes | {classes} |
 | teacher | `{teacher}`, sha256 `{teacher_sha256}` |
@@ -94,16 +95,14 @@ def make_card(plan: Plan, manifest: Manifest) -> str:
     """Return the card as Markdown. `plan` is the last plan of the data set."""
     reasons = ", ".join(f"{count:,} {reason}" for reason, count in manifest.failures.items())
     return CARD_TEMPLATE.format(
+        photographs=pluralize(manifest.written, "photograph"),
         written=manifest.written,
         planned=manifest.planned,
         failed=manifest.failed,
         reasons=f" ({reasons})" if reasons else "",
-        shards=len(manifest.shards),
-        gigabytes=manifest.bytes / 1e9,
-        images="original bytes of the source files; images that are not RGB or grayscale JPEGs are converted to JPEG, "
-        "and `reencoded_from` in their json names the original format"
-        if manifest.include_images
-        else "not included; `source` and `source_sha256` in the json identify the image of each label",
+        shards=pluralize(len(manifest.shards), "tar file"),
+        size=f"{manifest.bytes / 1e9:.2f} GB" if manifest.bytes >= 1e9 else f"{manifest.bytes / 1e6:.1f} MB",
+        images=IMAGES_INCLUDED if manifest.include_images else IMAGES_EXCLUDED,
         classes=f"{manifest.classes:,}, named in `classes.json`" if manifest.classes else "none",
         teacher=manifest.teacher.id,
         teacher_sha256=manifest.teacher.sha256,

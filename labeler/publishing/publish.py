@@ -57,7 +57,7 @@ def publish(storage: Storage, plans: Sequence[Plan], max_bad_fraction: float) ->
 
 
 def make_manifest(storage: Storage, plans: Sequence[Plan], records: Records) -> Manifest:
-    """Return the manifest of a data set of which all shards are committed.
+    """Return the manifest of a data set whose shards are all committed.
 
     Its `parent` is the checksum of the manifest that the earlier generations have on their own, so it does not depend
     on which of them were published.

@@ -3,7 +3,7 @@
 BUNDLED = "bundled"
 PUBLISHED = "attention-center"
 DEFAULT_TEACHER = BUNDLED
-TEACHERS = (
+TEACHER_HELP = (
     f"{BUNDLED} (weights trained by this project), {PUBLISHED} (weights published by the network's authors, downloaded "
     "once), a .tflite or .safetensors file, or package.module:factory"
 )

@@ -14,15 +14,15 @@ from pathlib import Path
 
 from common.errors import UserError, run_program
 from common.fixations import FORMATS
-from labeler.teacher import DEFAULT_TEACHER, TEACHERS
+from labeler.teacher import DEFAULT_TEACHER, TEACHER_HELP
 
 DEFAULT_OUTPUT = "runs/teacher-evaluation"
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Evaluate as the command line says and return exit code 0. Raises UserError."""
+    """Evaluate a teacher with the settings of the command line and return exit code 0. Raises UserError."""
     arguments = _parse_arguments(argv)
-    from labeler.teacher.evaluation.run import evaluate_teacher  # torch takes seconds to import, and --help needs none
+    from labeler.teacher.evaluation.run import evaluate_teacher  # imports torch, which --help does not need
 
     results = evaluate_teacher(
         arguments.teacher, arguments.data, arguments.names, arguments.output, arguments.device, arguments.seed
@@ -41,7 +41,7 @@ def _parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     files = parser.add_argument_group("input and output")
     files.add_argument(
-        "--teacher", default=DEFAULT_TEACHER, metavar="TEACHER", help=f"{TEACHERS} (default: {DEFAULT_TEACHER})"
+        "--teacher", default=DEFAULT_TEACHER, metavar="TEACHER", help=f"{TEACHER_HELP} (default: {DEFAULT_TEACHER})"
     )
     files.add_argument(
         "--data",

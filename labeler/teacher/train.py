@@ -11,7 +11,7 @@ from labeler.teacher.training.config import TeacherTrainSettings
 def main(argv: list[str] | None = None) -> int:
     """Train with the settings of the command line and return exit code 0. Raises UserError."""
     settings = load_settings(TeacherTrainSettings, argv)
-    from labeler.teacher.training.run import train_teacher  # torch takes seconds to import, and --help needs none
+    from labeler.teacher.training.run import train_teacher  # imports torch, which --help does not need
 
     train_teacher(settings)
     return 0

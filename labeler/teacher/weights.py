@@ -54,7 +54,7 @@ class CustomTeacher(TeacherModel):
 
 @dataclass(frozen=True)
 class TeacherSource:
-    """What a worker on another machine needs to build a teacher: its weights, or the name of its factory.
+    """Weights or factory of a teacher, from which a worker on another machine can build it.
 
     Exactly one of `weights` (content of a weights file) and `factory` ("package.module:factory") is set.
     """
@@ -143,7 +143,7 @@ def _source_from_file(path: Path) -> TeacherSource:
 
 
 def _read_weights(content: bytes) -> dict[str, Tensor]:
-    """Read the float32 state dict of an AttentionTeacher from a weights file. Raises UserError if it is none."""
+    """Read the float32 state dict of an AttentionTeacher from a weights file. Raises UserError if it holds none."""
     if is_tflite(content):
         return read_tflite(content)
     try:
@@ -164,7 +164,7 @@ def _read_weights(content: bytes) -> dict[str, Tensor]:
 
 
 def _call_factory(name: str) -> nn.Module:
-    """Import and call `package.module:factory`, also from the working directory. Raises UserError."""
+    """Import and call `package.module:factory`; the module may be in the working directory. Raises UserError."""
     module_name, _, attribute = name.partition(":")
     try:
         if os.getcwd() not in sys.path:

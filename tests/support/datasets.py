@@ -24,7 +24,7 @@ MAP_SIGMA = 3.0  # of the attention maps, in pixels
 
 
 def disc_sample(index: int, classes: int | None, width: int = 64, height: int = 48, radius: float = 0.2) -> Sample:
-    """Make a sample from its index: a disc of its class's color at a random location on a noisy ground.
+    """Make a sample from its index: a disc of its class's color at a random position on dark gray noise.
 
     `classes` is the number of classes; with None the sample has no class index, and the colors repeat. `radius` is a
     fraction of the height.
@@ -34,13 +34,8 @@ def disc_sample(index: int, classes: int | None, width: int = 64, height: int = 
     label = index % (classes or len(COLORS))
     noise = generator.integers(60, 120, (height, width, 3)).astype(np.uint8)
     image = Image.fromarray(noise)
-    radius_pixels = int(radius * height)
-    box = (
-        x * width - radius_pixels,
-        y * height - radius_pixels,
-        x * width + radius_pixels,
-        y * height + radius_pixels,
-    )
+    center_x, center_y, pixels = x * width, y * height, int(radius * height)
+    box = (center_x - pixels, center_y - pixels, center_x + pixels, center_y + pixels)
     ImageDraw.Draw(image).ellipse(box, fill=COLORS[label])
     attention = blur_fixations(np.array([[x, y]]), MAP_SIZE, MAP_SIZE, MAP_SIGMA)
     info = SampleInfo(

@@ -7,7 +7,7 @@ from common.errors import UserError
 from common.fixations import FixatedImage, FixationData, open_fixations
 from common.text import join_names
 
-UNKNOWN_NAMES_SHOWN = 3
+MAX_UNKNOWN_NAMES = 3
 
 
 def open_data(locations: Iterable[str]) -> dict[str, FixationData]:
@@ -32,7 +32,7 @@ def select_images(data: dict[str, FixationData], names_file: Path | None) -> dic
     if unknown := sorted(names - known):
         raise UserError(
             f"--names {names_file}: expected names of images with fixations in {', '.join(data)}; {len(unknown):,} of "
-            f"{len(names):,} names are not: {join_names(unknown, UNKNOWN_NAMES_SHOWN)}"
+            f"{len(names):,} names are not: {join_names(unknown, MAX_UNKNOWN_NAMES)}"
         )
     selected = {
         location: [image for image in data_set.images if image.name in names] for location, data_set in data.items()

@@ -14,23 +14,23 @@ from common.page import Html
 from common.text import join_names, pluralize
 from labeler.teacher.evaluation.predict import predict_map
 from labeler.teacher.evaluation.scoring import ImageScores
-from labeler.teacher.evaluation.summary import METRICS, PREDICTIONS, Evaluation, score_rows
+from labeler.teacher.evaluation.summary import METRICS, PREDICTIONS, Evaluation, format_score_rows
 from labeler.teacher.model import TeacherModel
 
-EXTREMES_SHOWN = 4  # images in each group: best, middle, worst
-NAMES_SHOWN = 10  # images named in a note
+IMAGES_PER_GROUP = 4  # images in each group: best, middle, worst
+MAX_NAMES_PER_NOTE = 10  # images named in a note
 CC_BIN_WIDTH = 0.05
-SHORT_METRICS = {"kld": "KLD"}  # labels for captions where those of tables are too long
+SHORT_METRICS = {"kld": "KLD"}  # labels in captions, for metrics whose label in tables is too long
 EXPLANATION = (
     "Scores are means over images with 95 % bootstrap intervals. The center prior is a Gaussian at the center of every "
     "image. Human split-half: one half of an image's subjects predicts the other half. A half has fewer subjects than "
     "the whole, so its map is noisier than the map that the teacher is compared with, and a perfect teacher could "
-    "exceed the split-half. This affects KLD most: it penalizes every location that one half fixated and where the "
-    "other half's map is 0."
+    "exceed the split-half. This affects KLD most, which penalizes every location that one half fixated and at which "
+    "the other half's map is 0."
 )
 
 
-def evaluation_page(
+def make_evaluation_page(
     identity: Teacher,
     teacher: TeacherModel,
     device: torch.device,
@@ -62,10 +62,10 @@ def evaluation_page(
 def select_extremes(evaluation: Evaluation) -> dict[str, list[tuple[FixatedImage, ImageScores]]]:
     """Return the images with the highest, middle and lowest CC by title, without repetition."""
     order = np.argsort(-evaluation.values("teacher", "cc"), kind="stable")
-    best, rest = order[:EXTREMES_SHOWN], order[EXTREMES_SHOWN:]
-    between, worst = np.split(rest, [max(len(rest) - EXTREMES_SHOWN, 0)])
-    start = max(len(between) - EXTREMES_SHOWN, 0) // 2
-    groups = {"Best by CC": best, "Middle by CC": between[start : start + EXTREMES_SHOWN], "Worst by CC": worst}
+    best, rest = order[:IMAGES_PER_GROUP], order[IMAGES_PER_GROUP:]
+    between, worst = np.split(rest, [max(len(rest) - IMAGES_PER_GROUP, 0)])
+    start = max(len(between) - IMAGES_PER_GROUP, 0) // 2
+    groups = {"Best by CC": best, "Middle by CC": between[start : start + IMAGES_PER_GROUP], "Worst by CC": worst}
     return {
         title: [(evaluation.images[index], evaluation.scores[index]) for index in indices.tolist()]
         for title, indices in groups.items()
@@ -84,7 +84,7 @@ def _data_set_section(
         evaluation.data,
         _tiles(summary),
         page.notes(_notes(evaluation)),
-        page.table(["metric", *PREDICTIONS.values()], score_rows(summary)),
+        page.table(["metric", *PREDICTIONS.values()], format_score_rows(summary)),
         page.element("h3", "CC of each image"),
         page.grid(_histograms(evaluation), wide=True),
         *groups,
@@ -125,7 +125,7 @@ def _notes(evaluation: Evaluation) -> list[str]:
 
 
 def _list_images(names: Sequence[str]) -> str:
-    return f"{pluralize(len(names), 'image')} ({join_names(names, NAMES_SHOWN)})"
+    return f"{pluralize(len(names), 'image')} ({join_names(names, MAX_NAMES_PER_NOTE)})"
 
 
 def _histograms(evaluation: Evaluation) -> list[Html]:

@@ -1,4 +1,4 @@
-"""The whole story of an evaluation: open the data, score the teacher on it, write the results."""
+"""An evaluation from start to end: open the data, score the teacher on it, write the results."""
 
 import json
 from collections.abc import Sequence
@@ -12,13 +12,13 @@ from common.launch import default_device
 from common.progress import progress_bar
 from common.storage import Storage, open_storage
 from labeler.teacher.evaluation.data import open_data, select_images
-from labeler.teacher.evaluation.page import evaluation_page
+from labeler.teacher.evaluation.page import make_evaluation_page
 from labeler.teacher.evaluation.scoring import score_images
 from labeler.teacher.evaluation.summary import (
     Evaluation,
+    format_per_image_csv,
     format_table,
-    per_image_objects,
-    per_image_table,
+    list_scores_per_image,
     summarize,
 )
 from labeler.teacher.weights import find_teacher
@@ -63,12 +63,12 @@ def evaluate_teacher(
         print(format_table(location, summaries[location]), end="\n\n", flush=True)
 
     results = {"teacher": {"name": source.identity.name, "sha256": source.identity.sha256}, "data": summaries}
-    per_image = {evaluation.data: per_image_objects(evaluation) for evaluation in evaluations}
+    per_image = {evaluation.data: list_scores_per_image(evaluation) for evaluation in evaluations}
     all_results = {**results, "seed": seed, "per_image": per_image}
     files = {
-        "per_image.csv": per_image_table(evaluations),
+        "per_image.csv": format_per_image_csv(evaluations),
         "results.json": json.dumps(all_results, indent=1, allow_nan=False) + "\n",
-        "index.html": evaluation_page(source.identity, teacher, device, evaluations, summaries),
+        "index.html": make_evaluation_page(source.identity, teacher, device, evaluations, summaries),
     }
     _write_files(storage, files)
     return results

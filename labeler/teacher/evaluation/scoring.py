@@ -87,13 +87,13 @@ def score_image(image: FixatedImage, predicted: Tensor, data_set: Sequence[Fixat
     generator = np.random.default_rng([seed, zlib.crc32(image.name.encode("utf-8", "surrogateescape"))])
     negatives = _draw_negatives(image, data_set, generator)
     device = predicted.device
-    reference = _reference(image, negatives, device)
+    reference = _make_reference(image, negatives, device)
     halves = split_subjects(image, generator)
     return ImageScores(
         image.name,
         score_map(predicted, *reference),
         score_map(center_prior(image.height, image.width).to(device), *reference),
-        None if halves is None else _score_halves(*(_reference(half, negatives, device) for half in halves)),
+        None if halves is None else _score_halves(*(_make_reference(half, negatives, device) for half in halves)),
         is_constant(predicted),
     )
 
@@ -123,7 +123,7 @@ def _draw_negatives(
     return np.concatenate([np.empty((0, 2), np.float32), *others])
 
 
-def _reference(image: FixatedImage, negatives: np.ndarray, device: torch.device) -> Reference:
+def _make_reference(image: FixatedImage, negatives: np.ndarray, device: torch.device) -> Reference:
     return Reference(image.attention_map(image.height, image.width).to(device), image.fixations, negatives)
 
 

@@ -57,7 +57,7 @@ def summarize(evaluation: Evaluation, seed: int) -> dict[str, Any]:
     }
 
 
-def score_rows(summary: Mapping[str, Any]) -> list[tuple[str, ...]]:
+def format_score_rows(summary: Mapping[str, Any]) -> list[tuple[str, ...]]:
     """Return a row of text for each metric: its label, then mean and interval of each prediction."""
     return [
         (label, *(format_score(summary[prediction][metric]) for prediction in PREDICTIONS))
@@ -67,7 +67,7 @@ def score_rows(summary: Mapping[str, Any]) -> list[tuple[str, ...]]:
 
 def format_table(data: str, summary: Mapping[str, Any]) -> str:
     """Format a summary as aligned text, with a row for each metric and a column for each prediction."""
-    rows = [("", *PREDICTIONS.values()), *score_rows(summary)]
+    rows = [("", *PREDICTIONS.values()), *format_score_rows(summary)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     aligned = ["   ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     return "\n".join([f"{data}: {pluralize(summary['images'], 'image')}, mean [95 % interval]", *aligned])
@@ -81,7 +81,7 @@ def format_score(score: Mapping[str, Any]) -> str:
     return f"{score['mean']:.3f} [{low:.3f}, {high:.3f}]"
 
 
-def per_image_table(evaluations: Sequence[Evaluation]) -> str:
+def format_per_image_csv(evaluations: Sequence[Evaluation]) -> str:
     """Return the CSV of all images: data, image, the teacher's score by each metric, and the human split-half CC.
 
     Scores that are not defined are empty.
@@ -98,7 +98,7 @@ def per_image_table(evaluations: Sequence[Evaluation]) -> str:
     return text.getvalue()
 
 
-def per_image_objects(evaluation: Evaluation) -> list[dict[str, Any]]:
+def list_scores_per_image(evaluation: Evaluation) -> list[dict[str, Any]]:
     """Return all scores of all images as JSON objects; scores that are not defined are None."""
     return [
         {

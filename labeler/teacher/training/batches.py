@@ -56,7 +56,7 @@ class Batches:
     def from_step(self, step: int) -> Iterator[TeacherBatch]:
         """Yield the batches from a step to the end of the run, prepared ahead in threads."""
         steps = self._config.epochs * self.steps_per_epoch
-        ahead = BATCHES_AHEAD * self._images_per_rank + 1  # so when a batch is yielded, BATCHES_AHEAD more are pending
+        ahead = BATCHES_AHEAD * self._images_per_rank + 1  # when a batch is yielded, BATCHES_AHEAD more are pending
         with ThreadPoolExecutor(self._threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
             examples = in_order(pool, self._make_example, self._epochs_and_indices(step, steps), ahead)
             for _ in range(step, steps):

@@ -55,7 +55,8 @@ def open_training_data(data: Sequence[str], distill: Sequence[str], validation: 
 
     Args:
         data: data sets with fixations, each FORMAT:FOLDER.
-        distill: sources of photographs without fixations; with any, the training images are distilled too.
+        distill: sources of photographs without fixations; if there are any, the training images are used for
+            distillation too.
         validation: share of images held out from data sets without splits.
         seed: random seed of that division.
 
@@ -65,8 +66,8 @@ def open_training_data(data: Sequence[str], distill: Sequence[str], validation: 
     validation_images: dict[str, list[FixatedImage]] = {}
     notes: list[str] = []
     for location in data:
-        images, excluded, examples = open_fixations(location)
-        notes += exclusion_notes(location, excluded, examples)
+        images, excluded, first_excluded = open_fixations(location)
+        notes += exclusion_notes(location, excluded, first_excluded)
         if {image.split for image in images} >= {"train", "val"}:
             train = [image for image in images if image.split == "train"]
             validation_images[location] = [image for image in images if image.split == "val"]
@@ -75,15 +76,15 @@ def open_training_data(data: Sequence[str], distill: Sequence[str], validation: 
         fixated += train
     held_out = [image for images in validation_images.values() for image in images]
     if len(data) > 1:
-        fixated = _without_copies(fixated, held_out)
+        fixated = _exclude_copies(fixated, held_out)
     if not fixated:
         raise UserError(f"--data {' '.join(data)}: every training image is also a validation image of another data set")
     distillation = _list_distillation_images(distill, fixated, held_out) if distill else []
     return TrainingData(fixated, distillation, validation_images, notes)
 
 
-def _without_copies(train: list[FixatedImage], held_out: list[FixatedImage]) -> list[FixatedImage]:
-    """Return the training images that show no held-out photograph, not even a copy of it under another name."""
+def _exclude_copies(train: list[FixatedImage], held_out: list[FixatedImage]) -> list[FixatedImage]:
+    """Exclude the training images that show a held-out photograph, including copies under other names."""
     held_out_paths = {image.path.resolve() for image in held_out}
     excluded = {
         id(image)
@@ -97,7 +98,7 @@ def _without_copies(train: list[FixatedImage], held_out: list[FixatedImage]) -> 
 def _list_distillation_images(
     locations: Sequence[str], train: list[FixatedImage], held_out: list[FixatedImage]
 ) -> list[FixatedImage | Photograph]:
-    """Return the training images and the photographs of all sources: each file once, no held-out image."""
+    """Return the training images and the photographs of all sources, each file once, without held-out images."""
     known_paths = {image.path.resolve() for image in held_out}
     images: list[FixatedImage | Photograph] = []
     for image in train:

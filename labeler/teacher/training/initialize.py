@@ -10,17 +10,17 @@ from labeler.teacher.weights import load_teacher
 BRANCH_BIAS = -1.0  # initial logit of each of the four saliency branches; their sum gives a map of about 0.02
 
 
-def initial_teacher(init: str, seed: int) -> AttentionTeacher:
+def initialize_teacher(init: str, seed: int) -> AttentionTeacher:
     """Return a network with random weights (`init` is "random") or those of a named teacher. Raises UserError."""
     if init == "random":
-        return random_teacher(seed)
+        return initialize_random_teacher(seed)
     teacher = load_teacher(init)
     if not isinstance(teacher, AttentionTeacher):
         raise UserError(f"--init {init}: expected weights of this project's teacher network, found another network")
     return teacher
 
 
-def random_teacher(seed: int) -> AttentionTeacher:
+def initialize_random_teacher(seed: int) -> AttentionTeacher:
     """Return a network with random weights, as a function of the seed; the global random state is not changed.
 
     Convolutions are initialized as by He et al. (2015). The saliency branches start with small weights and a negative

@@ -1,4 +1,4 @@
-"""The whole story of a training run of the teacher: open the data, train on all workers, save the weights."""
+"""A training run of the teacher from start to end: open the data, train on all workers, save the weights."""
 
 import sys
 from pathlib import Path
@@ -14,7 +14,7 @@ from common.training import save_or_check_settings
 from labeler.teacher.training.batches import Batches
 from labeler.teacher.training.config import TeacherTrainConfig, TeacherTrainSettings
 from labeler.teacher.training.data import TrainingData, open_training_data
-from labeler.teacher.training.initialize import initial_teacher
+from labeler.teacher.training.initialize import initialize_teacher
 from labeler.teacher.training.loop import BEST_WEIGHTS, train
 from labeler.teacher.training.trainer import TeacherTrainer
 from labeler.teacher.weights import load_teacher
@@ -38,7 +38,7 @@ def train_teacher(settings: TeacherTrainSettings) -> None:
     def train_on_rank(rank: Rank) -> None:
         data = open_training_data(config.data, config.distill, config.validation, config.seed)
         distillation_teacher = load_teacher(config.distill_teacher) if config.distill else None
-        student = initial_teacher(config.init, config.seed)
+        student = initialize_teacher(config.init, config.seed)
         trainer = TeacherTrainer(config, student, distillation_teacher, rank)
         batches = Batches(config, data, rank.index, rank.world_size, settings.threads)
         if rank.index == 0:
@@ -65,7 +65,7 @@ def _print_summary(data: TrainingData, steps_per_epoch: int) -> None:
 
 
 def _save_half_precision(output: Path) -> Path:
-    """Save the best weights in half precision, as labeler.run --teacher takes them, and return the file's path."""
+    """Save the best weights in half precision, for `labeler.run --teacher`, and return the file's path."""
     weights = safetensors.torch.load_file(output / BEST_WEIGHTS)
     path = output / WEIGHTS
     write_atomically(path, safetensors.torch.save({name: tensor.half() for name, tensor in weights.items()}))

@@ -44,7 +44,7 @@ def draw_view(generator: np.random.Generator, min_crop: float, color_jitter: flo
 
 
 def crop_pixels(pixels: Tensor, view: View) -> Tensor:
-    """Crop, resize and flip an image, leaving its colors: uint8 [3, H, W] -> uint8 [3, 480, 640]."""
+    """Crop, resize and flip an image without changing its colors: uint8 [3, H, W] -> uint8 [3, 480, 640]."""
     height, width = pixels.shape[1:]
     left, right = round(view.left * width), round((view.left + view.width) * width)
     top, bottom = round(view.top * height), round((view.top + view.height) * height)

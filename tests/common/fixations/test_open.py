@@ -9,7 +9,7 @@ from hypothesis.extra import numpy as arrays
 
 from common.errors import UserError
 from common.fixations import FORMATS, FixatedImage, exclusion_notes, open_fixations
-from common.fixations.collector import Collector, RawFixations, image_files
+from common.fixations.collector import Collector, RawFixations, list_image_files
 from common.fixations.exclusions import MISSING, OUTSIDE, REPEATED, UNFIXATED, UNPLACED, UNREADABLE
 from tests.support.pictures import encoded, exif, jpeg, photograph, write
 
@@ -24,7 +24,7 @@ def write_csv(folder: Path, lines: str = "a.jpg,0,10,12\n") -> Path:
 
 def collect(root: Path, positions: np.ndarray, subjects: list[int] | None = None, **options: object) -> FixatedImage:
     """Return one image with these fixations, in pixels; subjects are 0 by default."""
-    collector = Collector(root, image_files(write(root, {"images/a.jpg": jpeg(WIDTH, HEIGHT)}) / "images"))
+    collector = Collector(root, list_image_files(write(root, {"images/a.jpg": jpeg(WIDTH, HEIGHT)}) / "images"))
     numbers = np.zeros(len(positions)) if subjects is None else np.array(subjects)
     collector.add("a.jpg", RawFixations(np.array(positions, np.float64).reshape(-1, 2), numbers), **options)
     [image] = collector.finish().images
@@ -118,7 +118,7 @@ def test_fixations_outside_of_the_frame_are_excluded_and_counted(
 ) -> None:
     root = tmp_path_factory.mktemp("data")
     inside = ((positions >= 0) & (positions <= [WIDTH, HEIGHT])).all(axis=1)
-    files = image_files(write(root, {"images/a.jpg": jpeg(WIDTH, HEIGHT)}) / "images")
+    files = list_image_files(write(root, {"images/a.jpg": jpeg(WIDTH, HEIGHT)}) / "images")
     collector = Collector(root, files)
     collector.add("a.jpg", RawFixations(positions, np.arange(len(positions))))
     if inside.sum() == 0 or (~inside).sum() > len(inside) / 2:
@@ -219,7 +219,7 @@ def test_repeated_fixations_outside_of_trajectories_are_all_used(tmp_path: Path)
 
 
 def test_repeated_samples_of_a_trajectory_are_counted(tmp_path: Path) -> None:
-    collector = Collector(tmp_path, image_files(write_csv(tmp_path) / "images"))
+    collector = Collector(tmp_path, list_image_files(write_csv(tmp_path) / "images"))
     collector.add("a.jpg", RawFixations(np.array([[3.5, 4.5]] * 3), np.zeros(3)), trajectory=True)
     assert collector.finish().excluded == {REPEATED: 2}
 

@@ -10,7 +10,7 @@ from PIL import Image
 from common.errors import UserError
 from common.sources import demo
 from common.sources.scenes import (
-    CLASSES,
+    CLASS_NAMES,
     DIAMETER_RANGE,
     HEIGHT,
     HUE_SPREAD,
@@ -52,9 +52,9 @@ def test_photos_are_twelve_decodable_images(cache: Path) -> None:
 def test_scenes_are_ten_classes_of_sixty_images_of_160_by_120(cache: Path) -> None:
     folder = demo.demo_folder("scenes")
     assert folder == cache / "scenes-v2"
-    assert {path.name for path in folder.iterdir()} == set(CLASSES)
-    assert len(CLASSES) == 10
-    for name in CLASSES:
+    assert {path.name for path in folder.iterdir()} == set(CLASS_NAMES)
+    assert len(CLASS_NAMES) == 10
+    for name in CLASS_NAMES:
         paths = sorted((folder / name).iterdir())
         assert [path.name for path in paths] == [f"{name}_{index:02d}.jpg" for index in range(60)]
         for path in paths:
@@ -128,7 +128,7 @@ def test_a_scene_does_not_depend_on_previously_rendered_scenes() -> None:
     assert render_scene(3, 7).tobytes() == alone
 
 
-@pytest.mark.parametrize("name", CLASSES)
+@pytest.mark.parametrize("name", CLASS_NAMES)
 def test_every_outline_lies_inside_the_frame_and_has_the_area_of_the_disc(name: str) -> None:
     for seed in range(20):
         polygon = _transform_outline(OUTLINES[name], 16.0, np.random.RandomState(seed))
@@ -148,10 +148,10 @@ def test_object_contrasts_with_the_background_and_has_the_hue_of_its_class() -> 
         assert min(abs(hue - seed / 100), 1 - abs(hue - seed / 100)) <= HUE_SPREAD + 1e-9
 
 
-@pytest.mark.parametrize("class_index", range(len(CLASSES)))
+@pytest.mark.parametrize("class_index", range(len(CLASS_NAMES)))
 def test_the_largest_objects_fit_into_the_frame(class_index: int) -> None:
     for seed in range(50):
         radius = DIAMETER_RANGE[1] * HEIGHT / 2
-        polygon = _transform_outline(OUTLINES[CLASSES[class_index]], radius, np.random.RandomState(seed))
+        polygon = _transform_outline(OUTLINES[CLASS_NAMES[class_index]], radius, np.random.RandomState(seed))
         assert polygon.min() >= 2
         assert np.all(polygon.max(axis=0) <= [WIDTH - 2, HEIGHT - 2])

@@ -27,9 +27,9 @@ def read_progress_json(monitor: ProgressMonitor) -> dict[str, Any]:
 
 
 def test_progress_includes_earlier_runs_and_adds_up_blocks(monitor: ProgressMonitor) -> None:
-    with monitor.watching(lambda: (1, 0)):
+    with monitor.watch(lambda: (1, 0)):
         pass
-    with monitor.watching(lambda: (1, 1)):
+    with monitor.watch(lambda: (1, 1)):
         pass
     monitor.add_shard()
     monitor.close("complete", {"images": 2})
@@ -40,7 +40,7 @@ def test_progress_includes_earlier_runs_and_adds_up_blocks(monitor: ProgressMoni
 
 
 def test_state_of_a_running_job_is_labelling(monitor: ProgressMonitor) -> None:
-    with monitor.watching(lambda: (0, 0)):
+    with monitor.watch(lambda: (0, 0)):
         pass
     assert read_progress_json(monitor)["state"] == "labelling"
 
@@ -55,6 +55,6 @@ def test_stalled_run_is_reported(
 ) -> None:
     monkeypatch.setattr(progress, "STALL_SECONDS", 0.0)
     monitor.stall_limit = 0.0
-    with monitor.watching(lambda: (0, 0)):
+    with monitor.watch(lambda: (0, 0)):
         pass
     assert "no image was finished for 0 s" in capsys.readouterr().err

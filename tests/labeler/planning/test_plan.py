@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from common.errors import UserError
 from common.manifest import LISTING, PLAN, Plan, Teacher
 from common.settings import load_settings
-from common.sources.listing import SCHEMA, ImageRef, Listing
+from common.sources.listing import LISTING_SCHEMA, ImageRef, Listing
 from common.sources.local import LocalSource
 from common.storage import LocalStorage
 from labeler.config import LabelSettings
@@ -38,7 +38,7 @@ def listing(uris: list[str], sizes: dict[str, int] | None = None, skipped: dict[
         {"uri": uri, "size": (sizes or {}).get(uri, 1000 + len(uri)), "container": None, "offset": 0}
         for uri in sorted(uris)
     ]
-    return Listing(pa.Table.from_pylist(rows, schema=SCHEMA), Counter(skipped))
+    return Listing(pa.Table.from_pylist(rows, schema=LISTING_SCHEMA), Counter(skipped))
 
 
 def config(**changes: Any) -> dict[str, Any]:

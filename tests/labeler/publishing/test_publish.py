@@ -12,7 +12,7 @@ import pytest
 
 from common.errors import Reason, UserError
 from common.manifest import Failure, Manifest, Plan, ShardRecord, Teacher, record_name, sha256, shard_name
-from common.sources.listing import SCHEMA, Listing
+from common.sources.listing import LISTING_SCHEMA, Listing
 from common.storage import LocalStorage
 from labeler.config import LabelConfig
 from labeler.planning.plan import make_plan
@@ -29,10 +29,10 @@ def make_test_plan(uris: list[str], **config: Any) -> Plan:
         [
             pa.array(uris),
             pa.array([1] * len(uris)),
-            pa.nulls(len(uris), SCHEMA.field(2).type),
+            pa.nulls(len(uris), LISTING_SCHEMA.field(2).type),
             pa.array([0] * len(uris)),
         ],
-        schema=SCHEMA,
+        schema=LISTING_SCHEMA,
     )
     settings = LabelConfig(samples_per_shard=10, **config)
     return make_plan(Listing(table, Counter()), settings, TEACHER, "photos")[0]

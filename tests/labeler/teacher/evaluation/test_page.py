@@ -6,7 +6,7 @@ import torch
 
 from common.fixations import FixatedImage, open_fixations
 from common.manifest import Teacher
-from labeler.teacher.evaluation.page import evaluation_page, select_extremes
+from labeler.teacher.evaluation.page import make_evaluation_page, select_extremes
 from labeler.teacher.evaluation.scoring import ImageScores, score_images
 from labeler.teacher.evaluation.summary import METRICS, Evaluation, summarize
 from labeler.teacher.weights import CustomTeacher
@@ -23,7 +23,7 @@ def make_page(location: str, module: torch.nn.Module, excluded: dict[str, int] |
     teacher = CustomTeacher(module)
     scores = list(score_images(teacher, images, images, CPU, 0))
     evaluation = Evaluation(location, images, scores, excluded or {})
-    return evaluation_page(IDENTITY, teacher, CPU, [evaluation], {location: summarize(evaluation, 0)})
+    return make_evaluation_page(IDENTITY, teacher, CPU, [evaluation], {location: summarize(evaluation, 0)})
 
 
 @pytest.mark.parametrize("images", [1, 2, 7, 8, 9, 13, 40])

@@ -9,9 +9,9 @@ from labeler.teacher.evaluation.summary import (
     METRICS,
     PREDICTIONS,
     Evaluation,
+    format_per_image_csv,
     format_table,
-    per_image_objects,
-    per_image_table,
+    list_scores_per_image,
     summarize,
 )
 
@@ -52,7 +52,9 @@ def test_table_is_aligned_and_holds_every_mean() -> None:
 
 
 def test_csv_has_a_row_per_image_with_empty_cells_for_undefined_scores() -> None:
-    rows = list(csv.DictReader(io.StringIO(per_image_table([evaluation(), evaluation()._replace(data="csv:more")]))))
+    rows = list(
+        csv.DictReader(io.StringIO(format_per_image_csv([evaluation(), evaluation()._replace(data="csv:more")])))
+    )
     assert list(rows[0]) == ["data", "image", *METRICS, "human_split_half_cc"]
     assert [row["image"] for row in rows] == ["a.jpg", "b, c.jpg", "d.jpg"] * 2
     assert [row["data"] for row in rows] == ["csv:data"] * 3 + ["csv:more"] * 3
@@ -62,7 +64,7 @@ def test_csv_has_a_row_per_image_with_empty_cells_for_undefined_scores() -> None
 
 
 def test_objects_hold_none_for_undefined_scores() -> None:
-    images = per_image_objects(evaluation())
+    images = list_scores_per_image(evaluation())
     assert images[1]["human_split_half"] is None
     assert images[2]["teacher"]["shuffled_auc"] is None
     assert [image["constant_map"] for image in images] == [False, True, False]

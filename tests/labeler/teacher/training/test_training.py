@@ -17,7 +17,7 @@ from labeler.teacher.training.batches import Batches
 from labeler.teacher.training.config import TeacherTrainSettings
 from labeler.teacher.training.data import open_training_data
 from labeler.teacher.training.examples import TARGET_SIZE
-from labeler.teacher.training.initialize import random_teacher
+from labeler.teacher.training.initialize import initialize_random_teacher
 from labeler.teacher.training.loop import BEST_WEIGHTS, LAST_CHECKPOINT
 from labeler.teacher.training.run import train_teacher
 from labeler.teacher.training.trainer import TeacherTrainer, teacher_loss
@@ -126,7 +126,7 @@ def test_student_approaches_the_distillation_teacher_without_fixations(folder, t
     )
     data = open_training_data(settings.data, settings.distill, settings.validation, settings.seed)
     distillation_teacher = load_teacher("tests.support.simple_teachers:Brightness")
-    trainer = TeacherTrainer(settings, random_teacher(0), distillation_teacher, SINGLE_RANK)
+    trainer = TeacherTrainer(settings, initialize_random_teacher(0), distillation_teacher, SINGLE_RANK)
     batch = next(batch for batch in Batches(settings, data, 0, 1, 1).from_step(0) if not batch.has_fixations.any())
     brightness = distillation_teacher.predict(batch.pixels.float() / 255)[0][:, None]
     target = interpolate(brightness, TARGET_SIZE, mode="bilinear", antialias=True)[:, 0]
@@ -190,7 +190,7 @@ def test_truncated_settings_file_is_a_user_error_that_names_it(folder, tmp_path)
 
 
 def test_random_weights_give_faint_maps_and_unsaturated_gates():
-    teacher = random_teacher(0)
+    teacher = initialize_random_teacher(0)
     images = torch.rand(1, 3, 96, 128)
     gates = []
     for module in teacher.modules():
@@ -202,7 +202,7 @@ def test_random_weights_give_faint_maps_and_unsaturated_gates():
 
 
 def test_random_weights_are_a_function_of_the_seed():
-    first, same, other = (random_teacher(seed).state_dict() for seed in (1, 1, 2))
+    first, same, other = (initialize_random_teacher(seed).state_dict() for seed in (1, 1, 2))
     assert all(torch.equal(first[name], same[name]) for name in first)
     assert not torch.equal(first["stem.0.0.weight"], other["stem.0.0.weight"])
 
