@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 from photographs import labeled_photographs
-from timing import compare_with_bar, print_table, skip
+from timing import Row, print_table, ratios, skip
 
 from common.launch import Rank
 from common.parallel import Decoders, default_decoders
@@ -42,6 +42,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=256)
     parser.add_argument("--threads", type=int, default=default_decoders(gpus=1), help="decoding processes")
     parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--repetitions", type=int, default=3)
     arguments = parser.parse_args()
     if not torch.cuda.is_available():
         skip("needs a GPU")
@@ -56,15 +57,17 @@ def main() -> None:
         stream = Stream(data, Sampler(data.sizes, size, 0), config.image_size, 0, 1, decoders, views)
         steps = WARM_UP + arguments.steps
         on_device = copy_to_gpu(next(stream.batches(0, 1)))
-        resident = measure_rate(training, itertools.repeat(on_device, steps), size)
-        fed = measure_rate(training, stream.batches(0, steps), size)
+        resident, fed = [], []
+        for _ in range(arguments.repetitions):
+            resident.append(measure_rate(training, itertools.repeat(on_device, steps), size))
+            fed.append(measure_rate(training, stream.batches(0, steps), size))
     name = f"{config.backbone}, {config.image_size} px, batch {size}, {arguments.threads} processes"
     print_table(
         f"training on {torch.cuda.get_device_name()}, {name}",
         [
-            ("on a batch on the GPU", f"{resident:.0f} images/s", ""),
-            ("fed from shards", f"{fed:.0f} images/s", ""),
-            ("fed from shards / on a batch on the GPU", *compare_with_bar(fed / resident, BAR)),
+            Row("on a batch on the GPU", resident, "images/s"),
+            Row("fed from shards", fed, "images/s"),
+            Row("fed from shards / on a batch on the GPU", ratios(fed, resident), "x", BAR),
         ],
     )
 

@@ -1,8 +1,8 @@
 """Gaze point extraction, against the paper's loop taken literally: a delta at each maximum, blurred over the whole map.
 
 The bars hold for maps of about 25 points (random points, blurred like fixations). The teacher's maps of real
-photographs have fewer points; they are measured too if the development data exist. Ours works on the labeling job's
-grid of 120 x 160, the literal loop on 224 x 224, the size of the paper's maps.
+photographs have fewer points; they are measured too if the development data exist. Both sides work on the labeling
+job's grid of 120 x 160; another row measures the literal loop at 224 x 224, the size of the paper's maps.
 """
 
 from collections.abc import Callable
@@ -11,14 +11,14 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from scipy.ndimage import gaussian_filter
-from timing import SHARED_DATA, compare_with_bar, median_seconds, print_table
+from timing import SHARED_DATA, Row, print_table, ratios, time_cases
 from torchvision.io import ImageReadMode, decode_image
 
 from labeler.labeling.gaze import gaze_points
 from labeler.labeling.label import GAZE_GRID, GAZE_SIGMA, predict_maps, to_teacher_input
 from labeler.teacher.weights import load_teacher
 
-BAR_MILLISECONDS, BAR_RATIO = 0.2, 200
+BAR_MILLISECONDS, BAR_RATIO = 0.2, 40
 MAPS = 32
 LITERAL_MAPS = 3  # the literal loop is slow
 SIDE = 224
@@ -31,26 +31,30 @@ def main() -> None:
     cases: dict[str, Callable[[], object]] = {
         "all": lambda: [gaze_points(grid, GAZE_SIGMA) for grid in grids],
         "ours": lambda: [gaze_points(grid, GAZE_SIGMA) for grid in grids[:LITERAL_MAPS]],
-        "literal": lambda: [extract_literally(attention) for attention in large],
+        "literal": lambda: [extract_literally(attention, GAZE_SIGMA) for attention in grids[:LITERAL_MAPS]],
+        "large": lambda: [extract_literally(attention, 19 * SIDE / 480) for attention in large],
     }
     real = predict_real_maps() if SHARED_DATA.is_dir() else None
     if real is not None:
         cases["real"] = lambda: [gaze_points(grid, GAZE_SIGMA) for grid in real]
-    seconds = median_seconds(5, **cases)
-    milliseconds = seconds["all"] / MAPS * 1e3
+    seconds = time_cases(5, **cases)
+    size = f"{GAZE_GRID[0]} x {GAZE_GRID[1]}"
     rows = [
-        (
-            f"ours, {GAZE_GRID[0]} x {GAZE_GRID[1]} per map",
-            *compare_with_bar(milliseconds, BAR_MILLISECONDS, "ms", at_most=True),
-        ),
-        (f"literal loop, {SIDE} x {SIDE} per map", f"{seconds['literal'] / LITERAL_MAPS * 1e3:.1f} ms", ""),
-        ("literal / ours, on the same maps", *compare_with_bar(seconds["literal"] / seconds["ours"], BAR_RATIO)),
+        Row(f"ours, {size}", per_map(seconds["all"], MAPS), "ms per map", at_most=BAR_MILLISECONDS),
+        Row(f"literal loop, {size}", per_map(seconds["literal"], LITERAL_MAPS), "ms per map"),
+        Row("literal / ours, same grid, same maps", ratios(seconds["literal"], seconds["ours"]), "x", BAR_RATIO),
+        Row(f"literal loop, {SIDE} x {SIDE}", per_map(seconds["large"], LITERAL_MAPS), "ms per map"),
     ]
     if real is not None:
         rows.append(
-            (f"ours, maps of photographs, {mean_points(real):.1f} points", f"{seconds['real'] / MAPS * 1e3:.3g} ms", "")
+            Row(f"ours, photographs, {mean_points(real):.1f} points", per_map(seconds["real"], MAPS), "ms per map")
         )
     print_table(f"gaze points ({mean_points(grids):.1f} points per map)", rows)
+
+
+def per_map(seconds: list[float], maps: int) -> list[float]:
+    """Return milliseconds per map of each repetition."""
+    return [duration / maps * 1e3 for duration in seconds]
 
 
 def mean_points(grids: np.ndarray) -> float:
@@ -79,9 +83,8 @@ def make_synthetic_maps() -> np.ndarray:
     return maps
 
 
-def extract_literally(attention: np.ndarray, threshold: float = 0.2) -> list[tuple[int, int, float]]:
+def extract_literally(attention: np.ndarray, sigma: float, threshold: float = 0.2) -> list[tuple[int, int, float]]:
     """Follow the paper's footnote 2 literally, with a filter over the whole map for each point."""
-    sigma = 19 * SIDE / 480
     remaining, points = attention.copy(), []
     first = float(remaining.max())
     while (value := float(remaining.max())) >= threshold * first:

@@ -16,12 +16,11 @@ import math
 import multiprocessing
 import os
 import resource
-import statistics
 import tempfile
 from pathlib import Path
 from typing import Any
 
-from timing import SHARED_DATA, compare_with_bar, print_table, require_path
+from timing import SHARED_DATA, Row, print_table, ratios, require_path
 
 from common.cluster import ALLOCATOR_VARIABLES
 from common.manifest import Plan
@@ -130,24 +129,19 @@ def measure_rate(output: Path) -> float:
 
 
 def report(rates: dict[str, list[float]], workers: int) -> None:
-    """Print median rates, and the medians of ratios between consecutive runs."""
+    """Print rates, and ratios between consecutive runs."""
     rows = [
-        (f"pool, {workers} processes", f"{statistics.median(rates['pool']):.1f} images/s", ""),
-        (f"job, {pluralize(workers, 'worker')}", f"{statistics.median(rates['job']):.1f} images/s", ""),
-        ("job / pool", *compare_with_bar(median_ratio(rates["job"], rates["pool"]), BAR_JOB_TO_POOL)),
+        Row(f"pool, {workers} processes", rates["pool"], "images/s"),
+        Row(f"job, {pluralize(workers, 'worker')}", rates["job"], "images/s"),
+        Row("job / pool", ratios(rates["job"], rates["pool"]), "x", BAR_JOB_TO_POOL),
     ]
     if workers > 1:
-        two = rates.get("two", rates["job"])
-        rows.append(("job, 1 worker", f"{statistics.median(rates['one']):.1f} images/s", ""))
-        figure, bar = compare_with_bar(median_ratio(two, rates["one"]), BAR_TWO_TO_ONE)
         enough = (os.cpu_count() or 1) >= CORES_FOR_TWO
-        rows.append(("2 workers / 1 worker", figure, bar if enough else f"none: needs {CORES_FOR_TWO} cores"))
+        what = "2 workers / 1 worker" + ("" if enough else f" (the bar needs {CORES_FOR_TWO} cores)")
+        rows.append(Row("job, 1 worker", rates["one"], "images/s"))
+        two = rates.get("two", rates["job"])
+        rows.append(Row(what, ratios(two, rates["one"]), "x", BAR_TWO_TO_ONE if enough else None))
     print_table("labeling, start-up excluded", rows)
-
-
-def median_ratio(upper: list[float], lower: list[float]) -> float:
-    """Return the median ratio over the repetitions."""
-    return statistics.median(a / b for a, b in zip(upper, lower, strict=True))
 
 
 def report_memory(source: Path, folder: Path) -> None:
@@ -157,7 +151,7 @@ def report_memory(source: Path, folder: Path) -> None:
         with multiprocessing.get_context("spawn").Pool(1) as pool:
             before, peak = pool.apply(measure_memory, (source, folder / f"memory{images}", images))
         rows.append(
-            (f"a shard of {images:,} images", f"{peak:.0f} MB, of which {before:.0f} MB before the first image", "")
+            Row(f"a shard of {images:,} images", f"{peak:.0f} MB, including {before:.0f} MB before the first one")
         )
     print_table("peak memory of a worker", rows)
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from timing import compare_with_bar, median_seconds, print_table
+from timing import Row, print_table, ratios, time_cases
 from torch import Tensor
 
 from trainer.evaluate.neighbors import precision_recall
@@ -40,16 +40,14 @@ def main() -> None:
             queries[:SORTED_QUERIES], query_labels[:SORTED_QUERIES], database, database_labels
         ).cpu(),
     }
-    seconds = median_seconds(1, **cases)
-    ratio = seconds["sorted"] / seconds["part"]
-    rows_of_table = [
-        (
-            f"{QUERIES:,} queries in {IMAGES - QUERIES:,}",
-            *compare_with_bar(seconds["ours"], BAR_SECONDS, "s", at_most=True),
-        ),
-        (f"sorting / ours, {SORTED_QUERIES} queries", *compare_with_bar(ratio, 1)),
-    ]
-    print_table(f"retrieval on {device.type}", rows_of_table)
+    seconds = time_cases(3, **cases)
+    print_table(
+        f"retrieval on {device.type}",
+        [
+            Row(f"{QUERIES:,} queries in {IMAGES - QUERIES:,}", seconds["ours"], "s", at_most=BAR_SECONDS),
+            Row(f"sorting / ours, {SORTED_QUERIES} queries", ratios(seconds["sorted"], seconds["part"]), "x", 1),
+        ],
+    )
 
 
 def sort_database(queries: Tensor, query_labels: Tensor, database: Tensor, database_labels: Tensor) -> Tensor:

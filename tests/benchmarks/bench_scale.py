@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from timing import compare_with_bar, print_table
+from timing import Row, print_table
 
 from common.manifest import LISTING
 from common.sources.listing import ImageRef, ListingBuilder
@@ -79,23 +79,18 @@ def main() -> None:
 def report_planning(size: Size, output: Path) -> None:
     """Plan an input of this size, and print time and memory."""
     first, resumed, reading = (run_in_process(case, size, output) for case in (plan_input, plan_input, read_shard))
-    rows = [
-        row
-        for what, figures in (("plan", first), ("plan again, as a resumed run", resumed))
-        for row in (
-            (what, *compare_with_bar(figures["wall"], size.seconds, "s", at_most=True)),
-            (
-                "  list, plan, write",
-                ", ".join(f"{figures[phase]:.1f}" for phase in ("list", "plan", "write")) + " s",
-                "",
-            ),
-            ("  peak memory", *compare_with_bar(figures["peak"], size.gigabytes, "GB", at_most=True)),
-        )
-    ]
+    rows = []
+    for what, figures in (("plan", first), ("plan again, as a resumed run", resumed)):
+        phases = ", ".join(f"{figures[phase]:.1f}" for phase in ("list", "plan", "write"))
+        rows += [
+            Row(what, figures["wall"], "s", at_most=size.seconds),
+            Row("  list, plan, write", f"{phases} s"),
+            Row("  peak memory", figures["peak"], "GB", at_most=size.gigabytes),
+        ]
     rows += [
-        ("open the listing, read one shard", f"{reading['open'] * 1e3:.0f} + {reading['read'] * 1e3:.0f} ms", ""),
-        ("  peak memory, memory before", f"{reading['peak']:.2f} GB, {reading['before']:.2f} GB", ""),
-        (LISTING, f"{(output / LISTING).stat().st_size / 1e6:.0f} MB", ""),
+        Row("open the listing, read one shard", f"{reading['open'] * 1e3:.0f} + {reading['read'] * 1e3:.0f} ms"),
+        Row("  peak memory, memory before", f"{reading['peak']:.2f} GB, {reading['before']:.2f} GB"),
+        Row(LISTING, (output / LISTING).stat().st_size / 1e6, "MB"),
     ]
     print_table(f"{size.name}: {size.images:,} images, {size.classes:,} classes", rows)
 
@@ -174,24 +169,26 @@ def report_shards(folder: Path, workers: int) -> None:
     )
     overhead = (workers * (last - began) - phases["total"]) / SHARDS
     gpu_seconds = SHARDS * PER_SHARD / GPU_RATE
-    ratio, bar = compare_with_bar((ended - called) / gpu_seconds * 100, BAR_OVERHEAD * 100, "%", at_most=True)
+    share = (ended - called) / gpu_seconds * 100
+    committing = f"{phases['total'] / SHARDS * 1e3:.1f} ms, {phases['commit'] / SHARDS * 1e3:.1f} ms of it to commit"
     print_table(
         f"{SHARDS:,} shards of one tiny image, {pluralize(workers, 'worker')}",
         [
-            ("the whole program", f"{ended - called:.1f} s", ""),
-            (f"  of {gpu_seconds:,.0f} s, for {PER_SHARD:,} images per shard at {GPU_RATE:,} images/s", ratio, bar),
-            ("  before the first shard, after the last", f"{began - called:.1f} s, {ended - last:.1f} s", ""),
-            ("  from the first record to the last", f"{last - first:.1f} s", ""),
-            ("  publishing, once more", f"{publishing:.2f} s", ""),
-            (
-                "labeling one shard",
-                f"{phases['total'] / SHARDS * 1e3:.1f} ms, {phases['commit'] / SHARDS * 1e3:.1f} ms of it to commit",
-                "",
+            Row("the whole program", ended - called, "s"),
+            Row(
+                f"  of {gpu_seconds:,.0f} s, for {PER_SHARD:,} images per shard at {GPU_RATE:,} images/s",
+                share,
+                "%",
+                at_most=BAR_OVERHEAD * 100,
             ),
-            ("overhead per shard", f"{overhead * 1e3:.1f} ms", ""),
-            (f"  of a shard at {GPU_RATE:,} images/s", f"{overhead * GPU_RATE / PER_SHARD:.2%}", ""),
-            (f"  of a shard at {CORE_RATE} images/s, a CPU core", f"{overhead * CORE_RATE / PER_SHARD:.3%}", ""),
-            ("simultaneous processes, including Ray's", str(processes), ""),
+            Row("  before the first shard, after the last", f"{began - called:.1f} s, {ended - last:.1f} s"),
+            Row("  from the first record to the last", last - first, "s"),
+            Row("  publishing, once more", publishing, "s"),
+            Row("labeling one shard", committing),
+            Row("overhead per shard", overhead * 1e3, "ms"),
+            Row(f"  of a shard at {GPU_RATE:,} images/s", f"{overhead * GPU_RATE / PER_SHARD:.2%}"),
+            Row(f"  of a shard at {CORE_RATE} images/s, a CPU core", f"{overhead * CORE_RATE / PER_SHARD:.3%}"),
+            Row("simultaneous processes, including Ray's", processes),
         ],
     )
 

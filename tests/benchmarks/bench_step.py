@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 import torchvision
-from timing import compare_with_bar, median_seconds, print_table, skip
+from timing import Row, print_table, rates, ratios, skip, time_cases
 from torch import Tensor, nn
 
 from common.launch import Rank
@@ -54,17 +54,17 @@ def main() -> None:
             config.model_copy(update={"precision": "bfloat16"}), build(config.recipe, config, 10), batch
         ),
     }
-    seconds = median_seconds(arguments.repetitions, **cases)
+    seconds = time_cases(arguments.repetitions, **cases)
     threads = pluralize(arguments.threads, "thread")
     name = f"{config.backbone}, {config.image_size} px, batch {config.batch_size}, {threads}"
     print_table(
         f"training step, {name}",
         [
-            ("lightly's SimCLR", f"{config.batch_size / seconds['lightly']:.1f} images/s", ""),
-            ("ours, contrastive objective only", f"{config.batch_size / seconds['ours']:.1f} images/s", ""),
-            ("ours / lightly's", *compare_with_bar(seconds["lightly"] / seconds["ours"], BAR)),
-            ("ours, contrastive-attn-teacher", f"{config.batch_size / seconds['guided']:.1f} images/s", ""),
-            ("the same in bfloat16", f"{seconds['guided'] / seconds['bfloat16']:.3g} x", ""),
+            Row("lightly's SimCLR", rates(seconds["lightly"], config.batch_size), "images/s"),
+            Row("ours, contrastive objective only", rates(seconds["ours"], config.batch_size), "images/s"),
+            Row("ours / lightly's", ratios(seconds["lightly"], seconds["ours"]), "x", BAR),
+            Row("ours, contrastive-attn-teacher", rates(seconds["guided"], config.batch_size), "images/s"),
+            Row("the same in bfloat16 / in float32", ratios(seconds["guided"], seconds["bfloat16"]), "x"),
         ],
     )
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from timing import SHARED_DATA, compare_with_bar, median_seconds, print_table, require_path, skip
+from timing import SHARED_DATA, Row, print_table, ratios, require_path, skip, time_cases
 from torchvision.io import ImageReadMode, decode_image
 
 from common.text import pluralize
@@ -32,13 +32,14 @@ def main() -> None:
     inputs = torch.stack([to_teacher_input(decode_image(str(path), ImageReadMode.RGB), 1) for path in paths])
     images = inputs.float() / 255
     cases = {"ours": teacher_pass(weights, images, threads), "litert": litert_pass(weights, images, threads)}
-    seconds = {name: value / PHOTOGRAPHS for name, value in median_seconds(arguments.repetitions, **cases).items()}
+    seconds = time_cases(arguments.repetitions, **cases)
+    milliseconds = {name: [value / PHOTOGRAPHS * 1e3 for value in values] for name, values in seconds.items()}
     print_table(
         f"teacher, 480 x 640, batch 1, {pluralize(threads, 'thread')}",
         [
-            ("LiteRT", f"{seconds['litert'] * 1e3:.1f} ms per image", ""),
-            ("ours", f"{seconds['ours'] * 1e3:.1f} ms per image", ""),
-            ("LiteRT / ours", *compare_with_bar(seconds["litert"] / seconds["ours"], BAR)),
+            Row("LiteRT", milliseconds["litert"], "ms per image"),
+            Row("ours", milliseconds["ours"], "ms per image"),
+            Row("LiteRT / ours", ratios(seconds["litert"], seconds["ours"]), "x", BAR),
         ],
     )
 

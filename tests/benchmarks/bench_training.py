@@ -11,7 +11,7 @@ import statistics
 import tempfile
 from pathlib import Path
 
-from timing import compare_with_bar, print_table
+from timing import Row, print_table, ratios
 
 from tests.support.datasets import make_dataset
 from tests.support.jobs import command, run
@@ -36,15 +36,14 @@ def main() -> None:
                 output = Path(scratch) / f"{workers}-{repetition}"
                 settings = {"image_size": arguments.image_size, "batch_size": arguments.batch_size, "epochs": 1}
                 worker_rates.append(measure_rate(output, data=data, workers=workers, warmup_epochs=0, **settings))
-    one, two = (statistics.median(worker_rates) for worker_rates in rates.values())
     cores = os.cpu_count() or 1
-    ratio, bar = compare_with_bar(statistics.median(b / a for a, b in zip(*rates.values(), strict=True)), BAR)
+    what = "2 workers / 1 worker" + ("" if cores >= CORES_FOR_TWO else f" (the bar needs {CORES_FOR_TWO} cores)")
     print_table(
         f"training, resnet18, {arguments.image_size} px, batch {arguments.batch_size}",
         [
-            ("1 worker", f"{one:.1f} images/s", ""),
-            ("2 workers", f"{two:.1f} images/s", ""),
-            ("2 workers / 1 worker", ratio, bar if cores >= CORES_FOR_TWO else f"none: needs {CORES_FOR_TWO} cores"),
+            Row("1 worker", rates[1], "images/s"),
+            Row("2 workers", rates[2], "images/s"),
+            Row(what, ratios(rates[2], rates[1]), "x", BAR if cores >= CORES_FOR_TWO else None),
         ],
     )
 
