@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+import simplejpeg
 import torch
 import torchvision.io
 from PIL import Image, ImageOps
@@ -23,6 +24,16 @@ BASELINE_OR_PROGRESSIVE = (0xC0, 0xC1, 0xC2)  # start-of-frame markers SOF0, SOF
 STANDALONE_MARKERS = {0x01, *range(0xD0, 0xD9)}  # TEM, RST0 to RST7 and SOI: no length and no content follow
 END_OF_IMAGE, START_OF_SCAN = 0xD9, 0xDA
 MARKER_IN_SCAN = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")  # excludes stuffed zeros, fill bytes and restart markers
+BLOCK = 8  # side in pixels of a JPEG's blocks
+FILLER = 128  # value of every channel in blocks that a decoder fills in because the JPEG lacks them
+# libjpeg's warnings that pixels are missing or wrong, and what they mean for the image. Its other warnings, such as
+# extraneous bytes between segments, leave the pixels as they should be.
+DAMAGE_WARNINGS = {
+    "premature end": Reason.TRUNCATED,
+    "found marker 0xd9 instead of RST": Reason.TRUNCATED,  # the end marker
+    "instead of RST": Reason.CORRUPT,
+    "bad Huffman code": Reason.CORRUPT,
+}
 
 Image.MAX_IMAGE_PIXELS = None  # replaced by the check of `max_pixels` below, which also precedes any decoding
 
@@ -45,6 +56,7 @@ class JpegHeader:
     height: int
     components: int
     start_of_frame: int  # the SOF marker, which identifies the coding process: 0xC0 is baseline, 0xC2 progressive
+    scans: int  # more than one in a progressive JPEG
     complete: bool  # the end-of-image marker was found
 
 
@@ -68,12 +80,16 @@ def read_photograph(data: bytes, max_pixels: int, min_side: int) -> tuple[Tensor
         pixels = decode_jpeg(data)
     except RuntimeError as error:
         raise ImageFailure(Reason.CORRUPT, str(error).splitlines()[0]) from None
+    # Of a JPEG that is cut but ends with an end marker, the decoder fills in the missing blocks. If only later scans
+    # are cut, which refine all blocks, nothing in the pixels shows it.
+    if header.scans > 1 or _ends_with_filler(pixels):
+        _check_pixel_data(data, "RGB")
     return pixels, StoredImage(data, header.width, header.height, _read_orientation(data), "")
 
 
 def read_jpeg_header(data: bytes) -> JpegHeader | None:
     """Read the markers of a JPEG without decoding it. Returns None if it has no frame header."""
-    position, frame = 2, None
+    position, frame, scans = 2, None, 0
     while position + 4 <= len(data):
         if data[position] != 0xFF:
             break
@@ -93,10 +109,29 @@ def read_jpeg_header(data: bytes) -> JpegHeader | None:
             frame = frame or (width, height, components, marker)
         position += 2 + length
         if marker == START_OF_SCAN:  # entropy-coded pixels follow; skip to the next marker
+            scans += 1
             next_marker = MARKER_IN_SCAN.search(data, position)
             position = next_marker.start() if next_marker else len(data)
     complete = data[position : position + 2] == b"\xff\xd9"
-    return JpegHeader(*frame, complete) if frame else None
+    return JpegHeader(*frame, scans, complete) if frame else None
+
+
+def _ends_with_filler(pixels: Tensor) -> bool:
+    """Return whether the last block of decoded pixels, uint8 [3, H, W], has the color of blocks that a JPEG lacks."""
+    height, width = pixels.shape[1:]
+    block = pixels[:, (height - 1) // BLOCK * BLOCK :, (width - 1) // BLOCK * BLOCK :]
+    return bool((block == FILLER).all())
+
+
+def _check_pixel_data(jpeg: bytes, color_space: str) -> None:
+    """Raise ImageFailure if a JPEG that decoders accept with a warning lacks pixels or has wrong ones."""
+    try:
+        # decoding at an eighth of the size takes less time, and reads all of the JPEG
+        simplejpeg.decode_jpeg(jpeg, color_space, min_height=1, min_width=1, strict=True)
+    except ValueError as error:
+        for warning, reason in DAMAGE_WARNINGS.items():
+            if warning in str(error):
+                raise ImageFailure(reason, str(error)) from None
 
 
 def _reencode(data: bytes, max_pixels: int, min_side: int) -> tuple[Tensor, StoredImage]:
@@ -108,6 +143,8 @@ def _reencode(data: bytes, max_pixels: int, min_side: int) -> tuple[Tensor, Stor
     _check_size(image.width, image.height, max_pixels, min_side)
     source = f"{image.format} {image.mode}"
     encoded = io.BytesIO()
+    if image.format in ("JPEG", "MPO"):
+        _check_pixel_data(data, "CMYK" if image.mode == "CMYK" else "RGB")
     try:
         rgb = _to_rgb(ImageOps.exif_transpose(image))
         rgb.save(encoded, "JPEG", quality=JPEG_QUALITY)
@@ -125,9 +162,14 @@ def decode_jpeg(jpeg: bytes) -> Tensor:
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    """Convert any mode to 8-bit RGB: deep grays are scaled (Pillow would clip them), transparency becomes white."""
+    """Convert any mode to 8-bit RGB: deep grays are scaled (Pillow would clip them), transparency becomes white.
+
+    Raises ValueError for pixels that are not finite.
+    """
     if image.mode.startswith("I") or image.mode == "F":
         values = np.asarray(image, dtype=np.float64)
+        if not np.isfinite(values).all():
+            raise ValueError("its pixels hold NaN or infinity")
         white_level = 65535.0 if image.mode.startswith("I") else max(float(values.max()), 1.0)
         return Image.fromarray((values / white_level * 255).clip(0, 255).round().astype(np.uint8)).convert("RGB")
     if image.has_transparency_data:

@@ -1,6 +1,8 @@
-"""Parallel work: a bounded, ordered map over threads, a map over processes with a progress bar, and decoder pools."""
+"""Parallel work: the cores that this process may use, ordered maps over threads and processes, and decoder pools."""
 
+import contextlib
 import functools
+import math
 import multiprocessing
 import os
 import signal
@@ -8,14 +10,28 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple, TypeVar
 
 from common.errors import UserError
 from common.progress import progress_bar
 
 PROGRESS_DELAY = 2.0  # seconds before `in_processes` shows a progress bar, so that quick work shows none
+# environment variables with the number of threads of NumPy's linear algebra and of PyTorch, read when they are imported
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+PROCESS_CGROUPS, CGROUP_MOUNT = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
 T = TypeVar("T")
 R = TypeVar("R")
+
+
+def available_cores() -> int:
+    """Return the number of CPU cores that this process may use, at least 1.
+
+    Unlike `os.cpu_count`, respects the process's CPU affinity (taskset, Slurm) and, rounded up, the CPU time that its
+    cgroups allow (containers).
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, math.ceil(min(cores, _read_cpu_quota())))
 
 
 def default_decoders(gpus: int) -> int:
@@ -24,7 +40,7 @@ def default_decoders(gpus: int) -> int:
     With GPUs, assumes that each of the machine's `gpus` has one worker and that the workers share the CPU cores.
     Without GPUs, two threads decode faster than the network trains.
     """
-    return max(4, min(16, (os.cpu_count() or 4) // gpus)) if gpus else 2
+    return max(4, min(16, available_cores() // gpus)) if gpus else 2
 
 
 class Decoders(NamedTuple):
@@ -80,16 +96,18 @@ def in_processes(
 ) -> Iterator[R]:
     """Map over sequences of arguments in order, in several processes and with a progress bar.
 
+    Each process uses one thread for linear algebra, because the processes use all cores already.
+
     Args:
         function: called with one element of each sequence.
         arguments: sequences of equal length.
-        processes: maximum number of processes, by default one per CPU core. If it is 1, the calling process does the
-            work.
+        processes: maximum number of processes, by default one per available core. If it is 1, the calling process does
+            the work.
         unit: plural noun for the items, shown in the progress bar.
         start: called once in each process before its first item.
     """
     total = len(arguments[0])
-    processes = min(processes or os.cpu_count() or 1, total)
+    processes = min(processes or available_cores(), total)
     with_progress = functools.partial(progress_bar, total=total, unit=f" {unit}", delay=PROGRESS_DELAY)
     if processes <= 1:
         if start:
@@ -97,7 +115,48 @@ def in_processes(
         yield from with_progress(map(function, *arguments))
         return
     with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), start) as pool:
-        yield from with_progress(pool.map(function, *arguments))
+        with _one_thread_per_process():
+            results = pool.map(function, *arguments)  # starts the processes
+        yield from with_progress(results)
+
+
+@contextlib.contextmanager
+def _one_thread_per_process() -> Iterator[None]:
+    """Set the environment so that processes started in the `with` block use one thread for linear algebra."""
+    before = {name: os.environ.get(name) for name in THREAD_VARIABLES}
+    os.environ.update(dict.fromkeys(THREAD_VARIABLES, "1"))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def _read_cpu_quota() -> float:
+    """Return the CPU time that this process's cgroups (version 1 or 2) allow, in cores; infinity if it is unlimited."""
+    quotas = [math.inf]
+    with contextlib.suppress(OSError):  # not Linux
+        for line in PROCESS_CGROUPS.read_text().splitlines():
+            _, controllers, path = line.split(":", 2)
+            if controllers and "cpu" not in controllers.split(","):
+                continue
+            mount = CGROUP_MOUNT / "cpu" if controllers else CGROUP_MOUNT
+            # a limit of a group above is one too; in a container, the path may be that of the host, absent here
+            for group in (PurePosixPath(path), *PurePosixPath(path).parents):
+                quotas.append(_read_group_quota(mount / str(group).lstrip("/")))
+    return min(quotas)
+
+
+def _read_group_quota(group: Path) -> float:
+    """Return the CPU time that a single cgroup allows, in cores; infinity if it has no limit or does not exist."""
+    for names in (("cpu.max",), ("cpu.cfs_quota_us", "cpu.cfs_period_us")):
+        with contextlib.suppress(OSError, ValueError):  # the value of an unlimited group is "max"
+            quota, period = map(int, " ".join((group / name).read_text() for name in names).split())
+            return quota / period 
+    return math.inf
 
 
 def _use_one_torch_thread() -> None:

@@ -30,7 +30,7 @@ def label_input(settings: LabelSettings, output: str) -> int:
     """
     source = open_input(settings.input, output)
     storage = open_storage(output)
-    check_output(storage, output)
+    check_output(storage)
     teacher = find_teacher(settings.teacher)
     check_nonnegative_maps(teacher)
 

@@ -11,8 +11,10 @@ tags: [contrastive-learning, saliency, human-attention, {backbone}]
 
 # {recipe}, {backbone}
 
-{description} The method is that of Yao et al., *Teacher-generated spatial-attention labels boost robustness and
-accuracy of contrastive models*, CVPR 2023.
+{description}
+
+This is a row of Table 1 in Yao et al., *Teacher-generated spatial-attention labels boost robustness and accuracy of
+contrastive models*, CVPR 2023.
 
 | | |
 |---|---|
@@ -22,6 +24,7 @@ accuracy of contrastive models*, CVPR 2023.
 | attention targets | {attention} |
 | classes | {classes} |
 {figures}
+
 The figures are means over the last epoch on the cropped and color-jittered training images. `metrics.jsonl` contains
 all metrics, `config.json` all settings. To measure on images that the model was not trained on, run
 `python -m trainer.evaluate checkpoints/best --val FOLDER`.

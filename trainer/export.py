@@ -11,10 +11,10 @@ The suffix of FILE selects the format:
   .onnx         The model as an ONNX graph.
   .pt2          The model as an exported program, for `torch.export.load`.
 
-The graph and the program take `images`, float32 [B, 3, H, W] in [0, 1], of any batch size and of any height and width
-from 33 pixels; they apply mean and standard deviation themselves. They return `features` [B, channels], `attention`
-[B, H, W] (a map of where people look; not for ContraCAM, whose map depends on the other images of the batch) and, if
-the run had a probe or classifier, `logits` [B, classes].
+The graph and the program take `images`, float32 [B, 3, H, W] in [0, 1], of any batch size, height and width; they apply
+mean and standard deviation themselves. They return `features` [B, channels], `attention` [B, H, W] (a map of where
+people look; not for ContraCAM, whose map depends on the other images of the batch) and, if the run had a probe or
+classifier, `logits` [B, classes].
 
 The metadata of all three formats name the recipe, the classes, mean and standard deviation, and the checkpoint's
 SHA-256.

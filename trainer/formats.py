@@ -17,7 +17,9 @@ from trainer.objectives import AttentionObjective, Model
 
 DEFAULT_CLASSES = 1000  # number of classes of torchvision's ResNets unless `num_classes` is given
 TRACED_SHAPE = (2, 3, 64, 96)  # of the example images; height and width differ so that they become separate dimensions
-MIN_SIDE = 33  # pixels; up to 32 the last stage has a single position, which torch.export would trace as another case
+# Side in pixels from which the last stage has several positions. torch.export takes this for a condition of the whole
+# program, because strides of dimensions of size 1 are ambiguous; the operations in the program do not depend on them.
+MIN_TRACED_SIDE = 33
 
 
 def encode_model(suffix: str, trained: Trained) -> bytes:
@@ -61,7 +63,7 @@ def _fc_weights(trained: Trained) -> dict[str, Tensor]:
 
 
 def _find_classifier(model: Model) -> dict[str, Tensor] | None:
-    """Return the linear layer that classifies the ResNet's features; None without one, or if it needs a block."""
+    """Return the linear layer that classifies the ResNet's features; None without one, or if it follows a block."""
     if not isinstance(model.block, nn.Identity):
         return None
     classifiers = (objective.classifier() for objective in model.objectives)
@@ -118,8 +120,16 @@ def encode_exported_program(trained: Trained) -> bytes:
     model = InferenceModel(trained.model).eval()
     with torch.no_grad(), warnings.catch_warnings(action="ignore"):
         program = torch.export.export(model, (torch.rand(TRACED_SHAPE),), dynamic_shapes=_dynamic_shapes())
+        _allow_smaller_images(program)
         torch.export.save(program, file, extra_files={"metadata.json": json.dumps(_metadata(trained))})
     return file.getvalue()
+
+
+def _allow_smaller_images(program: torch.export.ExportedProgram) -> None:
+    """Remove the lower bound of height and width, which is checked at each call but not needed."""
+    for size, bounds in program.range_constraints.items():
+        if bounds.lower == MIN_TRACED_SIDE:
+            program.range_constraints[size] = type(bounds)(1, bounds.upper)
 
 
 def encode_onnx(trained: Trained) -> bytes:
@@ -148,5 +158,5 @@ def encode_onnx(trained: Trained) -> bytes:
 
 def _dynamic_shapes() -> tuple[dict[int, torch.export.Dim]]:
     """Return the dimensions of the input that are not fixed to those of the example: batch, height and width."""
-    height, width = (torch.export.Dim(name, min=MIN_SIDE) for name in ("height", "width"))
+    height, width = (torch.export.Dim(name, min=MIN_TRACED_SIDE) for name in ("height", "width"))
     return ({0: torch.export.Dim("batch"), 2: height, 3: width},)

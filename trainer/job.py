@@ -9,7 +9,7 @@ from common.fixations import FixatedImage
 from common.launch import is_main_process, launch, world_size
 from common.storage.run_folder import RunFolder
 from common.text import pluralize
-from common.training import save_or_check_settings
+from common.training import METRICS, save_or_check_settings
 from trainer.card import model_card
 from trainer.config import DEMO_DATA, TrainConfig, TrainSettings
 from trainer.data.dataset import Dataset, open_dataset
@@ -23,9 +23,10 @@ from trainer.data.fixation_stream import (
 from trainer.data.sampler import Sampler, rank_slots
 from trainer.loop import train
 from trainer.recipes import describe_recipe, get_recipe
-from trainer.run_log import RESULT
+from trainer.run_log import LAST, RESULT
 
 CONFIG, CARD = "config.json", "README.md"
+OWN_FILES = ("checkpoints", METRICS, "tensorboard", "ray", RESULT)  # may be there without config.json if it was removed
 
 
 def run_training(settings: TrainSettings) -> dict[str, Any] | None:
@@ -36,6 +37,8 @@ def run_training(settings: TrainSettings) -> dict[str, Any] | None:
     output = settings.output_folder()
     config, data, human_images = prepare_run(settings)
     folder = RunFolder(output)
+    if is_main_process():
+        folder.check_content("a run", (CONFIG, LAST), OWN_FILES)
     folder.check_writable()
     if is_main_process():
         save_or_check_settings(folder, CONFIG, run_identity(config, data, human_images))

@@ -1,4 +1,4 @@
-"""What is minimised: the contrastive loss over all ranks, and the attention loss."""
+"""Loss functions: the contrastive loss and the attention loss, both over the batch of all ranks."""
 
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
@@ -15,12 +15,27 @@ Reduction = Literal["sum_of_views", "mean"]
 
 
 def nt_xent(z1: Tensor, z2: Tensor, temperature: float = 0.1, reduction: Reduction = "sum_of_views") -> Tensor:
-    """SimCLR's normalised, temperature-scaled cross entropy (Chen et al. 2020, eq. 1) -> scalar, fp32.
+    """Compute SimCLR's normalized, temperature-scaled cross-entropy loss (Chen et al. 2020, eq. 1).
 
-    z1, z2: embeddings of two views of the same n images, [n, D]; they are normalised here. Each of the 2N anchors has
-    2N - 1 candidates, N = n over all ranks, gathered with gradient: where ranks average their gradients, as
-    DistributedDataParallel does, the result is that of one process with all N. The value is this rank's part: its mean
-    over ranks is the loss. `sum_of_views` adds the two views' means, as the reference does; `mean` is half of it.
+    Each of the 2N embeddings is compared with the 2N - 1 others, where N is the number of images over all ranks; the
+    positive is the other view of the same image. Embeddings are gathered with gradients: if ranks average their
+    gradients, as DistributedDataParallel does, the result is that of one process with all N images. The value is this
+    rank's part of the loss; the loss is its mean over ranks.
+
+    Args:
+        z1: embeddings of the first view of n images, [n, D]; normalized to unit length here.
+        z2: embeddings of the second view of the same images, [n, D].
+        temperature: divisor of the cosine similarities.
+        reduction: "sum_of_views" adds the mean losses of the first and the second views, as SimCLR's reference code
+            does; "mean" is the mean over both views, half of that.
+
+    Returns a float32 scalar; it is computed in float32 even under autocast.
+
+    Raises ValueError if the shapes do not match or the reduction is unknown.
+
+    Example::
+
+        loss = nt_xent(head(backbone(first_views)), head(backbone(second_views)), temperature=0.1)
     """
     if z1.shape != z2.shape or z1.ndim != 2:
         raise ValueError(f"expected embeddings [n, D] of two views, found {list(z1.shape)} and {list(z2.shape)}")
@@ -28,37 +43,49 @@ def nt_xent(z1: Tensor, z2: Tensor, temperature: float = 0.1, reduction: Reducti
         raise ValueError(f"reduction: expected sum_of_views or mean, found {reduction!r}")
     with torch.autocast(z1.device.type, enabled=False):
         first, second = F.normalize(z1.float()), F.normalize(z2.float())
-        (all_first, own), (all_second, _) = gather_embeddings(first), gather_embeddings(second)
+        (all_first, own_rows), (all_second, _) = gather_embeddings(first), gather_embeddings(second)
         candidates = torch.cat([all_first, all_second])
-        total = len(all_first)
-        losses = [
-            _cross_entropy(first, candidates, itself=own, positive=own + total, temperature=temperature),
-            _cross_entropy(second, candidates, itself=own + total, positive=own, temperature=temperature),
-        ]
-        summed = losses[0] + losses[1]
-        return summed if reduction == "sum_of_views" else summed / 2
+        first_rows, second_rows = own_rows, own_rows + len(all_first)
+        loss = _cross_entropy(first, candidates, first_rows, positives=second_rows, temperature=temperature)
+        loss = loss + _cross_entropy(second, candidates, second_rows, positives=first_rows, temperature=temperature)
+        return loss if reduction == "sum_of_views" else loss / 2
 
 
-def _cross_entropy(anchors: Tensor, candidates: Tensor, itself: Tensor, positive: Tensor, temperature: float) -> Tensor:
+def _cross_entropy(
+    anchors: Tensor, candidates: Tensor, anchor_rows: Tensor, positives: Tensor, temperature: float
+) -> Tensor:
+    """Return the mean loss of anchors; `anchor_rows` are their own rows of the candidates, which are excluded."""
     logits = anchors @ candidates.T / temperature
-    logits = logits.scatter(1, itself[:, None], -torch.inf)
-    return F.cross_entropy(logits, positive)
+    logits = logits.scatter(1, anchor_rows[:, None], -torch.inf)
+    return F.cross_entropy(logits, positives)
 
 
 def gather_embeddings(embeddings: Tensor) -> tuple[Tensor, Tensor]:
-    """The embeddings [n, D] of all ranks, rank after rank, and at which rows this rank's are, [n].
+    """Gather the embeddings of all ranks, with gradients to the rank that computed them.
 
-    Gradients flow back to the rank that they came from.
+    Without an initialized process group, returns the embeddings unchanged.
+
+    Args:
+        embeddings: this rank's embeddings, [n, D]; n and D must be the same on all ranks.
+
+    Returns the embeddings of all ranks in the order of ranks, [n * ranks, D], and the rows that hold this rank's
+    embeddings, int64 [n].
     """
-    own = torch.arange(len(embeddings), device=embeddings.device)
+    own_rows = torch.arange(len(embeddings), device=embeddings.device)
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return embeddings, own
-    everybody = torch.cat(torch.distributed.nn.functional.all_gather(embeddings))
-    return everybody, own + torch.distributed.get_rank() * len(embeddings)
+        return embeddings, own_rows
+    gathered = torch.cat(torch.distributed.nn.functional.all_gather(embeddings))
+    return gathered, own_rows + torch.distributed.get_rank() * len(embeddings)
 
 
 class AttentionTerms(NamedTuple):
-    """The attention loss and its terms, means over images."""
+    """The attention loss and its two terms, float32 scalars: means over images.
+
+    Attributes:
+        loss: weighted difference of the terms.
+        kld: mean Kullback-Leibler divergence.
+        nss: mean normalized scanpath saliency.
+    """
 
     loss: Tensor
     kld: Tensor
@@ -68,23 +95,36 @@ class AttentionTerms(NamedTuple):
 def attention_loss(
     prediction: Tensor, target: Tensor, points: Sequence[Any], kld_weight: float = 1.0, nss_weight: float = 0.1
 ) -> AttentionTerms:
-    """lambda * KLD - beta * NSS (paper eq. 3), fp32.
+    """Compute the attention loss, lambda * KLD - beta * NSS (paper eq. 3).
 
-    prediction, target: [B, H, W], non-negative; points: B arrays [n, 2 or more] of x, y in [0, 1]. An image without
-    points is left out of the mean NSS, which is 0 where none has any. Several ranks, whose losses are averaged, divide
-    by the images with points of all of them.
+    Images without points have no NSS and are excluded from its mean; the mean is 0 if no image has points. With several
+    ranks, the values are this rank's part; their means over ranks are those of the whole batch, even if ranks differ in
+    the number of images with points.
+
+    Args:
+        prediction: predicted attention maps, [B, H, W], non-negative.
+        target: maps of the data set, [B, H, W], non-negative.
+        points: gaze points of each image, B arrays or tensors [n, 2 or more], whose first columns are x and y in
+            [0, 1].
+        kld_weight: lambda.
+        nss_weight: beta.
+
+    Returns loss, KLD and NSS; they are computed in float32 even under autocast.
+
+    Raises ValueError if a map contains NaN, infinity or a negative value, or if a point is outside of [0, 1].
     """
     with torch.autocast(prediction.device.type, enabled=False):
-        divergence = kld(prediction.float(), target.float()).mean()
+        mean_kld = kld(prediction.float(), target.float()).mean()
         scores = nss(prediction.float(), points)
-        scored = ~scores.isnan()
-        scanpath = torch.where(scored, scores, 0).sum() / _mean_over_ranks(scored.sum()).clamp(min=1e-9)
-    return AttentionTerms(kld_weight * divergence - nss_weight * scanpath, divergence, scanpath)
+        has_points = ~scores.isnan()
+        images_with_points = _mean_over_ranks(has_points.sum()).clamp(min=1e-9)
+        mean_nss = torch.where(has_points, scores, 0).sum() / images_with_points
+    return AttentionTerms(kld_weight * mean_kld - nss_weight * mean_nss, mean_kld, mean_nss)
 
 
-def _mean_over_ranks(number: Tensor) -> Tensor:
-    """Of a count, as float32."""
-    mean = number.float()
+def _mean_over_ranks(count: Tensor) -> Tensor:
+    """Return the mean of a count over all ranks, as float32."""
+    mean = count.float()
     if torch.distributed.is_initialized():
         torch.distributed.all_reduce(mean)
         mean = mean / torch.distributed.get_world_size()

@@ -7,7 +7,6 @@ from typing import Any
 
 from common.errors import run_program
 from common.settings import load_settings
-from common.text import pluralize
 from trainer.config import TrainSettings
 
 
@@ -40,7 +39,7 @@ def format_result(result: dict[str, Any]) -> str:
         for name, remark in remarks.items()
         if name in result
     ]
-    heading = f"{result['recipe']}, means over the last of {pluralize(result['epochs'], 'epoch')}:"
+    heading = f"{result['recipe']}, means over epoch {result['epochs']:,} of {result['epochs']:,}:"
     return "\n".join([heading, *lines])
 
 

@@ -48,7 +48,8 @@ def tar_headers(file: BinaryIO, start: int = 0, end: int | None = None) -> Itera
         for header in tar:
             if end is not None and header.offset >= end:
                 return  # an inner tar without an end marker: this header belongs to the outer tar
-            if end is not None and header.offset_data + header.size > end:
+            # a sparse file's header has the size of the whole file, and its data in the tar is smaller
+            if end is not None and not header.issparse() and header.offset_data + header.size > end:
                 raise tarfile.ReadError(f"{header.name} extends beyond the end of its tar")
             yield header
             tar.members = []  # otherwise tarfile would hold all headers in memory
@@ -98,6 +99,8 @@ def _add_member(header: tarfile.TarInfo, part: TarPart, content: TarContent) -> 
         return
     if not header.isreg():
         content.skipped["links in tars"] += 1
+    elif header.issparse():  # the tar holds only parts of it, so its bytes are not a range of the tar
+        content.skipped["sparse files in tars"] += 1
     elif is_tar(header.name):
         content.inner.append(TarPart(part.container, f"{uri}/", header.offset_data, header.offset_data + header.size))
     elif is_image(header.name):

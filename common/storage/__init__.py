@@ -1,6 +1,7 @@
 """One small interface to data sets in a local folder or in S3, with atomic writes."""
 
 import contextlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
@@ -23,6 +24,13 @@ class Storage(Protocol):
 
     def list(self, folder: str = "") -> list[str]:
         """Return the sorted names of the objects directly in a folder; an absent folder has none."""
+        ...
+
+    def find_file(self, is_wanted: Callable[[str], bool]) -> str | None:
+        """Return the name of an object that is wanted, or that lies in a wanted folder at any depth; None without one.
+
+        `is_wanted` is called with the names of the objects and folders at the top, not with those below.
+        """
         ...
 
     def open(self, name: str) -> BinaryIO:

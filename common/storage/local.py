@@ -6,7 +6,7 @@ import os
 import shutil
 import sys
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -37,6 +37,16 @@ class LocalStorage:
                 return sorted(f"{folder}/{entry.name}".lstrip("/") for entry in entries if entry.is_file())
         except (FileNotFoundError, NotADirectoryError):
             return []
+
+    def find_file(self, is_wanted: Callable[[str], bool]) -> str | None:
+        for folder, subfolders, files in os.walk(self.root):
+            path = Path(folder)
+            if path == self.root:
+                subfolders[:], files = filter(is_wanted, subfolders), list(filter(is_wanted, files))
+            if files:
+                return (path / min(files)).relative_to(self.root).as_posix()
+            subfolders.sort()
+        return None
 
     def open(self, name: str) -> BinaryIO:
         return (self.root / name).open("rb")

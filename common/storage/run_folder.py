@@ -2,12 +2,14 @@
 
 import json
 import tempfile
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 from common.errors import UserError, describe_error
 from common.storage import open_storage
 from common.storage.files import write_atomically
+from common.storage.output_folder import check_output_folder
 
 
 class RunFolder:
@@ -24,6 +26,10 @@ class RunFolder:
         # the folder is removed when this object is garbage collected
         self._temporary = tempfile.TemporaryDirectory(prefix="imagenet-attn-") if self._remote else None
         self.path = Path(self._temporary.name if self._temporary else location)
+
+    def check_content(self, content: str, markers: Collection[str], own: Collection[str] = ()) -> None:
+        """Check that the folder is new or that of an earlier run; see `check_output_folder`. Raises UserError."""
+        check_output_folder(self._storage, content, markers, own)
 
     def check_writable(self) -> None:
         """Check that the run can be saved here, before training starts. Raises UserError."""

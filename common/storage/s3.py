@@ -9,7 +9,7 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO
 
 from common.errors import UserError
@@ -40,15 +40,21 @@ class S3Storage:
         return True
 
     def list(self, folder: str = "") -> list[str]:
-        prefix = self._object(f"{folder}/" if folder else "")
-        names: Names = []
-        token: str | None = ""
-        while token is not None:
-            page = s3_client.list_page(prefix, token, "/")
-            keys = [item["Key"] for item in page.get("Contents", [])]
-            names += [key.removeprefix(self._prefix()) for key in keys if not key.endswith("/")]
-            token = page["NextContinuationToken"] if page.get("IsTruncated") else None
-        return sorted(names)
+        pages = self._list_pages(f"{folder}/" if folder else "", "/")
+        return sorted(name for page in pages for name in self._object_names(page))
+
+    def find_file(self, is_wanted: Callable[[str], bool]) -> str | None:
+        for page in self._list_pages("", "/"):
+            for name in self._object_names(page):
+                if is_wanted(name):
+                    return name
+            for item in page.get("CommonPrefixes", []):
+                folder = item["Prefix"].removeprefix(self._prefix())
+                if is_wanted(folder.rstrip("/")):
+                    objects = (name for below in self._list_pages(folder) for name in self._object_names(below))
+                    if name := next(objects, None):
+                        return name
+        return None
 
     def open(self, name: str) -> BinaryIO:
         return s3_client.open_object(self._object(name))
@@ -116,6 +122,19 @@ class S3Storage:
 
     def scratch_bytes(self) -> int:
         return shutil.disk_usage(tempfile.gettempdir()).free
+
+    def _list_pages(self, start: str, delimiter: str = "") -> Iterator[dict[str, Any]]:
+        """Yield the pages of a listing of the names that begin with `start`, one request each."""
+        token: str | None = ""
+        while token is not None:
+            page = s3_client.list_page(self._object(start), token, delimiter)
+            yield page
+            token = page["NextContinuationToken"] if page.get("IsTruncated") else None
+
+    def _object_names(self, page: dict[str, Any]) -> Names:
+        """Return the names of the objects on a page of a listing, without the empty objects that stand for folders."""
+        keys = [item["Key"] for item in page.get("Contents", [])]
+        return [key.removeprefix(self._prefix()) for key in keys if not key.endswith("/")]
 
     def _object(self, name: str) -> s3_client.S3Location:
         return s3_client.S3Location(self.root.bucket, self._prefix() + name)

@@ -20,7 +20,7 @@ from common.text import pluralize
 from labeler.config import WorkSettings
 from labeler.distributed.metrics import JobMetrics
 from labeler.distributed.progress import ProgressMonitor
-from labeler.distributed.resources import allocate_workers, start_ray, threads_per_worker
+from labeler.distributed.resources import allocate_workers, start_ray
 from labeler.distributed.worker import LabelWorker, ProgressCounter, WorkerSpec
 from labeler.teacher.weights import TeacherSource
 
@@ -53,11 +53,10 @@ def label_shards(
             workers, gpus = allocate_workers(settings, len(pending))
             progress.workers = max(progress.workers, workers)
             most_workers = max(workers, min(settings.workers or 0, len(pending)))  # if more machines join
-            threads = threads_per_worker(settings, gpus)
-            spec = WorkerSpec(plan, output, teacher, threads, max_starts=2 * most_workers + 2)
+            spec = WorkerSpec(plan, output, teacher, settings.threads_per_worker, gpus, 2 * most_workers + 2)
             ray.get(counter.start_pass.remote())
             attempts = {shard: failures[shard] + 1 for shard in pending}
-            errors = dict(_run_pass(spec, attempts, (workers, most_workers), gpus, counter, progress))
+            errors = dict(_run_pass(spec, attempts, (workers, most_workers), counter, progress))
             started = ray.get(counter.started_shards.remote())
             for shard in pending:
                 if shard not in errors and shard in started:
@@ -78,15 +77,13 @@ def _run_pass(
     spec: WorkerSpec,
     attempts: dict[int, int],
     pool_size: tuple[int, int],
-    gpus: float,
     counter: Any,
     progress: ProgressMonitor,
 ) -> Iterator[tuple[int, str]]:
     """Give every shard to a worker once, and yield each shard that comes back with its error, empty if it is committed.
 
-    `attempts` holds the number of the attempt by shard, `pool_size` the smallest and largest number of workers, and
-    `gpus` the GPUs of each. A shard whose worker dies is not yielded. Raises UserError if workers cannot start, or if
-    shard after shard fails.
+    `attempts` holds the number of the attempt by shard, and `pool_size` the smallest and largest number of workers. A
+    shard whose worker dies is not yielded. Raises UserError if workers cannot start, or if shard after shard fails.
     """
     rows = [{"shard": shard, "attempt": attempt} for shard, attempt in attempts.items()]
     worker_class: Any = LabelWorker  # Ray annotates the argument of map() as a function, but accepts callable classes
@@ -95,7 +92,7 @@ def _run_pass(
         fn_constructor_args=([ray.put(spec)], counter),  # in a list, so that a restarted actor fetches it itself
         compute=ActorPoolStrategy(min_size=pool_size[0], max_size=pool_size[1], max_tasks_in_flight_per_actor=2),
         num_cpus=1,
-        num_gpus=gpus or None,
+        num_gpus=spec.gpus or None,
         max_task_retries=0,  # retries are made by the next pass; start_ray() silences Ray's warning about this argument
         runtime_env={"env_vars": worker_environment()},
     )

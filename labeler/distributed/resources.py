@@ -9,7 +9,6 @@ from ray.data import DataContext
 
 from common.cluster import join_ray, max_per_machine, max_workers
 from common.errors import UserError
-from common.parallel import default_decoders
 from labeler.config import WorkSettings
 
 # Share of a GPU that a worker gets by default, so that four workers run on each GPU. One worker cannot keep a GPU busy,
@@ -54,18 +53,6 @@ def allocate_workers(settings: WorkSettings, pending: int) -> tuple[int, float]:
             "fewer, or 0 for the CPU"
         )
     raise UserError(f"this cluster has no CPU to run a worker on ({waited})")
-
-
-def threads_per_worker(settings: WorkSettings, gpus: float) -> int:
-    """Return how many threads a worker uses to fetch, decode and encode; it has `gpus` GPUs, 0 or a fraction included.
-
-    By default a worker that shares a GPU gets the same share of the threads that feed a whole GPU, but at least two.
-    """
-    if settings.threads_per_worker:
-        return settings.threads_per_worker
-    if not gpus:
-        return default_decoders(gpus=0)
-    return max(2, round(min(gpus, 1) * default_decoders(gpus=1)))
 
 
 def _workers_that_fit(settings: WorkSettings) -> tuple[int, float]:

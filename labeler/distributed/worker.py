@@ -9,6 +9,7 @@ import torch
 
 from common.errors import UserError, describe_error
 from common.manifest import Plan, record_name
+from common.parallel import default_decoders
 from common.sources import open_source
 from common.storage import Storage, open_storage
 from labeler.distributed.metrics import WorkerMetrics
@@ -25,8 +26,21 @@ class WorkerSpec(NamedTuple):
     plan: Plan
     output: str
     teacher: TeacherSource
-    threads: int
+    threads: int | None  # that fetch, decode and encode; None derives their number from the worker's machine
+    gpus: float  # 0, a fraction, or several
     max_starts: int  # the run ends if more shards than this were started and none has ended
+
+    def count_threads(self) -> int:
+        """Return how many threads fetch, decode and encode in a worker on this machine.
+
+        By default a worker that shares a GPU gets the same share of the threads that feed a whole GPU, but at least
+        two.
+        """
+        if self.threads:
+            return self.threads
+        if not self.gpus:
+            return default_decoders(gpus=0)
+        return max(2, round(min(self.gpus, 1) * default_decoders(gpus=1)))
 
 
 class ProgressCounter:
@@ -125,4 +139,5 @@ class LabelWorker:
         spec = self._spec
         if ray.get_gpu_ids() and not torch.cuda.is_available():
             raise RuntimeError("Ray gave this worker a GPU that PyTorch cannot use: is its driver too old?")
-        return ShardLabeler(spec.plan, self._storage, open_source(spec.plan.input), spec.teacher.build(), spec.threads)
+        source, teacher = open_source(spec.plan.input), spec.teacher.build()
+        return ShardLabeler(spec.plan, self._storage, source, teacher, spec.count_threads())

@@ -6,6 +6,7 @@ from common.errors import UserError
 from common.manifest import PLAN
 from common.sources import Source, open_source
 from common.storage import Storage
+from common.storage.output_folder import check_output_folder
 
 
 def open_input(location: str, output: str) -> Source:
@@ -19,14 +20,9 @@ def open_input(location: str, output: str) -> Source:
     return source
 
 
-def check_output(storage: Storage, output: str) -> None:
-    """Raise UserError if the output is a file, or a folder of files that do not belong to a data set."""
-    if "://" not in output and Path(output).exists() and not Path(output).is_dir():
-        raise UserError(f"--output {output}: expected a folder, found a file")
-    if storage.list() and not storage.exists(PLAN):
-        raise UserError(
-            f"--output {output}: expected a new folder, or a data set to resume; found a folder with other files"
-        )
+def check_output(storage: Storage) -> None:
+    """Raise UserError if the output is a file, or a folder that holds files but no data set, also in subfolders."""
+    check_output_folder(storage, "a data set", (PLAN,))
 
 
 def _is_inside(output: str, location: str) -> bool:

@@ -2,6 +2,7 @@ import contextlib
 import io
 import random
 import struct
+from typing import Any
 
 import numpy as np
 import pytest
@@ -229,6 +230,72 @@ def test_a_jpeg_cut_anywhere_in_its_scan_is_truncated(progressive: bool) -> None
         with pytest.raises(ImageFailure) as failure:
             read_photograph(data[:cut], MAX_PIXELS, MIN_SIDE)
         assert failure.value.reason == Reason.TRUNCATED
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+@pytest.mark.parametrize(
+    "options", [{}, {"subsampling": 0}, {"restart_marker_blocks": 3}, {"progressive": True}], ids=str
+)
+@pytest.mark.parametrize("size", [(224, 224), (203, 157)])
+@pytest.mark.parametrize("part", [0.3, 0.5, 0.7, 0.9])
+def test_a_cut_jpeg_that_ends_with_an_end_marker_is_truncated(
+    part: float, size: tuple[int, int], options: dict[str, Any], mode: str
+) -> None:
+    """Decoders fill in what is missing with gray, or with pixels of a lower quality, and print a warning at most."""
+    whole = encoded(photograph(*size).convert(mode), "JPEG", quality=90, **options)
+    data = whole[: int(part * len(whole))].rstrip(b"\xff") + b"\xff\xd9"
+    with pytest.raises(ImageFailure) as failure:
+        read_photograph(data, MAX_PIXELS, MIN_SIDE)
+    assert failure.value.reason == Reason.TRUNCATED
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+def test_a_jpeg_cut_at_a_restart_marker_is_truncated(progressive: bool) -> None:
+    whole = jpeg(224, 224, restart_marker_blocks=4, progressive=progressive)
+    cut = whole.rindex(b"\xff\xd3")
+    with pytest.raises(ImageFailure, match="found marker 0xd9 instead of RST3") as failure:
+        read_photograph(whole[:cut] + b"\xff\xd9", MAX_PIXELS, MIN_SIDE)
+    assert failure.value.reason == Reason.TRUNCATED
+
+
+def test_a_progressive_jpeg_that_lacks_bytes_in_its_middle_is_corrupt() -> None:
+    whole = jpeg(224, 224, restart_marker_blocks=4, progressive=True)
+    start = whole.rindex(b"\xff\xd3")
+    end = whole.index(b"\xff\xd4", start)
+    with pytest.raises(ImageFailure, match="found marker 0xd4 instead of RST3") as failure:
+        read_photograph(whole[:start] + whole[end:], MAX_PIXELS, MIN_SIDE)
+    assert failure.value.reason == Reason.CORRUPT
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+@pytest.mark.parametrize("progressive", [False, True])
+@pytest.mark.parametrize("color", [0, 128, 255])
+def test_a_jpeg_whose_last_rows_have_one_color_is_usable(color: int, progressive: bool, mode: str) -> None:
+    image = photograph(96, 96)
+    image.paste((color,) * 3, (0, 48, 96, 96))
+    data = encoded(image.convert(mode), "JPEG", quality=90, progressive=progressive)
+    pixels, stored = decode(data)
+    assert (pixels[-16:] == color).all()
+    assert stored.jpeg == data
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+def test_a_jpeg_with_extraneous_bytes_before_its_end_marker_is_usable(progressive: bool) -> None:
+    image = photograph(96, 96)
+    image.paste((128,) * 3, (0, 48, 96, 96))
+    data = encoded(image, "JPEG", quality=90, progressive=progressive)
+    with_bytes = data[:-2] + bytes(7) + data[-2:]
+    assert decode(with_bytes)[1].jpeg == with_bytes
+    assert (decode(with_bytes)[0] == decode(data)[0]).all()
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_float_image_with_a_value_that_is_not_finite_is_corrupt(value: float) -> None:
+    pixels = np.tile(np.linspace(0, 1, 64, dtype=np.float32), (32, 1))
+    pixels[5, 7] = value
+    with pytest.raises(ImageFailure, match="NaN or infinity") as failure:
+        decode(encoded(Image.fromarray(pixels), "TIFF"))
+    assert failure.value.reason == Reason.CORRUPT
 
 
 def check_outcome(data: bytes) -> None:

@@ -34,6 +34,7 @@ def test_header_reports_size_components_and_start_of_frame(data: bytes, componen
     assert header is not None
     assert (header.width, header.height) == Image.open(io.BytesIO(data)).size == (64, 48)
     assert (header.components, header.start_of_frame, header.complete) == (components, start_of_frame, True)
+    assert (header.scans > 1) == (start_of_frame == 0xC2)  # those of a thumbnail do not count
 
 
 def test_header_allows_fill_bytes_before_markers() -> None:

@@ -6,10 +6,12 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from common.parallel import Decoders, default_decoders, in_order, in_processes
+from common.parallel import THREAD_VARIABLES, Decoders, available_cores, default_decoders, in_order, in_processes
+from tests.support.pictures import write
 
 WITH_DECODERS = """
 import os, signal, time
@@ -115,6 +117,127 @@ def _live_commands(group: int) -> list[str]:
     return commands
 
 
+@pytest.mark.parametrize("processes", [1, 2])
+def test_processes_that_run_side_by_side_use_one_thread_each_for_linear_algebra(
+    processes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "5")
+    monkeypatch.delenv("OPENBLAS_NUM_THREADS", raising=False)
+    before = dict(os.environ)
+    threads = list(in_processes(os.getenv, THREAD_VARIABLES * 2, processes=processes, unit="variables"))
+    expected = [before.get(name) for name in THREAD_VARIABLES] if processes == 1 else ["1"] * len(THREAD_VARIABLES)
+    assert threads == expected * 2
+    assert dict(os.environ) == before
+
+
+def test_numpy_in_processes_side_by_side_has_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """threadpoolctl asks the loaded libraries for their numbers of threads."""
+    pytest.importorskip("threadpoolctl")
+    for name in THREAD_VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    for pools in in_processes(blas_pools, [0] * 4, processes=2, unit="processes"):
+        assert pools
+        assert {pool["num_threads"] for pool in pools} == {1}
+
+
+def blas_pools(_: int) -> list[dict[str, Any]]:
+    import numpy
+    import threadpoolctl
+
+    assert numpy.__version__  # its library is loaded
+    return [pool for pool in threadpoolctl.threadpool_info() if pool["user_api"] == "blas"]
+
+
+@pytest.fixture
+def cgroups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder for the files of cgroups: `process` is /proc/self/cgroup, and below `mount` are the groups."""
+    monkeypatch.setattr("common.parallel.PROCESS_CGROUPS", tmp_path / "process")
+    monkeypatch.setattr("common.parallel.CGROUP_MOUNT", tmp_path / "mount")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(64)), raising=False)
+    return tmp_path
+
+
+VERSION_1 = b"7:memory:/pod\n4:cpu,cpuacct:/pod/container\n1:name=systemd:/\n"
+
+
+@pytest.mark.parametrize(
+    ("files", "cores"),
+    [
+        pytest.param({}, 64, id="not Linux"),
+        pytest.param({"process": b"0::/\n"}, 64, id="v2, no limit file"),
+        pytest.param({"process": b"0::/\n", "mount/cpu.max": b"max 100000\n"}, 64, id="v2, unlimited"),
+        pytest.param({"process": b"0::/\n", "mount/cpu.max": b"400000 100000\n"}, 4, id="v2"),
+        pytest.param({"process": b"0::/\n", "mount/cpu.max": b"150000 100000\n"}, 2, id="v2, rounded up"),
+        pytest.param({"process": b"0::/\n", "mount/cpu.max": b"1000 100000\n"}, 1, id="v2, below one core"),
+        pytest.param({"process": b"0::/\n", "mount/cpu.max": b"9900000 100000\n"}, 64, id="v2, above the affinity"),
+        pytest.param(
+            {
+                "process": b"0::/a.slice/b.scope\n",
+                "mount/a.slice/cpu.max": b"300000 100000\n",
+                "mount/a.slice/b.scope/cpu.max": b"max 100000\n",
+            },
+            3,
+            id="v2, limit of a group above",
+        ),
+        pytest.param({"process": b"0::/../other\n", "mount/cpu.max": b"500000 100000\n"}, 5, id="v2, other namespace"),
+        pytest.param(
+            {
+                "process": VERSION_1,
+                "mount/cpu/pod/container/cpu.cfs_quota_us": b"600000\n",
+                "mount/cpu/pod/container/cpu.cfs_period_us": b"100000\n",
+                "mount/cpu/cpu.cfs_quota_us": b"-1\n",
+                "mount/cpu/cpu.cfs_period_us": b"100000\n",
+            },
+            6,
+            id="v1",
+        ),
+        pytest.param(
+            {
+                "process": VERSION_1,
+                "mount/cpu/cpu.cfs_quota_us": b"100000\n",
+                "mount/cpu/cpu.cfs_period_us": b"50000\n",
+            },
+            2,
+            id="v1, path of the host",
+        ),
+        pytest.param(
+            {
+                "process": VERSION_1,
+                "mount/cpu/pod/container/cpu.cfs_quota_us": b"-1\n",
+                "mount/cpu/pod/container/cpu.cfs_period_us": b"100000\n",
+            },
+            64,
+            id="v1, unlimited",
+        ),
+        pytest.param(
+            {
+                "process": b"7:memory:/pod\n",
+                "mount/pod/cpu.max": b"100000 100000\n",
+                "mount/cpu/pod/cpu.cfs_quota_us": b"100000\n",
+                "mount/cpu/pod/cpu.cfs_period_us": b"100000\n",
+            },
+            64,
+            id="v1, group of another controller",
+        ),
+    ],
+)
+def test_available_cores_are_at_most_those_that_the_cgroup_allows(
+    files: dict[str, bytes], cores: int, cgroups: Path
+) -> None:
+    write(cgroups, files)
+    assert available_cores() == cores
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs Linux")
+def test_available_cores_are_those_of_the_affinity() -> None:
+    allowed = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {max(allowed)})
+    try:
+        assert available_cores() == 1
+    finally:
+        os.sched_setaffinity(0, allowed)
+
+
 def test_default_decoders_divide_cores_among_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    monkeypatch.setattr("common.parallel.available_cores", lambda: 64)
     assert [default_decoders(gpus) for gpus in (0, 1, 8, 32)] == [2, 16, 8, 4]

@@ -1,7 +1,9 @@
 import hashlib
 import io
 import json
+import struct
 import tarfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
 
+from common.fixations.maps import blur_fixations
 from common.shards import (
     MEMBERS,
     Sample,
@@ -58,6 +61,24 @@ def write_shard(samples: list[tuple[str, dict[str, bytes]]]) -> bytes:
 def read_headers(content: bytes) -> list[tarfile.TarInfo]:
     with tarfile.open(fileobj=io.BytesIO(content), mode="r:") as tar:
         return tar.getmembers()
+
+
+def smooth_map(size: int) -> np.ndarray:
+    """A map of blurred fixations, uint8 [size, size]."""
+    points = np.random.default_rng(size).uniform(0.1, 0.9, (20, 2))
+    attention = blur_fixations(points, size, size, size / 25)
+    return (attention / attention.max() * 255).round().byte().numpy()
+
+
+def read_chunks(png: bytes) -> dict[bytes, bytes]:
+    """Return the chunks of a PNG by type, in order."""
+    chunks: dict[bytes, bytes] = {}
+    start = 8
+    while start < len(png):
+        length, name = struct.unpack(">I4s", png[start : start + 8])
+        chunks[name] = chunks.get(name, b"") + png[start + 8 : start + 8 + length]
+        start += length + 12
+    return chunks
 
 
 def test_members_are_in_the_documented_order() -> None:
@@ -191,6 +212,24 @@ def test_decode_map_inverts_encode_map(attention) -> None:
     decoded = decode_map(encode_map(attention))
     assert decoded.dtype == np.uint8
     assert (decoded == attention).all()
+
+
+@pytest.mark.parametrize("size", [8, 50, 224, 500])
+def test_map_has_the_bytes_that_pillow_writes_at_compression_level_1(size: int) -> None:
+    attention = smooth_map(size)
+    assert encode_map(attention) == encoded(Image.fromarray(attention), "PNG", compress_level=1)
+
+
+def test_map_is_a_png_of_the_fastest_compression_with_adaptive_filters_and_without_metadata() -> None:
+    content = encode_map(smooth_map(224))
+    chunks = read_chunks(content)
+    assert list(chunks) == [b"IHDR", b"IDAT", b"IEND"]
+    assert chunks[b"IHDR"] == struct.pack(">IIBBBBB", 224, 224, 8, 0, 0, 0, 0)  # 8-bit gray, not interlaced
+    assert chunks[b"IDAT"][1] >> 6 == 0  # RFC 1950, FLEVEL: "compressor used fastest algorithm", levels 0 and 1
+    assert 224 * 224 / 10 < len(content) < 224 * 224 / 3  # level 0 stores all 224 * 224 bytes
+    filters = zlib.decompress(chunks[b"IDAT"])[:: 224 + 1]
+    assert len(set(filters)) > 1
+    assert filters.count(0) < 224 / 10  # without filters, a smooth map takes a quarter more bytes
 
 
 @pytest.mark.parametrize(

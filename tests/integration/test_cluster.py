@@ -101,7 +101,7 @@ def test_trial_of_a_search_fits_on_one_machine(cluster: Cluster, tmp_path: Path)
     data = make_dataset(tmp_path / "data", [8, 8])
     job = cluster.submit(*command(module="trainer.search", data=data, output=tmp_path / "search", **settings))
     assert job.wait(TIMEOUT) == 0, job.log
-    assert "best of 1 trials: --kld-weight" in job.log
+    assert "best of 1 trial: --kld-weight" in job.log
 
 
 def test_metrics_count_every_image_and_shard(cluster: Cluster, folder: Path, tmp_path: Path) -> None:

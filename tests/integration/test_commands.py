@@ -16,7 +16,7 @@ from tests.common.fixations import osie, salicon
 from tests.support.datasets import COLORS, disc_sample, make_dataset
 from tests.support.documents import blocks, lines
 from tests.support.jobs import ROOT, environment
-from tests.support.people import make_people
+from tests.support.people import write_people_csv
 from tests.support.s3_server import S3Server
 
 pytestmark = pytest.mark.slow
@@ -45,7 +45,7 @@ def folder(tmp_path: Path) -> Path:
     for name in ("PHOTOS", "VAL", "imagenette128/train", "imagenette128/val", "imagenet/val"):
         write_class_folders(tmp_path / name)
     make_dataset(tmp_path / "DATASET", [16, 8], CLASSES)
-    make_people(tmp_path / "EYECROWD", 12)
+    write_people_csv(tmp_path / "EYECROWD", 12)
     names = [f"{number}.jpg" for number in range(1001, 1007)]
     fixations = [osie.subject((20, 15, 200), (40 + person, 30, 250)) for person in range(3)]
     osie.write(tmp_path / "OSIE", dict.fromkeys(names, fixations), stimuli=names)

@@ -1,4 +1,4 @@
-"""`python -m trainer.run` as users start it: alone, under torchrun, on Ray's workers; from S3 and to S3; and kills."""
+"""Training runs started as users start them: alone, with torchrun or on Ray workers, local and in S3, with kills."""
 
 import json
 import os
@@ -19,126 +19,132 @@ from tests.support.datasets import make_dataset
 from tests.support.jobs import ROOT, command, run, start
 from tests.support.s3_server import S3Server
 
-SIZES = [40, 33, 35]
+SHARD_SIZES = [40, 33, 35]
 STEPS, EPOCHS = 18, 2
-EARLY = 5  # steps in which rounding is still small
-MARK = "TESTS_TRAINING"  # environment variable that a run and all its processes have
-PATIENCE = 180  # seconds
-TIMES = ("images_per_second", "waited", "memory_gb", "seconds", "workers")
+EARLY_STEPS = 5  # in which differences in rounding are still small
+MARK = "TESTS_TRAINING"  # environment variable of a run and all its processes, to find them
+TIMEOUT = 180  # seconds
+KEYS_THAT_VARY = ("images_per_second", "waited", "memory_gb", "seconds", "workers")
 
-linux = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="tells processes by /proc")
+linux = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="finds processes by their /proc/PID/environ")
 
 
 @pytest.fixture(scope="module")
 def discs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_dataset(tmp_path_factory.mktemp("discs"), SIZES)
+    return make_dataset(tmp_path_factory.mktemp("discs"), SHARD_SIZES)
 
 
-def train(data: object, output: object, **settings: object) -> list[str]:
-    """The command line of a small run with group norm, of which two workers see the same batches as one."""
+def train_command(data: object, output: object, **settings: object) -> list[str]:
+    """Return the command line of a small run with group norm, which trains equally with one and with two workers."""
     defaults = {"data": data, "output": output, "backbone": "resnet18", "norm": "group", "image_size": 32}
     defaults |= {"batch_size": 12, "epochs": EPOCHS, "warmup_epochs": 1, "checkpoint_every": 4, "threads": 1}
     return command(module="trainer.run", **defaults | settings)
 
 
 @pytest.fixture(scope="module")
-def alone(discs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What one process learns, undisturbed."""
-    output = tmp_path_factory.mktemp("alone") / "run"
-    done = run(train(discs, output))
+def single_process_run(discs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of an uninterrupted run in one process."""
+    output = tmp_path_factory.mktemp("single") / "run"
+    done = run(train_command(discs, output))
     assert done.returncode == 0, done.stderr
     return output
 
 
 @pytest.fixture(scope="module")
-def together(discs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What two of Ray's workers learn, undisturbed; places are relative, as people write them."""
-    output = tmp_path_factory.mktemp("together") / "run"
-    done = run(train(os.path.relpath(discs, ROOT), os.path.relpath(output, ROOT), workers=2))
+def two_worker_run(discs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of an uninterrupted run of two Ray workers; the command has relative paths, as users often give them."""
+    output = tmp_path_factory.mktemp("two") / "run"
+    done = run(train_command(os.path.relpath(discs, ROOT), os.path.relpath(output, ROOT), workers=2))
     assert done.returncode == 0, done.stderr
     return output
 
 
-def lines(text: str) -> list[dict[str, object]]:
-    """Of a log of figures, without what depends on the clock."""
-    return [{key: v for key, v in json.loads(line).items() if key not in TIMES} for line in text.splitlines()]
+def parse_metrics(text: str) -> list[dict[str, object]]:
+    """Return the lines of a metric log without those entries that depend on the clock or the number of workers."""
+    return [
+        {key: value for key, value in json.loads(line).items() if key not in KEYS_THAT_VARY}
+        for line in text.splitlines()
+    ]
 
 
-def curve(output: Path) -> list[dict[str, object]]:
-    return lines((output / "metrics.jsonl").read_text())
+def read_metrics(output: Path) -> list[dict[str, object]]:
+    return parse_metrics((output / "metrics.jsonl").read_text())
 
 
-def assert_same_curve(found: list[dict[str, object]], expected: list[dict[str, object]]) -> None:
-    """The same, but for rounding, which grows from step to step: sums over ranks are in another order."""
-    assert [line["step"] for line in found] == [line["step"] for line in expected]
-    assert len(found) == STEPS + EPOCHS
-    for ours, theirs in zip(found[:EARLY], expected[:EARLY], strict=True):
-        assert ours == pytest.approx(theirs, rel=1e-3, abs=1e-4)
-    losses = ([line["loss"] for line in lines if "loss" in line] for lines in (found, expected))
-    assert next(losses) == pytest.approx(next(losses), rel=2e-2)
+def assert_same_metrics(actual: list[dict[str, object]], expected: list[dict[str, object]]) -> None:
+    """Compare two logs up to rounding: ranks add in another order, and the difference grows from step to step."""
+    assert [line["step"] for line in actual] == [line["step"] for line in expected]
+    assert len(actual) == STEPS + EPOCHS
+    for actual_line, expected_line in zip(actual[:EARLY_STEPS], expected[:EARLY_STEPS], strict=True):
+        assert actual_line == pytest.approx(expected_line, rel=1e-3, abs=1e-4)
+    actual_losses, expected_losses = ([line["loss"] for line in log if "loss" in line] for log in (actual, expected))
+    assert actual_losses == pytest.approx(expected_losses, rel=2e-2)
 
 
-def wait_until(condition: Callable[[], bool], process: "subprocess.Popen[str]") -> None:
-    deadline = time.monotonic() + PATIENCE
+def wait_while_running(process: "subprocess.Popen[str]", condition: Callable[[], bool]) -> None:
+    """Wait until the condition holds; fail if the process ends before, or after the timeout."""
+    deadline = time.monotonic() + TIMEOUT
     while not condition():
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.05)
 
 
-def logged_steps(output: Path) -> int:
+def count_logged_steps(output: Path) -> int:
     path = output / "metrics.jsonl"
     return path.read_text().count("learning_rate") if path.exists() else 0
 
 
-def test_one_process_tells_what_it_has_learnt(alone: Path, discs: Path) -> None:
-    done = run(train(discs, alone))  # it has ended: nothing is learnt again
+def test_finished_run_prints_its_result_again(single_process_run: Path, discs: Path) -> None:
+    done = run(train_command(discs, single_process_run))
     assert done.returncode == 0, done.stderr
     assert re.search(r"^probe accuracy +[\d.]+  chance is 0\.25$", done.stdout, re.MULTILINE), done.stdout
     assert re.search(r"^attention +-?[\d.e-]+  correlation", done.stdout, re.MULTILINE), done.stdout
-    assert json.loads((alone / "result.json").read_text())["steps"] == STEPS
+    assert json.loads((single_process_run / "result.json").read_text())["steps"] == STEPS
 
 
-def test_torchruns_processes_give_the_curve_of_one(alone: Path, discs: Path, tmp_path: Path) -> None:
-    line = train(discs, tmp_path / "run")
+def test_torchrun_trains_like_a_single_process(single_process_run: Path, discs: Path, tmp_path: Path) -> None:
+    line = train_command(discs, tmp_path / "run")
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *line[1:]]
     done = run(torchrun)
     assert done.returncode == 0, done.stderr
-    assert_same_curve(curve(tmp_path / "run"), curve(alone))
-    assert done.stdout.count("the run lies in") == 1
+    assert_same_metrics(read_metrics(tmp_path / "run"), read_metrics(single_process_run))
+    assert done.stdout.count("checkpoints and metrics are in") == 1
     assert json.loads((tmp_path / "run/result.json").read_text())["workers"] == 2
 
 
 @pytest.mark.slow
-def test_rays_workers_give_the_curve_of_one(alone: Path, together: Path) -> None:
-    assert_same_curve(curve(together), curve(alone))
-    result = json.loads((together / "result.json").read_text())
+def test_ray_workers_train_like_a_single_process(single_process_run: Path, two_worker_run: Path) -> None:
+    assert_same_metrics(read_metrics(two_worker_run), read_metrics(single_process_run))
+    result = json.loads((two_worker_run / "result.json").read_text())
     assert (result["workers"], result["steps"]) == (2, STEPS)
 
 
 @pytest.mark.slow
 @linux
 @pytest.mark.parametrize("victim", [0, 1])
-def test_a_worker_killed_in_mid_epoch_changes_nothing(victim: int, discs: Path, together: Path, tmp_path: Path) -> None:
+def test_run_recovers_from_a_worker_killed_within_an_epoch(
+    victim: int, discs: Path, two_worker_run: Path, tmp_path: Path
+) -> None:
     mark, output = uuid.uuid4().hex, tmp_path / "run"
-    process = start(train(discs, output, workers=2), **{MARK: mark})
+    process = start(train_command(discs, output, workers=2), **{MARK: mark})
     try:
-        wait_until(lambda: logged_steps(output) >= 6, process)
-        found = find_processes(f"{MARK}={mark}\0", "RayTrainWorker")
-        assert len(found) == 2
-        os.kill(found[victim], signal.SIGKILL)
-        _, errors = process.communicate(timeout=PATIENCE)
+        wait_while_running(process, lambda: count_logged_steps(output) >= 6)
+        workers = find_processes(f"{MARK}={mark}\0", "RayTrainWorker")
+        assert len(workers) == 2
+        os.kill(workers[victim], signal.SIGKILL)
+        _, errors = process.communicate(timeout=TIMEOUT)
     finally:
         kill_all(f"{MARK}={mark}\0")
     assert process.returncode == 0, errors
-    assert_same_curve(curve(output), curve(together))
-    result, expected = (json.loads((folder / "result.json").read_text()) for folder in (output, together))
+    assert_same_metrics(read_metrics(output), read_metrics(two_worker_run))
+    result, expected = (json.loads((folder / "result.json").read_text()) for folder in (output, two_worker_run))
     assert result["steps"] == expected["steps"] == STEPS
     assert result["loss"] == pytest.approx(expected["loss"], rel=2e-2)
 
 
 class Bucket:
-    """A bucket with the discs in it, and room for a run."""
+    """A bucket that contains the disc data set, and to which a run writes."""
 
     def __init__(self, server: S3Server, discs: Path) -> None:
         self._name, self._client = server.new_bucket(), server.client()
@@ -148,10 +154,12 @@ class Bucket:
             self._client.put_object(Bucket=self._name, Key=f"discs/{path.name}", Body=path.read_bytes())
 
     def names(self) -> set[str]:
+        """Return the names of the run's files."""
         answer = self._client.list_objects_v2(Bucket=self._name, Prefix="run/")
         return {item["Key"].removeprefix("run/") for item in answer.get("Contents", [])}
 
     def read(self, name: str) -> bytes:
+        """Return the content of one of the run's files."""
         content: bytes = self._client.get_object(Bucket=self._name, Key=f"run/{name}")["Body"].read()
         return content
 
@@ -162,60 +170,60 @@ def bucket(guarded_s3: S3Server, discs: Path) -> Bucket:
 
 
 @pytest.fixture
-def machine() -> Iterator[Callable[[], dict[str, str]]]:
-    """Environments of machines that know nothing of each other: temporary folders of their own."""
-    with tempfile.TemporaryDirectory(dir="/tmp") as folder:  # short: Ray makes sockets in it
+def new_machine() -> Iterator[Callable[[], dict[str, str]]]:
+    """Function that returns the environment of another machine: a temporary folder shared with no other."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:  # a short path: Ray creates sockets in it
         yield lambda: {"TMPDIR": tempfile.mkdtemp(dir=folder)}
 
 
 @pytest.mark.slow
-def test_a_run_in_s3_is_taken_up_by_another_machine(
-    bucket: Bucket, machine: Callable[[], dict[str, str]], alone: Path
+def test_run_in_s3_resumes_on_another_machine(
+    bucket: Bucket, new_machine: Callable[[], dict[str, str]], single_process_run: Path
 ) -> None:
-    """The first has two of Ray's workers and loses its power; the second has one process."""
-    process = start(train(bucket.data, bucket.output, workers=2), **machine(), **bucket.environment)
-    wait_until(lambda: "checkpoints/last" in bucket.names(), process)
+    """The first machine has two Ray workers and loses its power; the second has one process."""
+    process = start(train_command(bucket.data, bucket.output, workers=2), **new_machine(), **bucket.environment)
+    wait_while_running(process, lambda: "checkpoints/last" in bucket.names())
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
     assert "result.json" not in bucket.names()
 
-    done = run(train(bucket.data, bucket.output), **machine(), **bucket.environment)
+    done = run(train_command(bucket.data, bucket.output), **new_machine(), **bucket.environment)
     assert done.returncode == 0, done.stderr
     expected = {"config.json", "metrics.jsonl", "checkpoints/last", "checkpoints/best", "result.json"}
     assert expected <= bucket.names()
     assert any(name.startswith("tensorboard/") for name in bucket.names())
-    assert_same_curve(lines(bucket.read("metrics.jsonl").decode()), curve(alone))
+    assert_same_metrics(parse_metrics(bucket.read("metrics.jsonl").decode()), read_metrics(single_process_run))
     assert json.loads(bucket.read("result.json"))["steps"] == STEPS
-    assert f"the run lies in {bucket.output}" in done.stdout
+    assert f"checkpoints and metrics are in {bucket.output}" in done.stdout
 
 
-def refused(line: list[str], *words: str) -> str:
-    """Exit code 2, and a sentence; returns all that was told."""
+def assert_fails(line: list[str], *words: str) -> str:
+    """Check that a command ends with code 2 and one error line that contains the words; return all its output."""
     done = run(line)
     assert done.returncode == 2, (done.stdout, done.stderr)
-    (sentence,) = [told for told in done.stderr.splitlines() if told.startswith("error: ")]
-    assert all(word in sentence for word in words), sentence
+    (message,) = [text for text in done.stderr.splitlines() if text.startswith("error: ")]
+    assert all(word in message for word in words), message
     return done.stdout + done.stderr
 
 
-def test_more_workers_than_the_cluster_has_room_for_are_refused(discs: Path, tmp_path: Path) -> None:
-    line = train(discs, tmp_path / "run", workers=100, batch_size=100)
-    refused(line, "--workers 100: expected a", "for each, this cluster has")
+def test_more_workers_than_the_cluster_can_run_raise_an_error(discs: Path, tmp_path: Path) -> None:
+    line = train_command(discs, tmp_path / "run", workers=100, batch_size=100)
+    assert_fails(line, "--workers 100: expected a", "for each, this cluster has")
 
 
-def test_a_batch_that_workers_cannot_share_is_refused_before_they_start(discs: Path, tmp_path: Path) -> None:
-    began = time.monotonic()
-    refused(train(discs, tmp_path / "run", workers=5), "--batch-size 12: expected a multiple of the number of workers")
-    assert time.monotonic() - began < 60
+def test_batch_that_workers_cannot_share_raises_an_error_before_they_start(discs: Path, tmp_path: Path) -> None:
+    start_time = time.monotonic()
+    line = train_command(discs, tmp_path / "run", workers=5)
+    assert_fails(line, "--batch-size 12: expected a multiple of the number of workers")
+    assert time.monotonic() - start_time < 60
     assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.slow
-def test_what_a_worker_cannot_read_is_told_in_a_sentence(discs: Path, tmp_path: Path) -> None:
-    data = make_dataset(tmp_path / "damaged", SIZES)
+def test_shard_that_a_worker_cannot_read_is_reported_in_one_line(discs: Path, tmp_path: Path) -> None:
+    data = make_dataset(tmp_path / "damaged", SHARD_SIZES)
     path = data / "train-000001.tar"
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    told = refused(
-        train(data, tmp_path / "run", workers=2), "train-000001.tar: damaged after sample 0000000", "--skip-damaged"
-    )
-    assert told.count("Setting up process group") <= 1, told
+    line = train_command(data, tmp_path / "run", workers=2)
+    output = assert_fails(line, "train-000001.tar: damaged after sample 0000000", "--skip-damaged")
+    assert output.count("Setting up process group") <= 1, output

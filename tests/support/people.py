@@ -1,4 +1,4 @@
-"""Images with human fixations for the trainer's tests: disc images as in `datasets`, fixated on the center of the disc."""
+"""Images with human fixations for the trainer's tests: the images of `datasets`, fixated on the center of the disc."""
 
 import io
 from pathlib import Path

@@ -18,7 +18,9 @@ from trainer.step import Trainer
 CPU = torch.device("cpu")
 
 
-def make_trainer(data: Path, rank: int = 0, world_size: int = 1, **changes: Any) -> tuple[Trainer, Stream]:
+def make_trainer(
+    data: Path, rank: int = 0, world_size: int = 1, device: torch.device = CPU, compiled: bool = False, **changes: Any
+) -> tuple[Trainer, Stream]:
     """Return the trainer of one rank, and the stream of its batches.
 
     `changes` are settings that differ from those of a small model with batches of 12 images of 32 px.
@@ -32,7 +34,7 @@ def make_trainer(data: Path, rank: int = 0, world_size: int = 1, **changes: Any)
     schedule = make_schedule(config, sampler.steps_per_epoch)
     views = get_recipe(config.recipe).views
     stream = Stream(dataset, sampler, config.image_size, rank, world_size, Decoders(2, False), views)
-    return Trainer(config, model, schedule, Rank(rank, world_size, CPU)), stream
+    return Trainer(config, model, schedule, Rank(rank, world_size, device), compiled), stream
 
 
 def train_steps(data: Path, steps: int, rank: int = 0, world_size: int = 1, **changes: Any) -> list[dict[str, float]]:

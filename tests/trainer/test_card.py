@@ -13,31 +13,31 @@ from trainer.recipes import describe_recipe, recipe_names
 
 
 @pytest.mark.parametrize("norm", ["batch", "group"])
-def test_the_code_of_a_runs_card_loads_its_weights(tmp_path, monkeypatch, norm):
+def test_code_examples_of_the_card_load_the_weights_of_the_run(tmp_path, monkeypatch, norm):
     data = make_dataset(tmp_path / "data", [8], classes=2)
     small = ["--backbone=resnet18", "--image-size=32", "--batch-size=8", "--epochs=1", f"--norm={norm}"]
     result = run_training(load_settings(TrainSettings, [f"--data={data}", f"--output={tmp_path / 'run'}", *small]))
     text = (tmp_path / "run/README.md").read_text()
     assert f"| loss | {result['loss']:.4g} |" in text
-    assert "8 photographs, 1 epochs in batches of 8" in text
+    assert "8 photographs, 1 epoch in batches of 8" in text
     assert describe_recipe("contrastive-attn-teacher") in text.replace("\n", " ")
     monkeypatch.chdir(tmp_path / "run")
-    [command] = re.findall(r"```\npython -m trainer.export (.*?)\n```", text)
+    [command] = re.findall(r"```bash\npython -m trainer.export (.*?)\n```", text)
     assert export.main(command.split()) == 0
-    names = {"images": torch.rand(2, 3, 32, 32), "torch": torch}
+    scope = {"images": torch.rand(2, 3, 32, 32), "torch": torch}
     for code in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
-        exec(code, names)
-    assert names["attention"].shape == (2, 32, 32)
+        exec(code, scope)
+    assert scope["attention"].shape == (2, 32, 32)
 
 
-def test_every_recipe_says_in_a_sentence_what_it_is():
+def test_every_recipe_is_described_in_one_sentence():
     for name in recipe_names():
         assert re.fullmatch(r"[A-Z][^\n]{20,}\.", describe_recipe(name)), name
 
 
-def test_a_card_claims_neither_classes_nor_attention_that_were_not_looked_at():
+def test_card_of_a_run_without_classes_and_attention_says_so():
     config = TrainConfig(recipe="contrastive-self-mask")
     result = {"samples": 8, "dataset": "0" * 64, "chance": 0.5, "loss": 1.0}
     text = model_card(config, "A sentence.", result)
     assert "| classes | none |" in text
-    assert "| of where people look | nothing |" in text
+    assert "| attention targets | none |" in text

@@ -13,6 +13,7 @@ from trainer.job import run_training
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
+    """Folder of a finished run of the recipe `contrastive`."""
     folder = tmp_path_factory.mktemp("runs")
     data = make_dataset(folder / "data", [8])
     flags = ["--backbone=resnet18", "--image-size=32", "--batch-size=8", "--epochs=1", "--recipe=contrastive"]
@@ -20,7 +21,7 @@ def run(tmp_path_factory):
     return folder / "run"
 
 
-def test_a_checkpoint_gives_back_its_model_with_its_classes(run):
+def test_loaded_model_has_the_weights_settings_and_classes_of_the_checkpoint(run):
     trained = load_trained(f"{run}/checkpoints/best")
     assert (trained.config.recipe, trained.config.image_size, trained.step) == ("contrastive", 32, 1)
     assert trained.classes == list(COLORS[:4])
@@ -30,7 +31,7 @@ def test_a_checkpoint_gives_back_its_model_with_its_classes(run):
     assert all(torch.equal(saved[name], weights) for name, weights in trained.model.state_dict().items())
 
 
-def test_what_is_no_checkpoint_is_named(run, tmp_path):
+def test_other_files_raise_an_error_that_names_them(run, tmp_path):
     with pytest.raises(UserError, match=r"/checkpoints: expected a checkpoint, such as .*, found a folder"):
         load_trained(f"{run}/checkpoints")
     with pytest.raises(UserError, match="found nothing that can be read"):
@@ -38,5 +39,5 @@ def test_what_is_no_checkpoint_is_named(run, tmp_path):
     with pytest.raises(UserError, match="cannot be read as a checkpoint"):
         load_trained(f"{run}/result.json")
     torch.save({"weights": 1}, tmp_path / "other")
-    with pytest.raises(UserError, match=r"expected a checkpoint of trainer\.run, found another file"):
+    with pytest.raises(UserError, match=r"expected a checkpoint of trainer\.run, found another PyTorch file"):
         load_trained(f"{tmp_path}/other")

@@ -18,15 +18,17 @@ from common.training import save_checkpoint
 from trainer.checkpoint import load_trained
 from trainer.config import TrainConfig
 from trainer.export import main
-from trainer.formats import Deployed
+from trainer.formats import InferenceModel
 from trainer.recipes import build, recipe_names
 
 CLASSES = ["red", "lime", "blue"]
+SIDES = ((32, 32), (33, 33), (64, 64), (96, 64))  # at 32 the last stage has a single position
+SHAPES = [(batch, 3, *sides) for batch in (1, 2, 5) for sides in SIDES]
 MEAN, STD = (torch.tensor(values).view(3, 1, 1) for values in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
 
 
-def checkpoint(folder, classes=CLASSES, **changes):
-    """A checkpoint of a model whose norms have something to tell, as after a long training."""
+def write_checkpoint(folder, classes=CLASSES, **changes):
+    """Write a checkpoint of an untrained model whose norms are not near the identity, as after a long training."""
     config = TrainConfig(**{"backbone": "resnet18", "image_size": 64} | changes)
     torch.manual_seed(0)
     model = build(config.recipe, config, len(classes) if classes else None)
@@ -42,97 +44,100 @@ def checkpoint(folder, classes=CLASSES, **changes):
     return folder / "best"
 
 
-def images(height=80, width=64):
-    return torch.rand(2, 3, height, width, generator=torch.Generator().manual_seed(1))
+def random_images(shape=(2, 3, 80, 64)):
+    return torch.rand(shape, generator=torch.Generator().manual_seed(1))
 
 
-def ours(path):
-    """What the checkpoint's model tells of the images."""
+def run_checkpoint(path, shape=(2, 3, 80, 64)):
+    """Return the outputs of the checkpoint's model for random images."""
     with torch.no_grad():
-        return Deployed(load_trained(str(path)).model)(images())
+        return InferenceModel(load_trained(str(path)).model)(random_images(shape))
 
 
-def pooled_by(network):
-    """The features of a torchvision ResNet, and its scores, fed with normalised images."""
+def run_torchvision(network):
+    """Return pooled features and class scores of a torchvision ResNet for the random images, normalized."""
     features = []
     network.avgpool.register_forward_hook(lambda module, inputs, output: features.append(output.flatten(1)))
     with torch.no_grad():
-        scores = network.eval()((images() - MEAN) / STD)
+        scores = network.eval()((random_images() - MEAN) / STD)
     return features[0], scores
 
 
 @pytest.mark.parametrize(
     ("backbone", "norm"), [("resnet18", "batch"), ("resnet34", "batch"), ("resnet50", "batch"), ("resnet50", "group")]
 )
-def test_torchvision_loads_it_strictly_and_sees_the_same(tmp_path, backbone, norm):
-    path = checkpoint(tmp_path, backbone=backbone, norm=norm)
+def test_torchvision_loads_the_weights_strictly_and_computes_the_same(tmp_path, backbone, norm):
+    path = write_checkpoint(tmp_path, backbone=backbone, norm=norm)
     assert main([str(path), "--to", str(tmp_path / "weights.safetensors")]) == 0
     norm_layer = None if norm == "batch" else lambda channels: nn.GroupNorm(32, channels)
     network = getattr(torchvision.models, backbone)(num_classes=len(CLASSES), norm_layer=norm_layer)
     network.load_state_dict(safetensors.torch.load_file(tmp_path / "weights.safetensors"), strict=True)
-    features, scores = pooled_by(network)
-    expected = ours(path)
+    features, scores = run_torchvision(network)
+    expected = run_checkpoint(path)
     torch.testing.assert_close(features, expected["features"], rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(scores, expected["logits"], rtol=1e-5, atol=1e-5)
 
 
-def test_without_a_probe_it_fits_torchvisions_own_classifier_with_zeros(tmp_path):
-    path = checkpoint(tmp_path, classes=None)
+def test_fc_is_zero_with_1000_classes_without_a_probe(tmp_path):
+    path = write_checkpoint(tmp_path, classes=None)
     main([str(path), "--to", str(tmp_path / "weights.safetensors")])
     network = torchvision.models.resnet18()
     network.load_state_dict(safetensors.torch.load_file(tmp_path / "weights.safetensors"), strict=True)
-    features, scores = pooled_by(network)
-    torch.testing.assert_close(features, ours(path)["features"], rtol=1e-5, atol=1e-5)
+    features, scores = run_torchvision(network)
+    torch.testing.assert_close(features, run_checkpoint(path)["features"], rtol=1e-5, atol=1e-5)
     assert scores.shape == (2, 1000)
     assert not scores.any()
 
 
-def test_the_metadata_say_where_the_weights_come_from_and_what_they_expect(tmp_path):
-    path = checkpoint(tmp_path)
+def test_metadata_state_the_origin_of_the_weights_and_their_input(tmp_path):
+    path = write_checkpoint(tmp_path)
     main([str(path), "--to", str(tmp_path / "weights.safetensors")])
     with safetensors.safe_open(tmp_path / "weights.safetensors", "pt") as file:
-        told = file.metadata()
-    assert told["checkpoint_sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
-    assert json.loads(told["mean"]) == pytest.approx(MEAN.flatten().tolist())
-    assert json.loads(told["std"]) == pytest.approx(STD.flatten().tolist())
-    assert json.loads(told["classes"]) == CLASSES
-    assert (told["recipe"], told["architecture"]) == ("contrastive-attn-teacher", "torchvision resnet18")
+        metadata = file.metadata()
+    assert metadata["checkpoint_sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert json.loads(metadata["mean"]) == pytest.approx(MEAN.flatten().tolist())
+    assert json.loads(metadata["std"]) == pytest.approx(STD.flatten().tolist())
+    assert json.loads(metadata["classes"]) == CLASSES
+    assert (metadata["recipe"], metadata["architecture"]) == ("contrastive-attn-teacher", "torchvision resnet18")
 
 
-def test_an_onnx_graph_tells_what_the_model_tells(tmp_path):
-    path = checkpoint(tmp_path)
+def test_onnx_graph_computes_the_same_for_any_batch_size_and_image_size(tmp_path):
+    path = write_checkpoint(tmp_path, image_size=32)
     main([str(path), "--to", str(tmp_path / "model.onnx")])
     onnx.checker.check_model(str(tmp_path / "model.onnx"), full_check=True)
     session = onnxruntime.InferenceSession(str(tmp_path / "model.onnx"), providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
-    found = dict(zip(names, session.run(None, {"images": images().numpy()}), strict=True))
-    assert set(found) == {"features", "attention", "logits"}
-    for name, expected in ours(path).items():
-        torch.testing.assert_close(torch.from_numpy(found[name]), expected, rtol=1e-4, atol=1e-5)
+    for shape in SHAPES:
+        outputs = dict(zip(names, session.run(None, {"images": random_images(shape).numpy()}), strict=True))
+        assert set(outputs) == {"features", "attention", "logits"}
+        for name, expected in run_checkpoint(path, shape).items():
+            torch.testing.assert_close(torch.from_numpy(outputs[name]), expected, rtol=1e-4, atol=1e-5)
     assert session.get_modelmeta().custom_metadata_map["recipe"] == "contrastive-attn-teacher"
 
 
-def test_a_program_of_torch_export_needs_none_of_this_project(tmp_path):
-    path = checkpoint(tmp_path, classes=None)
+def test_exported_program_computes_the_same_for_any_batch_size_and_image_size_without_this_project(tmp_path):
+    path = write_checkpoint(tmp_path, classes=None, image_size=32)
     main([str(path), "--to", str(tmp_path / "model.pt2")])
-    torch.save(images(), tmp_path / "images")
+    torch.save([random_images(shape) for shape in SHAPES], tmp_path / "batches")
     code = (
-        "import io, sys, torch; found = torch.export.load('model.pt2').module()(torch.load('images'));"
+        "import io, sys, torch; model = torch.export.load('model.pt2').module();"
+        "outputs = [model(images) for images in torch.load('batches')];"
         "assert not [name for name in sys.modules if name.startswith(('trainer', 'common'))];"
-        "torch.save(found, 'found')"
+        "torch.save(outputs, 'outputs')"
     )
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, timeout=120)
-    found, expected = torch.load(tmp_path / "found"), ours(path)
-    assert found.keys() == expected.keys() == {"features", "attention"}
-    for name in expected:
-        torch.testing.assert_close(found[name], expected[name], rtol=1e-5, atol=1e-5)
+    for shape, outputs in zip(SHAPES, torch.load(tmp_path / "outputs"), strict=True):
+        expected = run_checkpoint(path, shape)
+        assert outputs.keys() == expected.keys() == {"features", "attention"}
+        for name in expected:
+            torch.testing.assert_close(outputs[name], expected[name], rtol=1e-5, atol=1e-5)
     extra = {"metadata.json": ""}
     torch.export.load(io.BytesIO((tmp_path / "model.pt2").read_bytes()), extra_files=extra)
     assert json.loads(extra["metadata.json"])["step"] == "7"
 
 
-def test_the_way_to_load_it_is_told(tmp_path, capsys):
-    path = checkpoint(tmp_path, norm="group")
+def test_printed_loading_code_makes_a_network_that_fits_the_weights(tmp_path, capsys):
+    path = write_checkpoint(tmp_path, norm="group")
     main([str(path), "--to", str(tmp_path / "weights.safetensors")])
     line = capsys.readouterr().out.splitlines()[1].strip()
     scope = {"torch": torch, "torchvision": torchvision}
@@ -142,39 +147,42 @@ def test_the_way_to_load_it_is_told(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("name", ["weights.pt", "weights", "weights.safetensors.zip"])
-def test_other_endings_are_refused_before_anything_is_read(tmp_path, name):
+def test_unknown_suffix_raises_an_error_before_the_checkpoint_is_read(tmp_path, name):
     with pytest.raises(UserError, match=r"expected a name that ends in \.safetensors, \.onnx, \.pt2"):
         main([str(tmp_path / "missing"), "--to", str(tmp_path / name)])
 
 
-def test_a_place_that_cannot_be_written_is_named(tmp_path):
+def test_file_that_cannot_be_written_is_named_in_the_error(tmp_path):
     (tmp_path / "w.safetensors").mkdir()
     with pytest.raises(UserError, match=r"cannot write .*/w\.safetensors: Is a directory"):
-        main([str(checkpoint(tmp_path)), "--to", str(tmp_path / "w.safetensors")])
+        main([str(write_checkpoint(tmp_path)), "--to", str(tmp_path / "w.safetensors")])
 
 
-def test_a_folder_that_is_not_there_is_named_before_anything_is_read(tmp_path):
-    with pytest.raises(UserError, match=r"--to .*: expected a folder that is there, found no .*/no/such; make it"):
+def test_missing_folder_raises_an_error_before_the_checkpoint_is_read(tmp_path):
+    with pytest.raises(UserError, match=r"--to .*: expected an existing folder, found no .*/no/such; create it first"):
         main([str(tmp_path / "missing"), "--to", str(tmp_path / "no/such/w.onnx")])
 
 
 @pytest.mark.parametrize("name", recipe_names())
-def test_the_weights_of_every_recipe_are_a_resnets(tmp_path, name):
-    path = checkpoint(tmp_path, recipe=name)
+def test_torchvision_loads_the_weights_of_every_recipe(tmp_path, name):
+    path = write_checkpoint(tmp_path, recipe=name)
     main([str(path), "--to", str(tmp_path / "weights.safetensors")])
     weights = safetensors.torch.load_file(tmp_path / "weights.safetensors")
     network = torchvision.models.resnet18(num_classes=len(weights["fc.bias"]))
     network.load_state_dict(weights, strict=True)
     trained = load_trained(str(path)).model
-    features, scores = pooled_by(network)
+    features, scores = run_torchvision(network)
     with torch.no_grad():
-        torch.testing.assert_close(features, trained.backbone(images()).pooled, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(features, trained.backbone(random_images()).pooled, rtol=1e-5, atol=1e-5)
         if isinstance(trained.block, nn.Identity):
-            torch.testing.assert_close(scores, trained.logits(images()), rtol=1e-4, atol=1e-4)
-        else:  # the probe knows masked features alone
+            torch.testing.assert_close(scores, trained.logits(random_images()), rtol=1e-4, atol=1e-4)
+        else:  # the probe was trained on features after the block, which the file does not contain
             assert not weights["fc.weight"].any()
 
 
-def test_contracams_map_which_depends_on_other_images_is_left_out(tmp_path):
-    assert ours(checkpoint(tmp_path, recipe="contrastive-contracam")).keys() == {"features", "logits"}
-    assert ours(checkpoint(tmp_path, recipe="contrastive-attn-block")).keys() == {"features", "attention", "logits"}
+def test_map_of_contracam_is_not_exported(tmp_path):
+    """It depends on the other images of a batch."""
+    contracam = run_checkpoint(write_checkpoint(tmp_path, recipe="contrastive-contracam"))
+    assert contracam.keys() == {"features", "logits"}
+    block = run_checkpoint(write_checkpoint(tmp_path, recipe="contrastive-attn-block"))
+    assert block.keys() == {"features", "attention", "logits"}

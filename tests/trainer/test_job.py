@@ -11,10 +11,9 @@ from tests.support.datasets import make_dataset, overwrite_member
 from tests.support.stops import stopped_before
 from trainer.config import TrainSettings
 from trainer.job import run_training
-from trainer.loop import warn_of_slow_bfloat16
 from trainer.step import Trainer
 
-TIMES = ("images_per_second", "waited", "memory_gb", "seconds")
+TIMING_KEYS = ("images_per_second", "waited", "memory_gb", "seconds")
 
 
 @pytest.fixture(scope="module")
@@ -22,8 +21,9 @@ def discs(tmp_path_factory):
     return make_dataset(tmp_path_factory.mktemp("discs"), [10, 14, 12])
 
 
-def settings(discs, output, **changes):
-    chosen = {
+def make_settings(discs, output, **changes):
+    """Return the settings of a small run, by default of six steps; `changes` are settings that differ."""
+    values = {
         "data": discs,
         "backbone": "resnet18",
         "image_size": 32,
@@ -33,200 +33,196 @@ def settings(discs, output, **changes):
         "output": output,
         "checkpoint_every": 1,
     } | changes
-    flags = [f"--{name.replace('_', '-')}" + ("" if value is True else f"={value}") for name, value in chosen.items()]
+    flags = [f"--{name.replace('_', '-')}" + ("" if value is True else f"={value}") for name, value in values.items()]
     return load_settings(TrainSettings, flags)
 
 
-def curve(output):
-    """The lines of a run's log, without what depends on the clock."""
+def read_metrics(output):
+    """Return the lines of a run's metric log without those entries that depend on the clock."""
     lines = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
-    return [{name: value for name, value in line.items() if name not in TIMES} for line in lines]
+    return [{name: value for name, value in line.items() if name not in TIMING_KEYS} for line in lines]
 
 
 @pytest.fixture(scope="module")
-def whole(discs, tmp_path_factory):
-    """A run that never stopped."""
-    output = tmp_path_factory.mktemp("runs") / "whole"
-    run_training(settings(discs, output))
+def finished(discs, tmp_path_factory):
+    """Folder of a run that was never interrupted."""
+    output = tmp_path_factory.mktemp("runs") / "finished"
+    run_training(make_settings(discs, output))
     return output
 
 
-def test_a_run_leaves_its_settings_figures_checkpoints_and_result(discs, whole):
-    names = {path.relative_to(whole).as_posix() for path in whole.rglob("*") if path.is_file()}
+def test_run_writes_settings_metrics_checkpoints_and_result(discs, finished):
+    names = {path.relative_to(finished).as_posix() for path in finished.rglob("*") if path.is_file()}
     assert {"config.json", "metrics.jsonl", "checkpoints/last", "checkpoints/best", "result.json"} <= names
     assert any(name.startswith("tensorboard/") for name in names)
-    config = json.loads((whole / "config.json").read_text())
+    config = json.loads((finished / "config.json").read_text())
     assert (config["recipe"], config["batch_size"], len(config["dataset"])) == ("contrastive-attn-teacher", 12, 64)
-    steps = [line for line in map(json.loads, (whole / "metrics.jsonl").open()) if "loss" in line]
+    steps = [line for line in map(json.loads, (finished / "metrics.jsonl").open()) if "loss" in line]
     assert [line["step"] for line in steps] == [1, 2, 3, 4, 5, 6]
-    wanted = {"loss", "contrastive", "kld", "nss", "probe_accuracy", "learning_rate", "images_per_second", "waited"}
-    assert all(wanted | {"memory_gb"} <= line.keys() for line in steps)
-    result = json.loads((whole / "result.json").read_text())
+    expected = {"loss", "contrastive", "kld", "nss", "probe_accuracy", "learning_rate", "images_per_second", "waited"}
+    assert all(expected | {"memory_gb"} <= line.keys() for line in steps)
+    result = json.loads((finished / "result.json").read_text())
     assert (result["steps"], result["samples"], result["chance"]) == (6, 36, 0.25)
 
 
 @pytest.mark.parametrize("step", [1, 2, 4, 5])
-def test_a_run_that_was_stopped_ends_like_one_that_never_was(discs, whole, tmp_path, monkeypatch, step):
-    chosen = settings(discs, tmp_path / "run")
+def test_resumed_run_equals_an_uninterrupted_one(discs, finished, tmp_path, monkeypatch, step):
+    settings = make_settings(discs, tmp_path / "run")
     with stopped_before(step, Trainer, monkeypatch):
-        run_training(chosen)
-    run_training(chosen)
-    assert curve(tmp_path / "run") == curve(whole)
+        run_training(settings)
+    run_training(settings)
+    assert read_metrics(tmp_path / "run") == read_metrics(finished)
     for name in ("last", "best"):
-        ours, theirs = (load_checkpoint(run / "checkpoints" / name)["model"] for run in (tmp_path / "run", whole))
-        assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+        actual, expected = (
+            load_checkpoint(run / "checkpoints" / name)["model"] for run in (tmp_path / "run", finished)
+        )
+        assert all(torch.equal(actual[key], expected[key]) for key in expected)
 
 
-def test_steps_after_the_last_checkpoint_are_made_again(discs, whole, tmp_path, monkeypatch):
-    chosen = settings(discs, tmp_path / "run", checkpoint_every=100)
+def test_resumed_run_repeats_the_steps_after_the_last_checkpoint(discs, finished, tmp_path, monkeypatch):
+    settings = make_settings(discs, tmp_path / "run", checkpoint_every=100)
     with stopped_before(5, Trainer, monkeypatch):
-        run_training(chosen)
+        run_training(settings)
     assert load_checkpoint(tmp_path / "run/checkpoints/last")["step"] == 3
-    run_training(chosen)
-    assert curve(tmp_path / "run") == curve(whole)
+    run_training(settings)
+    assert read_metrics(tmp_path / "run") == read_metrics(finished)
 
 
-def test_a_finished_run_is_left_as_it_is(discs, whole):
-    before = {path: path.read_bytes() for path in whole.rglob("*") if path.is_file() and "tensorboard" not in str(path)}
-    run_training(settings(discs, whole))
+def test_finished_run_is_not_changed(discs, finished):
+    before = {
+        path: path.read_bytes() for path in finished.rglob("*") if path.is_file() and "tensorboard" not in str(path)
+    }
+    run_training(make_settings(discs, finished))
     assert {path: path.read_bytes() for path in before} == before
 
 
-def test_a_run_that_was_stopped_after_its_last_step_still_gets_its_result(discs, whole, tmp_path):
+def test_run_interrupted_after_its_last_step_gets_its_result_on_resuming(discs, finished, tmp_path):
     output = tmp_path / "run"
-    shutil.copytree(whole, output)
+    shutil.copytree(finished, output)
     (output / "result.json").unlink()
-    result = run_training(settings(discs, output))
-    expected = json.loads((whole / "result.json").read_text())
+    result = run_training(make_settings(discs, output))
+    expected = json.loads((finished / "result.json").read_text())
     assert {name: result[name] for name in ("steps", "loss", "chance")} == {
         name: expected[name] for name in ("steps", "loss", "chance")
     }
 
 
-def test_other_settings_are_refused_by_name(discs, whole):
+def test_resuming_with_other_settings_raises_an_error_that_names_them(discs, finished):
     with pytest.raises(UserError, match="with other settings: epochs was 2, is 3; seed was 0, is 1"):
-        run_training(settings(discs, whole, epochs=3, seed=1))
+        run_training(make_settings(discs, finished, epochs=3, seed=1))
 
 
-def test_a_run_that_met_a_damaged_sample_goes_on_without_it(tmp_path):
+def test_run_with_a_damaged_sample_resumes_with_skip_damaged(tmp_path):
     data = make_dataset(tmp_path / "discs", [12, 12])
     overwrite_member(data, "train-000001.tar", "000000013", "jpg")
-    with pytest.raises(UserError, match="go on without with --skip-damaged"):
-        run_training(settings(data, tmp_path / "run"))
-    run_training(settings(data, tmp_path / "run", skip_damaged=True))
-    assert sum(line.get("skipped", 0) for line in curve(tmp_path / "run")) == 2  # once an epoch
+    with pytest.raises(UserError, match="or resume with --skip-damaged"):
+        run_training(make_settings(data, tmp_path / "run"))
+    run_training(make_settings(data, tmp_path / "run", skip_damaged=True))
+    assert sum(line.get("skipped", 0) for line in read_metrics(tmp_path / "run")) == 2  # once per epoch
 
 
-def test_other_data_are_refused(whole, tmp_path):
+def test_resuming_with_other_data_raises_an_error(finished, tmp_path):
     other = make_dataset(tmp_path / "other", [12])
     with pytest.raises(UserError, match=r"data was .*; dataset was"):
-        run_training(settings(other, whole))
+        run_training(make_settings(other, finished))
 
 
-def test_a_checkpoint_of_another_recipe_is_refused(discs, whole, tmp_path):
+def test_checkpoint_of_another_recipe_raises_an_error(discs, finished, tmp_path):
     output = tmp_path / "run"
     (output / "checkpoints").mkdir(parents=True)
-    (output / "checkpoints/last").write_bytes((whole / "checkpoints/last").read_bytes())
+    (output / "checkpoints/last").write_bytes((finished / "checkpoints/last").read_bytes())
     with pytest.raises(UserError, match="a checkpoint of the recipe contrastive, found contrastive-attn-teacher"):
-        run_training(settings(discs, output, recipe="contrastive"))
+        run_training(make_settings(discs, output, recipe="contrastive"))
 
 
-def test_fewer_samples_than_a_batch_are_refused_before_anything_is_written(discs, tmp_path):
-    with pytest.raises(UserError, match="--batch-size 64: the data hold only 36 samples"):
-        run_training(settings(discs, tmp_path / "run", batch_size=64))
+def test_fewer_samples_than_a_batch_raise_an_error_before_anything_is_written(discs, tmp_path):
+    with pytest.raises(UserError, match="--batch-size 64: the data set has only 36 samples"):
+        run_training(make_settings(discs, tmp_path / "run", batch_size=64))
     assert not (tmp_path / "run").exists()
 
 
-def test_a_probe_without_classes_is_refused(tmp_path):
+def test_probe_without_classes_raises_an_error(tmp_path):
     data = make_dataset(tmp_path / "data", [12], classes=None)
     with pytest.raises(UserError, match=r"--probe: the samples of .* have no classes"):
-        run_training(settings(data, tmp_path / "run", probe=True))
+        run_training(make_settings(data, tmp_path / "run", probe=True))
 
 
-def test_without_classes_there_is_no_probe_and_the_best_has_the_lowest_loss(tmp_path):
+def test_without_classes_there_is_no_probe_and_the_best_checkpoint_has_the_lowest_loss(tmp_path):
     data = make_dataset(tmp_path / "data", [12], classes=None)
-    run_training(settings(data, tmp_path / "run"))
-    assert "probe_accuracy" not in curve(tmp_path / "run")[0]
-    epochs = [line["means"]["loss"] for line in curve(tmp_path / "run") if "means" in line]
+    run_training(make_settings(data, tmp_path / "run"))
+    assert "probe_accuracy" not in read_metrics(tmp_path / "run")[0]
+    epochs = [line["means"]["loss"] for line in read_metrics(tmp_path / "run") if "means" in line]
     assert load_checkpoint(tmp_path / "run/checkpoints/best")["step"] == 1 + epochs.index(min(epochs))
 
 
-def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_checkpoint(discs, tmp_path, monkeypatch):
-    learn = Trainer.train_step
+def test_nan_loss_stops_the_run_and_leaves_the_last_good_checkpoint(discs, tmp_path, monkeypatch):
+    train_step = Trainer.train_step
 
-    def poisoned(self, batch):
+    def train_step_with_nan(self, batch):
         if self.step == 4:
             next(self.model.parameters()).data.fill_(float("nan"))
-        return learn(self, batch)
+        return train_step(self, batch)
 
-    monkeypatch.setattr(Trainer, "train_step", poisoned)
+    monkeypatch.setattr(Trainer, "train_step", train_step_with_nan)
     with pytest.raises(UserError, match=r"step 5: the loss is not finite .* the samples were 0000000\d\d, "):
-        run_training(settings(discs, tmp_path / "run"))
+        run_training(make_settings(discs, tmp_path / "run"))
     assert load_checkpoint(tmp_path / "run/checkpoints/last")["step"] == 4
 
 
-def test_an_output_that_is_not_named_is_asked_for(discs):
-    chosen = load_settings(TrainSettings, ["--data", str(discs)])
+def test_missing_output_raises_an_error(discs):
+    settings = load_settings(TrainSettings, ["--data", str(discs)])
     with pytest.raises(UserError, match="--output is needed: the folder of the run that trains on"):
-        run_training(chosen)
+        run_training(settings)
 
 
-def test_the_demo_says_what_makes_its_data(tmp_path, monkeypatch):
+def test_demo_without_its_data_raises_an_error_with_the_command_that_makes_them(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=r"make it with python -m labeler\.run --input demo:scenes"):
         run_training(load_settings(TrainSettings, []))
 
 
-def test_an_unknown_recipe_lists_those_there_are(discs, tmp_path):
+def test_unknown_recipe_raises_an_error_that_lists_all_recipes(discs, tmp_path):
     with pytest.raises(UserError, match="--recipe contrast: expected one of contrastive, contrastive-attn-block, "):
-        run_training(settings(discs, tmp_path / "run", recipe="contrast"))
+        run_training(make_settings(discs, tmp_path / "run", recipe="contrast"))
 
 
-def test_a_gradient_that_is_no_number_stops_before_it_reaches_the_weights(discs, tmp_path, monkeypatch):
+def test_infinite_gradient_stops_the_run_before_the_weights_are_updated(discs, tmp_path, monkeypatch):
     backward = Trainer._backward
 
-    def poisoned(self, inputs):
+    def backward_with_infinity(self, inputs):
         terms = backward(self, inputs)
         if self.step == 4:
             next(self.model.parameters()).grad[0] = float("inf")
         return terms
 
-    monkeypatch.setattr(Trainer, "_backward", poisoned)
+    monkeypatch.setattr(Trainer, "_backward", backward_with_infinity)
     with pytest.raises(
         UserError, match=r"step 5: the gradient norm is not finite \(it is inf\); the samples were 0000"
     ):
-        run_training(settings(discs, tmp_path / "run"))
-    kept = load_checkpoint(tmp_path / "run/checkpoints/last")
-    assert kept["step"] == 4
-    assert all(weights.isfinite().all() for weights in kept["model"].values())
+        run_training(make_settings(discs, tmp_path / "run"))
+    saved = load_checkpoint(tmp_path / "run/checkpoints/last")
+    assert saved["step"] == 4
+    assert all(weights.isfinite().all() for weights in saved["model"].values())
 
 
 @pytest.mark.parametrize("name", ["config.json", "result.json"])
-def test_a_file_of_a_run_that_was_cut_off_is_named(discs, whole, tmp_path, name):
-    output = shutil.copytree(whole, tmp_path / "run")
+def test_truncated_file_of_a_run_is_named_in_the_error(discs, finished, tmp_path, name):
+    output = shutil.copytree(finished, tmp_path / "run")
     (output / name).write_text('{"recipe": "contr')
     with pytest.raises(UserError, match=f"{name}: cannot be read: .*; remove it"):
-        run_training(settings(discs, output))
+        run_training(make_settings(discs, output))
 
 
-def test_one_image_at_once_is_too_few_for_batch_norm(discs, tmp_path):
+def test_micro_batch_of_one_image_with_batch_norm_raises_an_error(discs, tmp_path):
     with pytest.raises(UserError, match="--micro-batch 1: batch norm needs two or more images at once"):
-        run_training(settings(discs, tmp_path / "run", micro_batch=1))
+        run_training(make_settings(discs, tmp_path / "run", micro_batch=1))
 
 
-def test_a_checkpoint_that_is_none_is_named(discs, whole, tmp_path):
-    output = shutil.copytree(whole, tmp_path / "run")
-    for content, message in ((b"", "cannot be read as a checkpoint"), (None, "expected a checkpoint of the recipe")):
-        if content is None:
-            torch.save({}, output / "checkpoints/last")
-        else:
-            (output / "checkpoints/last").write_bytes(content)
-        with pytest.raises(UserError, match=f"checkpoints/last: {message}"):
-            run_training(settings(discs, output))
-
-
-def test_a_cpu_that_only_imitates_bfloat16_is_told_of(capsys):
-    warn_of_slow_bfloat16("AVX512")
-    assert capsys.readouterr().err == ""
-    warn_of_slow_bfloat16("AVX2")
-    assert "--precision bfloat16: this CPU (AVX2)" in capsys.readouterr().err
+def test_file_that_is_not_a_checkpoint_is_named_in_the_error(discs, finished, tmp_path):
+    output = shutil.copytree(finished, tmp_path / "run")
+    (output / "checkpoints/last").write_bytes(b"")
+    with pytest.raises(UserError, match="checkpoints/last: cannot be read as a checkpoint"):
+        run_training(make_settings(discs, output))
+    torch.save({}, output / "checkpoints/last")
+    with pytest.raises(UserError, match="checkpoints/last: expected a checkpoint of the recipe"):
+        run_training(make_settings(discs, output))

@@ -11,13 +11,13 @@ from torch.nn.parallel import DistributedDataParallel
 from trainer.losses import attention_loss, nt_xent
 
 
-def embeddings(n=8, dimensions=5, seed=0, dtype=torch.float32):
+def random_embeddings(n=8, dimensions=5, seed=0, dtype=torch.float32):
     generator = torch.Generator().manual_seed(seed)
     return [torch.randn(n, dimensions, generator=generator, dtype=dtype) for _ in range(2)]
 
 
-def written_out(z1, z2, temperature):
-    """Chen et al. 2020, equation 1, pair by pair in numpy; the sum of the two views' means."""
+def reference_loss(z1, z2, temperature):
+    """Compute equation 1 of Chen et al. 2020 pair by pair in NumPy; return the sum of the two views' means."""
     z = np.concatenate([z1, z2])
     z = z / np.linalg.norm(z, axis=1, keepdims=True)
     n = len(z1)
@@ -25,7 +25,7 @@ def written_out(z1, z2, temperature):
     for i in range(2 * n):
         similarities = [z[i] @ z[k] / temperature for k in range(2 * n)]
         positive = similarities[(i + n) % (2 * n)]
-        others = np.log(np.sum([np.exp(s) for k, s in enumerate(similarities) if k != i]))
+        others = np.log(np.sum([np.exp(similarity) for k, similarity in enumerate(similarities) if k != i]))
         losses.append(others - positive)
     return np.mean(losses[:n]) + np.mean(losses[n:])
 
@@ -33,26 +33,26 @@ def written_out(z1, z2, temperature):
 @pytest.mark.parametrize("temperature", [0.1, 0.5])
 @pytest.mark.parametrize("n", [1, 2, 8])
 def test_nt_xent_is_equation_1(n, temperature):
-    z1, z2 = embeddings(n)
-    expected = written_out(z1.double().numpy(), z2.double().numpy(), temperature)
+    z1, z2 = random_embeddings(n)
+    expected = reference_loss(z1.double().numpy(), z2.double().numpy(), temperature)
     assert nt_xent(z1, z2, temperature).item() == pytest.approx(expected, rel=1e-5, abs=1e-6)
     assert nt_xent(z1, z2, temperature, "mean").item() == pytest.approx(expected / 2, rel=1e-5, abs=1e-6)
 
 
-def test_nt_xent_is_lightlys():
-    loss = pytest.importorskip("lightly.loss", reason="lightly is not installed")
-    z1, z2 = embeddings(16, 32)
-    assert nt_xent(z1, z2, 0.1, "mean").item() == pytest.approx(loss.NTXentLoss(0.1)(z1, z2).item(), rel=1e-5)
+def test_nt_xent_equals_lightly():
+    lightly_loss = pytest.importorskip("lightly.loss", reason="lightly is not installed")
+    z1, z2 = random_embeddings(16, 32)
+    assert nt_xent(z1, z2, 0.1, "mean").item() == pytest.approx(lightly_loss.NTXentLoss(0.1)(z1, z2).item(), rel=1e-5)
 
 
-def test_scale_of_embeddings_and_order_of_views_do_not_matter():
-    z1, z2 = embeddings()
+def test_nt_xent_is_invariant_to_scale_and_order_of_views():
+    z1, z2 = random_embeddings()
     torch.testing.assert_close(nt_xent(z1, z2), nt_xent(7 * z1, 0.1 * z2))
     torch.testing.assert_close(nt_xent(z1, z2), nt_xent(z2, z1))
 
 
-def test_half_precision_is_computed_in_full():
-    z1, z2 = embeddings()
+def test_nt_xent_is_computed_in_float32_under_autocast():
+    z1, z2 = random_embeddings()
     with torch.autocast("cpu", torch.bfloat16):
         loss = nt_xent(z1.bfloat16(), z2.bfloat16())
     assert loss.dtype == torch.float32
@@ -60,22 +60,22 @@ def test_half_precision_is_computed_in_full():
 
 
 @pytest.mark.parametrize(("z1", "z2"), [((4, 3), (5, 3)), ((4, 3), (4, 2)), ((4,), (4,))])
-def test_embeddings_that_do_not_match_are_refused(z1, z2):
+def test_embeddings_of_different_shapes_are_rejected(z1, z2):
     with pytest.raises(ValueError, match="expected embeddings"):
         nt_xent(torch.ones(z1), torch.ones(z2))
 
 
-def test_an_unknown_reduction_is_refused():
+def test_unknown_reduction_is_rejected():
     with pytest.raises(ValueError, match="expected sum_of_views or mean, found 'sum'"):
-        nt_xent(*embeddings(), reduction="sum")
+        nt_xent(*random_embeddings(), reduction="sum")
 
 
-def network():
+def make_network():
     torch.manual_seed(0)
     return torch.nn.Sequential(torch.nn.Linear(6, 7), torch.nn.Tanh(), torch.nn.Linear(7, 4))
 
 
-def loss_and_gradient(model, images, rows):
+def loss_and_gradients(model, images, rows):
     loss = nt_xent(model(images[0][rows]), model(images[1][rows]))
     loss.backward()
     return loss.detach(), [parameter.grad.clone() for parameter in model.parameters()]
@@ -87,35 +87,37 @@ def free_port():
         return listener.getsockname()[1]
 
 
-def one_rank(rank, world, port, queue):
+def run_contrastive_rank(rank, world_size, port, queue):
     torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=world)
-    n = 8 // world
-    model = DistributedDataParallel(network())
-    loss, gradient = loss_and_gradient(model, embeddings(8, 6, seed=1), slice(rank * n, (rank + 1) * n))
+    torch.distributed.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=world_size)
+    n = 8 // world_size
+    model = DistributedDataParallel(make_network())
+    loss, gradients = loss_and_gradients(model, random_embeddings(8, 6, seed=1), slice(rank * n, (rank + 1) * n))
     torch.distributed.all_reduce(loss)
     if rank == 0:
-        queue.put((loss.item() / world, [one.numpy() for one in gradient]))
+        queue.put((loss.item() / world_size, [gradient.numpy() for gradient in gradients]))
     torch.distributed.destroy_process_group()
 
 
-@pytest.mark.parametrize("world", [2, 4])
-def test_value_and_gradient_over_ranks_are_those_of_one_process(world):
-    expected, gradient = loss_and_gradient(network(), embeddings(8, 6, seed=1), slice(None))
+@pytest.mark.parametrize("world_size", [2, 4])
+def test_nt_xent_and_gradients_over_ranks_are_those_of_one_process(world_size):
+    expected_loss, expected_gradients = loss_and_gradients(make_network(), random_embeddings(8, 6, seed=1), slice(None))
     context = multiprocessing.get_context("fork")
     queue, port = context.Queue(), free_port()
-    ranks = [context.Process(target=one_rank, args=(rank, world, port, queue)) for rank in range(world)]
+    ranks = [
+        context.Process(target=run_contrastive_rank, args=(rank, world_size, port, queue)) for rank in range(world_size)
+    ]
     for process in ranks:
         process.start()
-    loss, found = queue.get(timeout=120)
+    loss, gradients = queue.get(timeout=120)
     for process in ranks:
         process.join()
-    assert loss == pytest.approx(expected.item(), rel=1e-6)
-    for ours, theirs in zip(found, gradient, strict=True):
-        np.testing.assert_allclose(ours, theirs.numpy(), rtol=1e-4, atol=1e-6)
+    assert loss == pytest.approx(expected_loss.item(), rel=1e-6)
+    for gradient, expected in zip(gradients, expected_gradients, strict=True):
+        np.testing.assert_allclose(gradient, expected.numpy(), rtol=1e-4, atol=1e-6)
 
 
-def test_the_attention_loss_weighs_kld_and_nss():
+def test_attention_loss_is_the_weighted_difference_of_kld_and_nss():
     prediction, target = torch.rand(2, 2, 8, 8)
     points = [np.array([[0.1, 0.2, 1.0]]), np.zeros((0, 3))]
     terms = attention_loss(prediction, target, points, kld_weight=2.0, nss_weight=0.5)
@@ -123,38 +125,38 @@ def test_the_attention_loss_weighs_kld_and_nss():
     torch.testing.assert_close(terms.kld, F.kl_div(p.log(), q, reduction="batchmean"), rtol=1e-4, atol=1e-5)
     first = prediction[0]
     z = (first[1, 0] - first.mean()) / first.std(correction=0)
-    torch.testing.assert_close(terms.nss, z)  # the image without points is left out
+    torch.testing.assert_close(terms.nss, z)  # the image without points is excluded
     torch.testing.assert_close(terms.loss, 2 * terms.kld - 0.5 * terms.nss)
 
 
-def one_rank_with_attention(rank, world, port, queue):
+def run_attention_rank(rank, world_size, port, queue):
     torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=world)
-    own = slice(rank * 3, rank * 3 + 3)
-    prediction, target, points = attended()
-    terms = attention_loss(prediction[own].requires_grad_(), target[own], points[own])
-    means = torch.stack([terms.loss, terms.kld, terms.nss]).detach() / world
+    torch.distributed.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=world_size)
+    rows = slice(rank * 3, rank * 3 + 3)
+    prediction, target, points = attention_example()
+    terms = attention_loss(prediction[rows].requires_grad_(), target[rows], points[rows])
+    means = torch.stack([terms.loss, terms.kld, terms.nss]).detach() / world_size
     torch.distributed.all_reduce(means)
     if rank == 0:
         queue.put(means.tolist())
     torch.distributed.destroy_process_group()
 
 
-def attended():
-    """Six images, of which the second three have points in one only."""
+def attention_example():
+    """Return predictions, targets and points of six images: the first three have points, of the others only one."""
     generator = torch.Generator().manual_seed(3)
     points = [np.array([[0.1 * index, 0.3]]) if index < 4 else np.zeros((0, 2)) for index in range(6)]
     return torch.rand(6, 8, 8, generator=generator), torch.rand(6, 8, 8, generator=generator), points
 
 
-def test_ranks_with_unequally_many_images_with_points_give_the_attention_loss_of_one_process():
+def test_attention_loss_over_ranks_is_that_of_one_process_if_points_are_unevenly_distributed():
     context = multiprocessing.get_context("fork")
     queue, port = context.Queue(), free_port()
-    ranks = [context.Process(target=one_rank_with_attention, args=(rank, 2, port, queue)) for rank in range(2)]
+    ranks = [context.Process(target=run_attention_rank, args=(rank, 2, port, queue)) for rank in range(2)]
     for process in ranks:
         process.start()
-    found = queue.get(timeout=120)
+    means = queue.get(timeout=120)
     for process in ranks:
         process.join()
-    terms = attention_loss(*attended())
-    assert found == pytest.approx([terms.loss.item(), terms.kld.item(), terms.nss.item()], rel=1e-5)
+    terms = attention_loss(*attention_example())
+    assert means == pytest.approx([terms.loss.item(), terms.kld.item(), terms.nss.item()], rel=1e-5)

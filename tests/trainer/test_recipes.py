@@ -8,70 +8,79 @@ from common.errors import UserError
 from common.settings import load_settings
 from common.training import load_checkpoint
 from tests.support.datasets import make_dataset
-from tests.support.people import make_people
+from tests.support.people import write_people_csv
 from trainer.checkpoint import load_trained
-from trainer.config import DEMO, DEMO_CONTRASTIVE_RATE, TrainSettings
+from trainer.config import DEMO, DEMO_CONTRASTIVE_RATE, TrainConfig, TrainSettings
 from trainer.job import run_training
 from trainer.recipes import get_recipe, recipe_names
 from trainer.step import Trainer
 
-STEPS, SNAPSHOT = 16, 13  # of a run, and one in the middle of an epoch
-LAST_STAGE = ("contrastive-attn-block", "contrastive-self-mask", "contrastive-contracam")
-TIMES = ("images_per_second", "waited", "memory_gb")
+STEPS = 16  # of a run
+CHECKPOINT_STEP = 13  # in the middle of an epoch
+LAST_STAGE_RECIPES = ("contrastive-attn-block", "contrastive-self-mask", "contrastive-contracam")
+TIMING_KEYS = ("images_per_second", "waited", "memory_gb")
 
 
 @pytest.fixture(scope="module")
 def discs(tmp_path_factory):
-    """Large discs in two colours, which no crop misses."""
+    """Discs of two colors, so large that each crop shows a part of one."""
     return make_dataset(tmp_path_factory.mktemp("discs"), [32, 32], classes=2, radius=0.4)
 
 
 @pytest.fixture(scope="module")
 def people(tmp_path_factory):
-    return make_people(tmp_path_factory.mktemp("people") / "csv", 20)
+    return write_people_csv(tmp_path_factory.mktemp("people") / "csv", 20)
 
 
-def settings(discs, output, name, people=None, **changes):
-    chosen = {
-        "image_size": 40 if name in LAST_STAGE else 32,
+def make_settings(discs, output, name, people=None, **changes):
+    """Return the settings of a small run of a recipe; `changes` are settings that differ."""
+    values = {
+        "image_size": 40 if name in LAST_STAGE_RECIPES else 32,
         "batch_size": 32,
         "epochs": 8,
         "warmup_epochs": 1,
         "learning_rate": 0.5,
     } | changes
-    chosen |= {"data": discs, "output": output, "recipe": name, "backbone": "resnet18", "checkpoint_every": SNAPSHOT}
+    values |= {
+        "data": discs,
+        "output": output,
+        "recipe": name,
+        "backbone": "resnet18",
+        "checkpoint_every": CHECKPOINT_STEP,
+    }
     if get_recipe(name).human_data and people:
-        chosen |= {"human_data": people, "human_batch_size": 8}
-    flags = [f"--{key.replace('_', '-')}" + ("" if value is True else f"={value}") for key, value in chosen.items()]
+        values |= {"human_data": people, "human_batch_size": 8}
+    flags = [f"--{key.replace('_', '-')}" + ("" if value is True else f"={value}") for key, value in values.items()]
     return load_settings(TrainSettings, flags)
 
 
-def lines(output):
-    found = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
-    return [{name: value for name, value in line.items() if name not in TIMES} for line in found]
+def read_metrics(output):
+    """Return the lines of a run's metric log without those entries that depend on the clock."""
+    lines = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in line.items() if name not in TIMING_KEYS} for line in lines]
 
 
 @pytest.mark.parametrize("name", recipe_names())
-def test_each_recipe_learns_resumes_exactly_and_gives_its_model_back(discs, people, tmp_path, monkeypatch, name):
-    learn = Trainer.train_step
+def test_each_recipe_trains_resumes_exactly_and_loads_again(discs, people, tmp_path, monkeypatch, name):
+    train_step = Trainer.train_step
 
-    def remembering(self, batch):
-        if self.step == SNAPSHOT and not (tmp_path / "again").exists():
-            shutil.copytree(tmp_path / "run", tmp_path / "again")
-        return learn(self, batch)
+    def copy_run_and_train(self, batch):
+        if self.step == CHECKPOINT_STEP and not (tmp_path / "resumed").exists():
+            shutil.copytree(tmp_path / "run", tmp_path / "resumed")
+        return train_step(self, batch)
 
     rate = 0.05 if name.startswith("supervised") else 0.5
-    monkeypatch.setattr(Trainer, "train_step", remembering)
-    run_training(settings(discs, tmp_path / "run", name, people, learning_rate=rate))
-    means = [line["means"] for line in lines(tmp_path / "run") if "means" in line]
+    monkeypatch.setattr(Trainer, "train_step", copy_run_and_train)
+    run_training(make_settings(discs, tmp_path / "run", name, people, learning_rate=rate))
+    means = [line["means"] for line in read_metrics(tmp_path / "run") if "means" in line]
     assert means[-1]["loss"] < 0.9 * means[0]["loss"]
     assert (means[-1]["probe_accuracy"] + means[-2]["probe_accuracy"]) / 2 > 0.6
 
-    run_training(settings(discs, tmp_path / "again", name, people, learning_rate=rate))
-    assert lines(tmp_path / "again") == lines(tmp_path / "run")
-    ours, theirs = (load_checkpoint(tmp_path / run / "checkpoints/last") for run in ("again", "run"))
-    assert ours["step"] == theirs["step"] == STEPS
-    assert all(torch.equal(ours["model"][key], weights) for key, weights in theirs["model"].items())
+    run_training(make_settings(discs, tmp_path / "resumed", name, people, learning_rate=rate))
+    assert read_metrics(tmp_path / "resumed") == read_metrics(tmp_path / "run")
+    actual, expected = (load_checkpoint(tmp_path / run / "checkpoints/last") for run in ("resumed", "run"))
+    assert actual["step"] == expected["step"] == STEPS
+    assert all(torch.equal(actual["model"][key], weights) for key, weights in expected["model"].items())
 
     trained = load_trained(str(tmp_path / "run/checkpoints/best"))
     images = torch.rand(2, 3, 32, 32)
@@ -95,58 +104,59 @@ def test_each_recipe_learns_resumes_exactly_and_gives_its_model_back(discs, peop
         ("contrastive-attn-block", {"image_size": 32}, r"--image-size 32: .* has a single position up to 32 pixels"),
         ("contrastive-self-mask", {"image_size": 32}, "--image-size 32"),
         ("contrastive-contracam", {"image_size": 32}, "--image-size 32"),
-        ("supervised", {"no_probe": True}, "--recipe supervised learns classes; use samples that have them"),
+        ("supervised", {"no_probe": True}, "--recipe supervised trains a classifier; use a data set with classes"),
     ],
 )
-def test_what_a_recipe_cannot_do_is_refused_before_anything_is_written(discs, tmp_path, name, changes, message):
+def test_unsupported_settings_raise_an_error_before_anything_is_written(discs, tmp_path, name, changes, message):
     with pytest.raises(UserError, match=message):
-        run_training(settings(discs, tmp_path / "run", name, **changes))
+        run_training(make_settings(discs, tmp_path / "run", name, **changes))
     assert not (tmp_path / "run").exists()
 
 
-def test_other_human_data_are_refused(discs, people, tmp_path):
-    chosen = settings(discs, tmp_path / "run", "contrastive-attn-cotrain", people, epochs=1)
-    run_training(chosen)
-    others = make_people(tmp_path / "people", 8)
+def test_resuming_with_other_human_data_raises_an_error(discs, people, tmp_path):
+    settings = make_settings(discs, tmp_path / "run", "contrastive-attn-cotrain", people, epochs=1)
+    run_training(settings)
+    others = write_people_csv(tmp_path / "people", 8)
     with pytest.raises(UserError, match=r"human_data was .*; human_dataset was"):
-        run_training(settings(discs, tmp_path / "run", "contrastive-attn-cotrain", others, epochs=1))
+        run_training(make_settings(discs, tmp_path / "run", "contrastive-attn-cotrain", others, epochs=1))
 
 
-def test_second_order_learns_another_way(discs, tmp_path):
+def test_second_order_changes_the_update_but_not_the_loss(discs, tmp_path):
     losses = []
     for flags in ({}, {"second_order": True}):
         output = tmp_path / f"run{len(losses)}"
-        run_training(settings(discs, output, "contrastive-contracam", epochs=1, **flags))
-        losses.append([line["loss"] for line in lines(output) if "loss" in line])
+        run_training(make_settings(discs, output, "contrastive-contracam", epochs=1, **flags))
+        losses.append([line["loss"] for line in read_metrics(output) if "loss" in line])
     assert losses[0][0] == losses[1][0]
     assert losses[0][1] != losses[1][1]
 
 
-def test_a_recipes_own_defaults_hold_unless_others_are_given(discs):
-    usual = load_settings(TrainSettings, ["--recipe=supervised"]).train_config
-    given = load_settings(TrainSettings, ["--data=X", "--recipe=supervised", "--epochs=400", "--warmup-epochs=10"])
-    assert load_settings(TrainSettings, ["--data=X"]).train_config().epochs == 400
-    found = load_settings(TrainSettings, ["--data=X", "--recipe=supervised"]).train_config()
-    assert (found.epochs, found.warmup_epochs, found.weight_decay) == (90, 5, 1e-4)
-    assert (given.train_config().epochs, given.train_config().warmup_epochs) == (400, 10)
-    assert (usual().epochs, usual().weight_decay, usual().learning_rate) == (DEMO["epochs"], 1e-4, None)
-    assert load_settings(TrainSettings, []).train_config().learning_rate == DEMO_CONTRASTIVE_RATE
+def test_defaults_of_a_recipe_apply_unless_the_settings_are_given():
+    def config(*flags):
+        return load_settings(TrainSettings, list(flags)).train_config()
+
+    assert config("--data=X").epochs == 400
+    supervised = config("--data=X", "--recipe=supervised")
+    assert (supervised.epochs, supervised.warmup_epochs, supervised.weight_decay) == (90, 5, 1e-4)
+    given = config("--data=X", "--recipe=supervised", "--epochs=400", "--warmup-epochs=10")
+    assert (given.epochs, given.warmup_epochs) == (400, 10)
+    demo = config("--recipe=supervised")
+    assert (demo.epochs, demo.weight_decay, demo.learning_rate) == (DEMO["epochs"], 1e-4, None)
+    assert config().learning_rate == DEMO_CONTRASTIVE_RATE
 
 
-def test_supervised_views_are_only_cropped_and_flipped_and_sgd_learns_from_them():
-    made = get_recipe("supervised")
-    assert len(made.views) == 1
-    assert made.optimizer.peak_learning_rate(1024) == pytest.approx(0.4)
-    optimizer = made.optimizer.make([{"params": [torch.nn.Parameter(torch.ones(1))]}], 0.4)
+def test_supervised_recipe_has_one_view_and_sgd_with_nesterov_momentum():
+    recipe = get_recipe("supervised")
+    assert len(recipe.views) == 1
+    assert recipe.optimizer.peak_learning_rate(1024) == pytest.approx(0.4)
+    optimizer = recipe.optimizer.make([{"params": [torch.nn.Parameter(torch.ones(1))]}], 0.4)
     assert isinstance(optimizer, torch.optim.SGD)
     assert (optimizer.defaults["nesterov"], optimizer.defaults["momentum"]) == (True, 0.9)
 
 
 @pytest.mark.parametrize("name", recipe_names())
 @pytest.mark.parametrize("backbone", ["resnet34", "resnet50"])
-def test_each_recipe_works_with_larger_backbones(name, backbone):
-    from trainer.config import TrainConfig
-
+def test_outputs_of_each_recipe_are_finite_with_larger_backbones(name, backbone):
     model = get_recipe(name).build(TrainConfig(backbone=backbone), 3).train()
     outputs = model([torch.rand(2, 3, 32, 32)] * len(get_recipe(name).views), torch.rand(2, 3, 32, 32))
     assert all(torch.isfinite(value).all() for value in outputs.values())

@@ -64,7 +64,7 @@ class DecodedSample(NamedTuple):
         clean: the whole frame, uint8 [3, S, S].
         augmentation: parameters of the views' augmentation, as `augment` takes them, float32 [V, 11].
         attention: attention map of the whole frame, uint8 [M, M].
-        gaze: gaze points, float32 [n, 3]: x and y in [0, 1], and a weight.
+        gaze: gaze points of the whole frame, float32 [n, 3]: x, y and strength, each in [0, 1].
         label: class index, or NO_CLASS.
         key: the sample's key in its shard.
     """

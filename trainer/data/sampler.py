@@ -17,8 +17,8 @@ from common.text import pluralize
 
 MAX_LANES = 32  # each lane needs a shard in memory
 
-# Second element of the input pipeline's random seeds, so that no two purposes share random numbers.
-SHARD_ORDER, SAMPLE_ORDER, VIEWS, HUMAN_IMAGE_ORDER = 0, 1, 2, 3
+# Second element of the input pipeline's seed tuples, so that no two purposes share random numbers.
+SHARD_ORDER_SEED, SAMPLE_ORDER_SEED, VIEWS_SEED, HUMAN_ORDER_SEED = 0, 1, 2, 3
 
 
 class SampleLocations(NamedTuple):
@@ -86,13 +86,13 @@ class Sampler:
     @lru_cache(maxsize=2)  # noqa: B019 - a run has one sampler
     def _shard_order(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the shards of an epoch in their order, and the position in the sequence where each of them ends."""
-        order = np.random.default_rng([self.seed, SHARD_ORDER, epoch]).permutation(len(self.sizes))
+        order = np.random.default_rng([self.seed, SHARD_ORDER_SEED, epoch]).permutation(len(self.sizes))
         return order, self.sizes[order].cumsum()
 
     @lru_cache(maxsize=2 * MAX_LANES)  # noqa: B019
     def _sample_order(self, epoch: int, shard: int) -> np.ndarray:
         """Return the order of a shard's samples in an epoch."""
-        return np.random.default_rng([self.seed, SAMPLE_ORDER, epoch, shard]).permutation(self.sizes[shard])
+        return np.random.default_rng([self.seed, SAMPLE_ORDER_SEED, epoch, shard]).permutation(self.sizes[shard])
 
 
 def rank_slots(batch_size: int, world_size: int, rank: int, flag: str = "--batch-size") -> range:

@@ -1,4 +1,4 @@
-"""The batches of a rank: shards fetched ahead, samples decoded by others, put together."""
+"""The batches of one rank: shards are fetched and samples decoded ahead of the step that needs them."""
 
 import io
 import itertools
@@ -15,6 +15,7 @@ from webdataset.tariterators import group_by_keys, tar_file_expander
 from common.errors import UserError, describe_error
 from common.parallel import Decoders, decoder_result, in_order
 from common.storage import Storage, open_storage
+from common.text import pluralize
 from trainer.data.augment import Draw
 from trainer.data.dataset import Dataset
 from trainer.data.decoding import (
@@ -27,41 +28,61 @@ from trainer.data.decoding import (
     decode_piece,
     pin_batch,
 )
-from trainer.data.sampler import Sampler, rank_slots
+from trainer.data.sampler import VIEWS_SEED, Sampler, rank_slots
 
-BATCHES_AHEAD = 3  # decoded and put together before they are needed
-SHARDS_AHEAD = 8  # steps before a shard is needed, its fetching begins
-FETCHERS = 4  # threads that fetch shards
-PIECE = 16  # samples that are decoded at once
+BATCHES_AHEAD = 3  # batches in preparation while the network trains
+STEPS_AHEAD = 8  # steps whose shards are in memory or being fetched, including the current step
+FETCH_THREADS = 4
+SAMPLES_PER_PIECE = 16  # decoded by one thread or process in one call
 
-Shards = dict[int, "Future[list[Members]]"]  # by number, on their way
+FutureShards = dict[int, "Future[list[Members]]"]  # samples by index of the shard
 
 
-class Chosen(NamedTuple):
-    """A sample of a batch: at an index of a shard, or the `further`-th after it that stands in for it.
+class ChosenSample(NamedTuple):
+    """A sample chosen for a batch, or its replacement.
 
-    `among` are the members of all of that shard's samples, or of another's, where it has none.
+    Attributes:
+        shard: name of the shard that the sampler chose.
+        samples: all samples of that shard that were read, or those of another shard if there are none.
+        sample_index: index that the sampler chose; indices beyond the end of `samples` wrap around.
+        offset: distance from `sample_index` to the sample that is used, the number of unreadable samples before it.
+        is_replacement: whether the sample is not the one that the sampler chose.
+        seed: random seed of the views.
     """
 
     shard: str
-    among: list[Members]
-    at: int
-    further: int
-    stands_in: bool
+    samples: list[Members]
+    sample_index: int
+    offset: int
+    is_replacement: bool
     seed: tuple[int, ...]
 
-    def wanted(self) -> SampleRequest:
-        return SampleRequest(self.among[(self.at + self.further) % len(self.among)], self.seed)
+    def request(self) -> SampleRequest:
+        """Return what a decoder needs."""
+        return SampleRequest(self.samples[(self.sample_index + self.offset) % len(self.samples)], self.seed)
 
-    def next(self) -> "Chosen":
-        return self._replace(further=self.further + 1, stands_in=True)
+    def next_candidate(self) -> "ChosenSample":
+        """Return the next sample of the shard as a replacement."""
+        return self._replace(offset=self.offset + 1, is_replacement=True)
 
 
 class Stream:
-    """A rank's part of every batch, from any step of the run on; `views` draw what happens to each view.
+    """A rank's part of every batch, from any step of the run.
 
-    A sample that cannot be read raises UserError with its shard and key; with `skip_damaged` the next readable sample
-    takes its place, and is counted.
+    A sample that cannot be read raises UserError, which names its shard and key. With `skip_damaged` the next readable
+    sample of the shard replaces it, and is counted in `Batch.skipped`.
+
+    Args:
+        data: the data set.
+        sampler: assigns samples to batches.
+        image_size: side of views and clean images in pixels.
+        rank: index of this rank.
+        world_size: number of ranks.
+        decoders: threads or processes that decode.
+        views: one function per view that draws the augmentation of a random crop.
+        skip_damaged: whether to replace samples that cannot be read.
+
+    Raises UserError if a batch cannot be divided equally among the ranks.
     """
 
     def __init__(
@@ -70,116 +91,124 @@ class Stream:
         sampler: Sampler,
         image_size: int,
         rank: int,
-        world: int,
+        world_size: int,
         decoders: Decoders,
         views: Sequence[Draw],
         skip_damaged: bool = False,
     ) -> None:
-        self._data, self._sampler, self._decoders, self._skip = data, sampler, decoders, skip_damaged
-        self._slots = rank_slots(sampler.batch_size, world, rank)
-        self._look = ViewSpec(image_size, views, data.classes)
+        self._data, self._sampler, self._decoders, self._skip_damaged = data, sampler, decoders, skip_damaged
+        self._slots = rank_slots(sampler.batch_size, world_size, rank)
+        self._view_spec = ViewSpec(image_size, views, data.classes)
         self._storage: Storage = open_storage(data.location)
-        self._again = lru_cache(maxsize=2)(self._fetched)  # for shards that stand in for others
+        self._fetch_cached = lru_cache(maxsize=2)(self._fetch)  # for shards that replace unreadable ones
 
     def batches(self, first: int, end: int) -> Iterator[Batch]:
-        """The batches of steps first ... end - 1."""
+        """Yield the batches of steps `first` to `end - 1`."""
         with (
-            ThreadPoolExecutor(FETCHERS) as fetchers,
+            ThreadPoolExecutor(FETCH_THREADS) as fetchers,
             self._decoders.pool() as decoders,
-            ThreadPoolExecutor(BATCHES_AHEAD) as makers,
+            ThreadPoolExecutor(BATCHES_AHEAD) as assemblers,
         ):
-            make = partial(self._batch, decoders)
-            yield from in_order(makers, make, self._steps(fetchers, first, end), BATCHES_AHEAD)
+            make_batch = partial(self._make_batch, decoders)
+            yield from in_order(assemblers, make_batch, self._steps_with_shards(fetchers, first, end), BATCHES_AHEAD)
 
-    def _steps(self, fetchers: ThreadPoolExecutor, first: int, end: int) -> Iterator[tuple[int, Shards]]:
-        """Each step with its shards, on their way."""
-        shards: Shards = {}
-        for step, needed in self._with_shards_ahead(first, end):
-            shards = {n: shards.get(n) or fetchers.submit(self._fetched, n) for n in needed}
+    def _steps_with_shards(
+        self, fetchers: ThreadPoolExecutor, first: int, end: int
+    ) -> Iterator[tuple[int, FutureShards]]:
+        """Yield each step with the shards of the next steps, which are being fetched; older shards are released."""
+        shards: FutureShards = {}
+        for step, needed in self._steps_with_needed_shards(first, end):
+            shards = {shard: shards.get(shard) or fetchers.submit(self._fetch, shard) for shard in needed}
             yield step, shards
 
-    def _batch(self, decoders: Executor, step_and_shards: tuple[int, Shards]) -> Batch:
-        step, shards = step_and_shards
-        places = self._sampler.places(step, self._slots)
-        epoch = self._sampler.epoch(step)
-        pairs = zip(places.shards.tolist(), places.indices.tolist(), strict=True)
-        chosen = [self._chosen(shards[shard].result(), shard, index, epoch) for shard, index in pairs]
-        pieces = [chosen[start : start + PIECE] for start in range(0, len(chosen), PIECE)]
-        on_their_way = [self._submit(decoders, piece) for piece in pieces]
-        batch = concat_batches([self._mended(decoders, *pair) for pair in zip(pieces, on_their_way, strict=True)])
-        return pin_batch(batch) if torch.cuda.is_available() else batch
-
-    def _submit(self, decoders: Executor, piece: list[Chosen]) -> "Future[Batch]":
-        return decoders.submit(decode_piece, [one.wanted() for one in piece], self._look)
-
-    def _mended(self, decoders: Executor, piece: list[Chosen], found: "Future[Batch]") -> Batch:
-        """A piece when it is decoded, others in place of samples that cannot be."""
-        while True:
-            try:
-                batch = decoder_result(found)
-                return batch._replace(skipped=sum(one.stands_in for one in piece))
-            except UnreadableSample as error:
-                position, reason = error.args
-            damaged = piece[position]
-            if not self._skip:
-                raise UserError(
-                    f"{self._data.location}/{damaged.shard}: sample {damaged.wanted().members['__key__']!s} cannot be "
-                    f"read: {reason}; check it with python -m labeler.verify, or go on without with --skip-damaged"
-                )
-            if damaged.further + 1 == len(damaged.among):
-                raise UserError(
-                    f"{self._data.location}/{damaged.shard}: none of its samples can be read; label the shard again"
-                )
-            piece[position] = damaged.next()
-            found = self._submit(decoders, piece)
-
-    def _chosen(self, members: list[Members], number: int, index: int, epoch: int) -> Chosen:
-        """The sample at an index of a shard, or what stands in for one that the shard has lost."""
-        name, seed = self._data.shards[number], (self._sampler.seed, 2, epoch, number, index)
-        if not members:  # of a whole shard others stand in, each for its own part of it
-            return Chosen(name, self._neighbour(number), index, 0, True, seed)
-        return Chosen(name, members, index, 0, index >= len(members), seed)
-
-    def _with_shards_ahead(self, first: int, end: int) -> Iterator[tuple[int, list[int]]]:
-        """Each step with the shards that it and the next few need."""
+    def _steps_with_needed_shards(self, first: int, end: int) -> Iterator[tuple[int, list[int]]]:
+        """Yield each step with the shards that it and the steps after it need, `STEPS_AHEAD` steps in all."""
         window: deque[set[int]] = deque()
-        ahead = iter(range(first, end))
+        upcoming = iter(range(first, end))
         for step in range(first, end):
-            for later in itertools.islice(ahead, SHARDS_AHEAD - len(window)):
-                window.append(set(self._sampler.places(later, self._slots).shards.tolist()))
+            for later in itertools.islice(upcoming, STEPS_AHEAD - len(window)):
+                window.append(set(self._sampler.locate(later, self._slots).shards.tolist()))
             yield step, sorted(set().union(*window))
             window.popleft()
 
-    def _fetched(self, shard: int) -> list[Members]:
-        """All samples of a shard, as members by extension. Raises UserError where it is damaged, unless it skips."""
+    def _make_batch(self, decoders: Executor, step_and_shards: tuple[int, FutureShards]) -> Batch:
+        step, shards = step_and_shards
+        locations = self._sampler.locate(step, self._slots)
+        epoch = self._sampler.epoch(step)
+        pairs = zip(locations.shards.tolist(), locations.indices.tolist(), strict=True)
+        chosen = [self._choose(shards[shard].result(), shard, index, epoch) for shard, index in pairs]
+        pieces = [chosen[start : start + SAMPLES_PER_PIECE] for start in range(0, len(chosen), SAMPLES_PER_PIECE)]
+        futures = [self._submit(decoders, piece) for piece in pieces]
+        batch = concat_batches([self._finish(decoders, *pair) for pair in zip(pieces, futures, strict=True)])
+        return pin_batch(batch) if torch.cuda.is_available() else batch
+
+    def _choose(self, samples: list[Members], shard: int, index: int, epoch: int) -> ChosenSample:
+        """Return the sample at an index of a shard, or a replacement if the shard has lost it."""
+        name, seed = self._data.shards[shard], (self._sampler.seed, VIEWS_SEED, epoch, shard, index)
+        if not samples:
+            return ChosenSample(name, self._next_readable_shard(shard), index, 0, True, seed)
+        return ChosenSample(name, samples, index, 0, index >= len(samples), seed)
+
+    def _submit(self, decoders: Executor, piece: list[ChosenSample]) -> "Future[Batch]":
+        return decoders.submit(decode_piece, [sample.request() for sample in piece], self._view_spec)
+
+    def _finish(self, decoders: Executor, piece: list[ChosenSample], future: "Future[Batch]") -> Batch:
+        """Wait for a decoded piece; decode it again, with a replacement, as long as it has an unreadable sample."""
+        while True:
+            try:
+                batch = decoder_result(future)
+                return batch._replace(skipped=sum(sample.is_replacement for sample in piece))
+            except UnreadableSample as error:
+                position, reason = error.position, error.reason
+            damaged = piece[position]
+            if not self._skip_damaged:
+                raise UserError(
+                    f"{self._data.location}/{damaged.shard}: sample {damaged.request().members['__key__']!s} cannot be "
+                    f"read: {reason}; check the data set with python -m labeler.verify, or resume with --skip-damaged"
+                )
+            if damaged.offset + 1 == len(damaged.samples):
+                raise UserError(
+                    f"{self._data.location}/{damaged.shard}: none of its samples can be read; label the shard again"
+                )
+            piece[position] = damaged.next_candidate()
+            future = self._submit(decoders, piece)
+
+    def _next_readable_shard(self, shard: int) -> list[Members]:
+        """Return the samples of the next shard that has any. Raises UserError if no shard has."""
+        for other in range(shard + 1, shard + len(self._data.shards)):
+            if samples := self._fetch_cached(other % len(self._data.shards)):
+                return samples
+        raise UserError(f"{self._data.location}: none of its shards can be read; label them again")
+
+    def _fetch(self, shard: int) -> list[Members]:
+        """Read all samples of a shard.
+
+        If it is damaged, raises UserError or, with `skip_damaged`, returns the samples before the damage.
+        """
         name, expected = self._data.shards[shard], self._data.sizes[shard]
         samples: list[Members] = []
-        trouble = ""
+        problem = ""
         try:
             content = io.BytesIO(self._storage.read(name))
             samples.extend(group_by_keys(tar_file_expander([{"url": name, "stream": content}])))
         except OSError as error:
-            trouble = error.strerror or describe_error(error)
-        except Exception as error:  # tarfile and webdataset raise many kinds on damaged bytes
-            trouble = (
-                describe_error(error) if len(error.args) < 2 else str(error.args[0]).partition(" @ ")[0]
-            )  # webdataset's
+            problem = error.strerror or describe_error(error)
+        except Exception as error:  # tarfile and webdataset raise many types for damaged bytes
+            problem = _describe_tar_error(error)
         if len(samples) != expected:
-            trouble = trouble or ("it ends early" if len(samples) < expected else "it has grown")
-        if trouble and not self._skip:
-            after = f"after sample {samples[-1]['__key__']!s}" if samples else "at its first sample"
+            problem = problem or ("it ends early" if len(samples) < expected else "it has more samples than expected")
+        if problem and not self._skip_damaged:
+            where = f"after sample {samples[-1]['__key__']!s}" if samples else "at its first sample"
             raise UserError(
-                f"{self._data.location}/{name}: damaged {after}: expected {expected} samples, found {len(samples)} "
-                f"({trouble}); check it with python -m labeler.verify, or go on without with --skip-damaged"
+                f"{self._data.location}/{name}: damaged {where}: expected {pluralize(expected, 'sample')}, found "
+                f"{len(samples):,} ({problem}); check the data set with python -m labeler.verify, or resume with "
+                "--skip-damaged"
             )
-        if trouble:
-            print(f"{name}: {len(samples)} of {expected} samples can be read ({trouble})", file=sys.stderr)
+        if problem:
+            print(f"{name}: {len(samples)} of {expected} samples can be read ({problem})", file=sys.stderr)
         return samples
 
-    def _neighbour(self, number: int) -> list[Members]:
-        """The samples of the next shard that has any. Raises UserError where none has."""
-        others = range(number + 1, number + len(self._data.shards))
-        for other in others:
-            if members := self._again(other % len(self._data.shards)):
-                return members
-        raise UserError(f"{self._data.location}: none of its shards can be read; label them again")
+
+def _describe_tar_error(error: Exception) -> str:
+    """Describe an error without webdataset's additions: two arguments, and " @ " with the stream in the message."""
+    return describe_error(error) if len(error.args) < 2 else str(error.args[0]).partition(" @ ")[0]

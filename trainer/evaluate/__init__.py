@@ -1,1 +1,1 @@
-"""Measure what was learned: classification, robustness, retrieval, agreement with human attention (paper 4.2-4.5)."""
+"""Evaluation of trained models: classification, robustness, retrieval, human attention (paper 4.2 to 4.5)."""

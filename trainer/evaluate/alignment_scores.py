@@ -1,4 +1,4 @@
-"""Scores of human attention by image: read from tables, summed up, and compared between models."""
+"""Scores of attention maps against human attention, image by image: read from tables, summarized and compared."""
 
 import csv
 import math
@@ -13,11 +13,11 @@ from common.errors import UserError, describe_error
 from common.intervals import bootstrap_mean
 
 METRICS = ("cc", "nss", "kld", "auc_judd")
-Scores = dict[tuple[str, str], dict[str, float]]  # metrics by data set and image
+Scores = dict[tuple[str, str], dict[str, float]]  # by data set and image: values by metric
 
 
 def parse_comparisons(texts: Sequence[str]) -> dict[str, Path]:
-    """NAME=FILE each. Raises UserError."""
+    """Parse values of --compare, NAME=FILE each, to files by name. Raises UserError."""
     files = {}
     for text in texts:
         name, equals, path = text.partition("=")
@@ -28,93 +28,118 @@ def parse_comparisons(texts: Sequence[str]) -> dict[str, Path]:
 
 
 def read_scores(name: str, path: Path, images: Sequence[tuple[str, str]]) -> Scores:
-    """Scores of these images from a per_image.csv of labeler.teacher.evaluate, matched by the image's name.
+    """Read the scores of images from a per_image.csv of labeler.teacher.evaluate.
 
-    Where the table has rows of the very data set, only they count, else those of its format: an image's mouse tracking
-    is not its eye tracking. Raises UserError.
+    Images are matched by name among the rows of their data set. If the table has none of this data set, all rows of the
+    same format are used: the mouse tracking of an image is not its eye tracking.
+
+    Args:
+        name: name of the model, for error messages.
+        path: the table.
+        images: data sets and names of the images.
+
+    Returns the scores of those images that the table holds. Raises UserError if it holds none, or is not such a table.
     """
     where = f"--compare {name}={path}"
+    rows = _read_table(path, where)
+    scores: Scores = {}
+    for data in dict.fromkeys(data for data, _ in images):
+        data_rows = [row for row in rows if row.get("data") == data]
+        data_rows = data_rows or [row for row in rows if _has_format_of(row, data)]
+        by_name = {row["image"]: row for row in data_rows}
+        if len(by_name) < len(data_rows):
+            raise UserError(f"{where}: names images of {data} more than once; expected the scores of one model")
+        for image_data, image in images:
+            if image_data == data and image in by_name:
+                scores[data, image] = _parse_metrics(where, by_name[image])
+    if not scores:
+        raise UserError(f"{where}: holds none of the images of --human-data, such as {images[0][1]}")
+    return scores
+
+
+def _read_table(path: Path, where: str) -> list[dict[str, str]]:
     try:
         with path.open(newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{where}: cannot be read as a table: {describe_error(error)}") from None
     if not rows or not rows[0].keys() >= {"image", "cc"}:
-        found = ", ".join(rows[0]) if rows else "nothing"
+        found = ", ".join(rows[0]) if rows else "no rows"
         raise UserError(f"{where}: expected a per_image.csv with the columns image and cc, found {found}")
-    scores: Scores = {}
-    for data in dict.fromkeys(data for data, _ in images):
-        mine = [row for row in rows if row.get("data") == data] or [row for row in rows if _of_format(row, data)]
-        by_name = {row["image"]: row for row in mine}
-        if len(by_name) < len(mine):
-            raise UserError(f"{where}: names images of {data} more than once; expected the scores of one model")
-        wanted = [image for place, image in images if place == data and image in by_name]
-        scores |= {(data, image): _numbers(where, by_name[image]) for image in wanted}
-    if not scores:
-        raise UserError(f"{where}: holds none of the images of --human-data, such as {images[0][1]}")
-    return scores
+    return rows
 
 
-def _of_format(row: Mapping[str, str], data: str) -> bool:
+def _has_format_of(row: Mapping[str, str], data: str) -> bool:
+    """Return whether a row's data set has the same format (FORMAT:FOLDER), or the table does not name data sets."""
     return (row.get("data") or data).partition(":")[0] == data.partition(":")[0]
 
 
-def _numbers(where: str, row: Mapping[str, str]) -> dict[str, float]:
-    """The metrics of an image; NaN where the table leaves them empty, which cc must not be."""
+def _parse_metrics(where: str, row: Mapping[str, str]) -> dict[str, float]:
+    """Return an image's values by metric; NaN for empty cells, which `cc` must not have."""
     if not row["cc"]:
         raise UserError(f"{where}: {row['image']}: expected a number as cc, found nothing")
     texts = {metric: row[metric] for metric in METRICS if row.get(metric)}
-    numbers = {metric: _number(text) for metric, text in texts.items()}
+    numbers = {metric: _parse_number(text) for metric, text in texts.items()}
     for metric, number in numbers.items():
         if not math.isfinite(number):
             raise UserError(f"{where}: {row['image']}: expected a number as {metric}, found {texts[metric]!r}")
     return {metric: math.nan for metric in METRICS if metric in row} | numbers
 
 
-def _number(text: str) -> float:
+def _parse_number(text: str) -> float:
+    """Return a text as a number; NaN if it is not one."""
     try:
         return float(text)
     except ValueError:
         return math.nan
 
 
-def summarize_scores(found: Scores, seed: int) -> dict[str, Any]:
-    """Mean CC with its bootstrap interval, a t-test against 0, and the means of the other metrics; by data set too."""
-    told_of = _summary(list(found.values()), seed)
-    sets = list(dict.fromkeys(data for data, _ in found))
-    by_data = {data: _summary([one for (place, _), one in found.items() if place == data], seed) for data in sets}
-    return {**told_of, "data": by_data}
+def summarize_scores(scores: Scores, seed: int) -> dict[str, Any]:
+    """Summarize a model's scores over all images and, under `data`, over the images of each data set.
+
+    A summary holds the mean CC and the number `n` of images, Student's t-test of CC against 0 (`t` and `p`), the means
+    of the other metrics, and 95 % bootstrap intervals of all means, which `seed` determines.
+    """
+    summary = _summarize(list(scores.values()), seed)
+    by_data = {
+        data: _summarize([values for (image_data, _), values in scores.items() if image_data == data], seed)
+        for data in dict.fromkeys(data for data, _ in scores)
+    }
+    return {**summary, "data": by_data}
 
 
-def _summary(scores: Sequence[Mapping[str, float]], seed: int) -> dict[str, Any]:
-    values = np.array([one["cc"] for one in scores])
+def _summarize(scores: Sequence[Mapping[str, float]], seed: int) -> dict[str, Any]:
+    cc = np.array([values["cc"] for values in scores])
     means = {
-        metric: bootstrap_mean(np.array([one.get(metric, math.nan) for one in scores]), seed) for metric in METRICS
+        metric: bootstrap_mean(np.array([values.get(metric, math.nan) for values in scores]), seed)
+        for metric in METRICS
     }
     return {
         "cc": means["cc"]["mean"],
-        "n": len(values),
+        "n": len(cc),
         "ci95": means["cc"]["ci95"],
-        **(_tested(stats.ttest_1samp(values, 0)) if len(values) > 1 else {"t": None, "p": None}),
+        **(_test_to_json(stats.ttest_1samp(cc, 0)) if len(cc) > 1 else {"t": None, "p": None}),
         **{metric: means[metric]["mean"] for metric in METRICS[1:]},
         **{f"{metric}_ci95": means[metric]["ci95"] for metric in METRICS[1:]},
     }
 
 
-def compare_models(one: Scores, other: Scores) -> dict[str, Any]:
-    """Do two models' CC differ? Welch's t-test of all images, and a paired one of the images that both have."""
-    common = [key for key in one if key in other]
-    ours, theirs = (np.array([scores["cc"] for scores in found.values()]) for found in (one, other))
-    pairs = np.array([(one[key]["cc"], other[key]["cc"]) for key in common]).reshape(-1, 2)
-    enough = min(len(ours), len(theirs)) > 1
-    return {
-        "difference": float(ours.mean() - theirs.mean()),
-        "welch": _tested(stats.ttest_ind(ours, theirs, equal_var=False)) if enough else None,
-        "paired": {"n": len(pairs), **_tested(stats.ttest_rel(pairs[:, 0], pairs[:, 1]))} if len(pairs) > 1 else None,
-    }
+def compare_models(first: Scores, second: Scores) -> dict[str, Any]:
+    """Compare two models' CC: Welch's t-test over all images of each, and a paired t-test over the images of both.
+
+    Returns the difference of the means and both tests; None for a test with fewer than two images or pairs.
+    """
+    first_cc, second_cc = (np.array([values["cc"] for values in scores.values()]) for scores in (first, second))
+    pairs = np.array([(first[key]["cc"], second[key]["cc"]) for key in first if key in second]).reshape(-1, 2)
+    welch = paired = None
+    if min(len(first_cc), len(second_cc)) > 1:
+        welch = _test_to_json(stats.ttest_ind(first_cc, second_cc, equal_var=False))
+    if len(pairs) > 1:
+        paired = {"n": len(pairs), **_test_to_json(stats.ttest_rel(pairs[:, 0], pairs[:, 1]))}
+    return {"difference": float(first_cc.mean() - second_cc.mean()), "welch": welch, "paired": paired}
 
 
-def _tested(test: Any) -> dict[str, float | None]:
-    """The statistic and its probability; None where values that are all equal leave none."""
+def _test_to_json(test: Any) -> dict[str, float | None]:
+    """Return a test's statistic and p-value; None if they are undefined, as for equal values."""
     t, p = float(test.statistic), float(test.pvalue)
     return {"t": t, "p": p} if math.isfinite(t) and math.isfinite(p) else {"t": None, "p": None}

@@ -1,7 +1,6 @@
 """Attention maps of models for photographs with fixations, and their scores, image by image."""
 
 import itertools
-import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from common.errors import UserError, describe_error
 from common.fixations import FixatedImage
+from common.parallel import available_cores
 from common.progress import progress_bar
 from common.saliency import score_map
 from common.text import join_names
@@ -45,7 +45,7 @@ def score_models(context: Context, images: Images) -> tuple[dict[str, Scores], d
     scores: dict[str, Scores] = {model.name: {} for model in context.models}
     unreadable: dict[str, dict[str, str]] = {}
     with (
-        ThreadPoolExecutor(os.cpu_count() or 1) as pool,
+        ThreadPoolExecutor(available_cores()) as pool,
         progress_bar(desc="human attention", unit=" images", total=len(images)) as bar,
     ):
         for group_scores, failed in pool.map(partial(_score_group, context, images), group_images(images)):
@@ -56,7 +56,10 @@ def score_models(context: Context, images: Images) -> tuple[dict[str, Scores], d
                 scores[model] |= by_image
     if not any(scores.values()):
         reasons = [reason for by_name in unreadable.values() for reason in by_name.values()]
-        raise UserError(f"--human-data: none of the {len(images):,} images can be read: {join_names(reasons, 2)}")
+        raise UserError(
+            f"--human-data: expected at least one readable image, found {len(images):,} unreadable: "
+            f"{join_names(reasons, 2)}"
+        )
     return scores, unreadable
 
 
@@ -104,7 +107,7 @@ def predict_attention(context: Context, model: EvaluatedModel, pixels: Sequence[
 
     Raises UserError for maps that hold NaN or infinity, and for a single image if the maps depend on several.
     """
-    size = context.store.size(model)
+    size = context.store.image_size(model)
     images = torch.stack([resize_frame(photograph, size) for photograph in pixels]).to(context.device).float() / 255
     try:
         attention = model.network.attention(images)
@@ -115,6 +118,6 @@ def predict_attention(context: Context, model: EvaluatedModel, pixels: Sequence[
     if not attention.isfinite().all():
         raise UserError(
             f"{model.location}: expected finite numbers as attention, found NaN or infinity; its weights have diverged "
-            "or are damaged: leave it out"
+            "or are damaged: evaluate without it"
         )
     return attention.float().cpu()

@@ -30,9 +30,9 @@ IMAGENET_QUERIES, CIFAR_QUERIES = 5000, 1000  # paper 4.5
 class EvaluateSettings(Settings):
     """Evaluate checkpoints and compare them: results.json, tables, features and one HTML report.
 
-    A checkpoint is RUN/checkpoints/best of trainer.run, or a file of torchvision's ResNet weights (--backbone). Lists
-    are separated by commas. Every flag can also be set in a YAML file (--config) or as an environment variable
-    (TRAINER_EVALUATE_IMAGE_SIZE=224).
+    A checkpoint is RUN/checkpoints/best of trainer.run, or a file of torchvision's ResNet weights (--backbone).
+    Separate the items of lists by commas. Every flag can also be set in a YAML file (--config) or as an environment
+    variable (TRAINER_EVALUATE_IMAGE_SIZE=224).
     """
 
     model_config = SettingsConfigDict(env_prefix="TRAINER_EVALUATE_", cli_prog_name="python -m trainer.evaluate")
@@ -55,8 +55,8 @@ class EvaluateSettings(Settings):
     checkpoints: CliPositionalArg[list[str]] = Field(description="checkpoints, local or s3://BUCKET/KEY")
     suite: list[str] = Field(
         [],
-        description=f"suites to run, of {', '.join(suite_names())}; by default all whose data are given (imagenet-c on "
-        "images of --val only if it is asked for)",
+        description=f"suites to run: {', '.join(suite_names())}; by default all whose data are given (imagenet-c on "
+        "images of --val only if it is requested)",
     )
     train: str | None = Field(None, description="labeled data set or class folders to train offline probes on")
     val: str | None = Field(None, description="class folders of clean images, such as ImageNet's val")
@@ -72,7 +72,7 @@ class EvaluateSettings(Settings):
     queries: int | None = Field(
         None,
         ge=1,
-        description=f"number of retrieval queries; by default {IMAGENET_QUERIES}, and {CIFAR_QUERIES} for CIFAR-10",
+        description=f"number of retrieval queries; by default {IMAGENET_QUERIES:,}, and {CIFAR_QUERIES:,} for CIFAR-10",
     )
     human_data: list[str] = Field(
         [], description="FORMAT:FOLDER[:SPLIT] of human attention: osie-eye, osie-mouse, salicon, csv"
@@ -83,8 +83,13 @@ class EvaluateSettings(Settings):
         "alignment",
     )
     backbone: ResNet | None = Field(None, description="architecture of checkpoints that are plain weights files")
-    image_size: int | None = Field(None, ge=32, description="side of the input images; by default that of training")
-    corruptions: list[str] = Field([], description="corruptions of ImageNet-C and CIFAR-10-C; by default all 15 of mCE")
+    image_size: int | None = Field(
+        None, ge=32, description="side of the images that models see, in pixels; by default as in their training"
+    )
+    corruptions: list[str] = Field(
+        [],
+        description="corruptions of ImageNet-C and CIFAR-10-C; by default the 15 of mCE and the extra ones that exist",
+    )
     severities: list[Annotated[int, Field(ge=1, le=5)]] = Field(
         [1, 2, 3, 4, 5], min_length=1, description="severities of the corruptions"
     )
@@ -103,7 +108,7 @@ class EvaluateSettings(Settings):
     )
     batch_size: int = Field(64, ge=1, description="images per pass of a network")
     workers: int = Field(
-        1, ge=1, description="processes that extract features; several run with Ray, each on its own GPU if there are"
+        1, ge=1, description="processes that extract features; several run on Ray, each with its own GPU if it has any"
     )
     readers: int | None = Field(
         None,
@@ -131,7 +136,7 @@ class EvaluateSettings(Settings):
         for name, suite in load_suites().items():
             needed = _flags(suite.inputs, " or ")
             if name not in selected and self._given(suite.options):
-                raise UserError(f"{_flags(suite.options, ', ')} is for the suite {name}, which needs {needed}")
+                raise UserError(f"{_flags(suite.options, ', ')} applies to the suite {name} only, which needs {needed}")
             if name in selected and not self._given(suite.inputs):
                 raise UserError(f"--suite {name} needs {needed}")
 

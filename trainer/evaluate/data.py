@@ -17,7 +17,7 @@ CorruptedSets = Mapping[tuple[str, int], ImageSet]  # by corruption and severity
 class EvaluationData:
     """The image sets and recordings that the settings name.
 
-    Every property raises UserError if what it opens is missing or cannot be read as what it should be.
+    Every property raises UserError if its location does not exist or does not hold such data.
     """
 
     def __init__(self, settings: EvaluateSettings) -> None:
@@ -80,7 +80,7 @@ class EvaluationData:
 
     @property
     def exclusion_notes(self) -> list[str]:
-        """The same as sentences."""
+        """Sentences that report these counts."""
         return [
             note
             for location, data in self._fixations.items()
@@ -92,5 +92,5 @@ class EvaluationData:
         fixations = {location: open_fixations(location, "--human-data") for location in self._settings.human_data}
         for location, data in fixations.items():
             if not data.images:
-                raise UserError(f"--human-data {location}: holds no image with fixations")
+                raise UserError(f"--human-data {location}: expected images with fixations, found none")
         return fixations

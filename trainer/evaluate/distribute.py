@@ -1,6 +1,5 @@
-"""Features by many processes: the only part of the evaluation that knows Ray."""
+"""Extraction of features by several processes with Ray; the only module of the evaluation that imports Ray."""
 
-import os
 import pickle
 from collections.abc import Iterator, Sequence
 from functools import cached_property
@@ -15,36 +14,47 @@ from ray.exceptions import RayError
 from common.cluster import join_ray, root_cause_message, worker_environment
 from common.errors import UserError
 from common.launch import default_device
-from trainer.evaluate.features import Piece, extract_here
+from common.parallel import available_cores
+from trainer.evaluate.features import FeatureBatch, extract_features
 from trainer.evaluate.images.image_sets import ImageSet, ImageSubset
 from trainer.evaluate.models import EvaluatedModel
 
-CHUNK = 1024  # images of a task
-ATTEMPTS = 3  # more, of a task whose process died
+IMAGES_PER_TASK = 1024
+MAX_RETRIES = 3  # restarts of a worker that died, and retries of its task; Ray's default for tasks is unlimited
 
 
-class Extractor:
-    """A process that holds networks and the sets (`held` refers to both), on a GPU of its own where there is one."""
+class ExtractionWorker:
+    """Ray Data actor that holds the networks and image sets and extracts features, on its own GPU if there is one.
 
-    def __init__(self, held: list[Any], size: int, batch_size: int, readers: int | None, workers: int) -> None:
-        self._held, self._size, self._batch_size = held[0], size, batch_size
-        self._readers = max((os.cpu_count() or 1) // workers, 1) if readers is None else readers
+    Args:
+        shared: list of one reference to the networks and image sets in Ray's object store. Ray would replace a
+            reference that is not in a list by its value.
+        size: side of the images that the networks see, in pixels.
+        batch_size: number of images per pass.
+        readers: processes that read images, see `extract_features`; by default this machine's cores divided by
+            `workers`.
+        workers: number of workers of the job.
+    """
+
+    def __init__(self, shared: list[Any], size: int, batch_size: int, readers: int | None, workers: int) -> None:
+        self._shared, self._size, self._batch_size = shared[0], size, batch_size
+        self._readers = max(available_cores() // workers, 1) if readers is None else readers
 
     def __call__(self, task: dict[str, Any]) -> dict[str, Any]:
-        """A task names a set and the images of it, `start` to `end`: gives its pieces, pickled."""
+        """Extract the features of images `start` to `end` of set `number`; return the batches, pickled, or an error."""
         try:
             networks, sets = self._networks_and_sets
-            part = ImageSubset(sets[task["number"]], np.arange(task["start"], task["end"]))
-            found = extract_here(networks, part, self._size, self._device, self._batch_size, self._readers)
-            moved = [_moved(piece, task["start"]) for piece in found]
+            subset = ImageSubset(sets[task["number"]], np.arange(task["start"], task["end"]))
+            batches = extract_features(networks, subset, self._size, self._device, self._batch_size, self._readers)
+            shifted = [_shift_indices(batch, task["start"]) for batch in batches]
         except UserError as error:
-            return {"number": task["number"], "pieces": b"", "error": str(error)}
-        return {"number": task["number"], "pieces": pickle.dumps(moved), "error": ""}
+            return {"number": task["number"], "batches": b"", "error": str(error)}
+        return {"number": task["number"], "batches": pickle.dumps(shifted), "error": ""}
 
     @cached_property
     def _networks_and_sets(self) -> tuple[list[Any], Sequence[ImageSet]]:
-        """Not made when the process starts: of what fails there Ray tells nothing, and starts it again."""
-        networks, sets = ray.get(self._held)
+        # loaded by the first task: Ray restarts an actor that fails in its constructor without reporting the error
+        networks, sets = ray.get(self._shared)
         return [network.to(self._device) for network in networks], sets
 
     @cached_property
@@ -52,30 +62,36 @@ class Extractor:
         return default_device()
 
 
-def extract_on_ray(
+def extract_with_ray(
     models: Sequence[EvaluatedModel],
     sets: Sequence[ImageSet],
     size: int,
     batch_size: int,
     readers: int | None,
     workers: int,
-) -> Iterator[tuple[int, Piece]]:
-    """The sets' features piece by piece, in order, from `workers` processes. Raises UserError."""
+) -> Iterator[tuple[int, FeatureBatch]]:
+    """Extract the features of image sets by several models in `workers` processes, each with its own GPU if there are.
+
+    Yields each set's number with a batch of it, in order. The other arguments are those of `extract_features`. Raises
+    UserError if the cluster has fewer GPUs (or cores) than workers, or extraction fails.
+    """
     join_ray(show_workers_output=True)
-    kind = "GPU" if ray.cluster_resources().get("GPU", 0) else "CPU"
-    room = ray.cluster_resources().get(kind, 0)
-    if room < workers:
-        raise UserError(f"--workers {workers}: expected a {kind} for each, this cluster has {room:g}; ask for fewer")
+    resource = "GPU" if ray.cluster_resources().get("GPU", 0) else "CPU"
+    available = ray.cluster_resources().get(resource, 0)
+    if available < workers:
+        raise UserError(
+            f"--workers {workers}: expected a {resource} for each, this cluster has {available:g}; ask for fewer"
+        )
     tasks = [
-        {"number": number, "start": start, "end": min(start + CHUNK, len(each.names))}
-        for number, each in enumerate(sets)
-        for start in range(0, len(each.names), CHUNK)
+        {"number": number, "start": start, "end": min(start + IMAGES_PER_TASK, len(images.names))}
+        for number, images in enumerate(sets)
+        for start in range(0, len(images.names), IMAGES_PER_TASK)
     ]
     context = ray.data.DataContext.get_current()
     context.execution_options.preserve_order = True
     context.enable_progress_bars = False
-    done = ray.data.from_items(tasks, override_num_blocks=len(tasks)).map(
-        Extractor,  # type: ignore[arg-type]
+    results = ray.data.from_items(tasks, override_num_blocks=len(tasks)).map(
+        ExtractionWorker,  # type: ignore[arg-type]  # callable classes are allowed, but not annotated
         fn_constructor_args=(
             [ray.put(([model.network for model in models], list(sets)))],
             size,
@@ -85,20 +101,21 @@ def extract_on_ray(
         ),
         compute=ActorPoolStrategy(size=workers),
         num_cpus=1,
-        num_gpus=1 if kind == "GPU" else None,
-        max_restarts=ATTEMPTS,
-        max_task_retries=ATTEMPTS,  # Ray's own number has no end
+        num_gpus=1 if resource == "GPU" else None,
+        max_restarts=MAX_RETRIES,
+        max_task_retries=MAX_RETRIES,
         runtime_env={"env_vars": worker_environment()},
     )
     try:
-        for row in done.iter_rows():
-            if row["error"]:
-                raise UserError(row["error"])
-            yield from ((row["number"], piece) for piece in pickle.loads(row["pieces"]))
+        for result in results.iter_rows():
+            if result["error"]:
+                raise UserError(result["error"])
+            yield from ((result["number"], batch) for batch in pickle.loads(result["batches"]))
     except RayError as error:
         raise UserError(f"the workers cannot extract features: {root_cause_message(error)}") from None
 
 
-def _moved(piece: Piece, start: int) -> Piece:
-    """A part's indices -> the whole set's."""
-    return Piece(piece.rows, piece.indices + start, {index + start: why for index, why in piece.failed.items()})
+def _shift_indices(batch: FeatureBatch, start: int) -> FeatureBatch:
+    """Turn indices in a subset that begins at `start` into indices in the whole set."""
+    failures = {index + start: reason for index, reason in batch.failures.items()}
+    return FeatureBatch(batch.vectors, batch.indices + start, failures)

@@ -2,7 +2,6 @@
 
 import io
 import itertools
-import os
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, TypeVar
@@ -13,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from common.errors import ImageFailure, UserError, describe_error
+from common.parallel import available_cores
 from common.progress import progress_bar
 from common.storage import open_storage
 from common.text import join_names, pluralize
@@ -151,7 +151,8 @@ def _concat_batches(
     if not parts:
         reasons = [f"{name} ({reason})" for name, reason in unreadable.items()]
         raise UserError(
-            f"{images.name}: none of {pluralize(len(reasons), 'image')} can be read: {join_names(reasons, 2)}"
+            f"{images.name}: expected at least one readable image, found {len(reasons):,} unreadable: "
+            f"{join_names(reasons, 2)}"
         )
     indices = np.concatenate([batch.indices for batch in batches])
     vectors = np.concatenate(parts)
@@ -164,7 +165,8 @@ def _check_finite(model: EvaluatedModel, images: ImageSet, vectors: np.ndarray) 
     if wrong:
         raise UserError(
             f"{model.location}: expected finite numbers as features of {images.name}, found NaN or infinity for "
-            f"{wrong:,} of {pluralize(len(vectors), 'image')}; its weights have diverged or are damaged: exclude it"
+            f"{wrong:,} of {pluralize(len(vectors), 'image')}; its weights have diverged or are damaged: evaluate "
+            "without it"
         )
 
 
@@ -227,7 +229,7 @@ def extract_features(
 
     Raises UserError if the storage of the images fails or a reading process dies.
     """
-    readers = min(os.cpu_count() or 1, MAX_DEFAULT_READERS) if readers is None else readers
+    readers = min(available_cores(), MAX_DEFAULT_READERS) if readers is None else readers
     networks, inputs = [network.to(device) for network in networks], _ModelInputs(images, size)
     inputs[0]  # imports and compiles what the corruptions need, once, before processes are forked
     loader = DataLoader(

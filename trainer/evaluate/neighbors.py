@@ -20,28 +20,28 @@ class Curve(NamedTuple):
         precision: float64 [database].
         recall: float64 [database].
         queries: number of queries with at least one relevant image in the database.
-        without: number of queries without; they are excluded from the means.
+        without_relevant: number of queries without one; they are excluded from the means.
     """
 
     precision: np.ndarray
     recall: np.ndarray
     queries: int
-    without: int
+    without_relevant: int
 
 
 def draw_queries(features: FeatureSet, images: int, queries: int, seed: int) -> np.ndarray:
-    """Draw `queries` of a set's `images` and return their rows in the features; unreadable images have none."""
+    """Draw `queries` of a set's `images` and return their row numbers in the features; unreadable ones are skipped."""
     chosen = np.random.default_rng([seed, 1]).choice(images, queries, replace=False)
     return np.flatnonzero(np.isin(features.indices, chosen))
 
 
 def search(features: FeatureSet, queries: np.ndarray, device: torch.device) -> Curve:
-    """Search for the rows `queries` of the features among all other rows. Images of a query's class are relevant."""
-    database = np.setdiff1d(np.arange(len(features.rows)), queries)
-    rows = F.normalize(torch.from_numpy(features.rows).to(device))
+    """Search for the features at row numbers `queries` among all others. Images of a query's class are relevant."""
+    database = np.setdiff1d(np.arange(len(features.vectors)), queries)
+    vectors = F.normalize(torch.from_numpy(features.vectors).to(device))
     labels = torch.from_numpy(features.labels).to(device)
     query_rows, database_rows = torch.from_numpy(queries).to(device), torch.from_numpy(database).to(device)
-    return precision_recall(rows[query_rows], labels[query_rows], rows[database_rows], labels[database_rows])
+    return precision_recall(vectors[query_rows], labels[query_rows], vectors[database_rows], labels[database_rows])
 
 
 @torch.inference_mode()
@@ -52,10 +52,10 @@ def precision_recall(queries: Tensor, query_labels: Tensor, database: Tensor, da
     irrelevant images that score as high or higher, so that ties count against it.
 
     Args:
-        queries: rows of length 1, [Q, C].
-        query_labels: class indices [Q].
-        database: rows of length 1, [N, C].
-        database_labels: class indices [N].
+        queries: features of length 1, float [Q, C].
+        query_labels: class indices, int64 [Q].
+        database: features of length 1, float [N, C].
+        database_labels: class indices, int64 [N].
 
     Raises UserError if no query has a relevant image.
     """
@@ -78,8 +78,9 @@ def precision_recall(queries: Tensor, query_labels: Tensor, database: Tensor, da
             searched += len(scores)
     if not searched:
         raise UserError("retrieval: no query has an image of its class in the database; name more images per class")
-    found, recall = (total.cumsum(0).cpu().numpy() / searched for total in (hits, recalled))
-    return Curve(found / np.arange(1, len(found) + 1), recall, searched, len(queries) - searched)
+    mean_hits, recall = (total.cumsum(0).cpu().numpy() / searched for total in (hits, recalled))
+    precision = mean_hits / np.arange(1, len(mean_hits) + 1)
+    return Curve(precision, recall, searched, len(queries) - searched)
 
 
 def _relevant_positions(relevant: Tensor, irrelevant: Tensor) -> Tensor:
@@ -98,7 +99,9 @@ def average_curves(curves: list[Curve]) -> Curve:
     precision, recall = (
         np.mean([getattr(curve, name)[:size] for curve in curves], axis=0) for name in ("precision", "recall")
     )
-    return Curve(precision, recall, min(c.queries for c in curves), max(c.without for c in curves))
+    return Curve(
+        precision, recall, min(curve.queries for curve in curves), max(curve.without_relevant for curve in curves)
+    )
 
 
 def curve_to_json(curve: Curve) -> dict[str, Any]:
@@ -110,7 +113,7 @@ def curve_to_json(curve: Curve) -> dict[str, Any]:
         "precision": curve.precision[indices].tolist(),
         "recall": curve.recall[indices].tolist(),
         "queries": curve.queries,
-        "queries_without_relevant": curve.without,
+        "queries_without_relevant": curve.without_relevant,
     }
 
 

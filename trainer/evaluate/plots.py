@@ -1,4 +1,4 @@
-"""Plots of a report as inline SVG, on white, so that they look alike on light and dark pages."""
+"""Charts of the report as inline SVG, on a white background, so that they look the same on light and dark pages."""
 
 import io
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,13 +11,13 @@ from matplotlib.ticker import MaxNLocator
 
 from common.page import Html, element, figure
 
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#444444")  # told apart by everyone
+COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#444444")  # safe for color blindness
 STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "imagenet-attn",
     "font.family": "sans-serif",
     "font.size": 9,
-    "text.parse_math": False,  # names may hold dollars
+    "text.parse_math": False,  # names may contain dollar signs
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
@@ -25,84 +25,89 @@ STYLE: Any = {
     "grid.color": "#e6e6ea",
     "legend.frameon": False,
 }
-BIN = 0.05  # of CC
-SEVERITY = "severity"  # an axis of whole numbers
+BIN_WIDTH = 0.05  # of histograms
+SEVERITY = "severity"  # label of an x axis that has ticks at integers only
 Lines = Mapping[str, Sequence[tuple[Sequence[float], Sequence[float], float]]]  # by model: x, y, opacity of each line
 
 
 @matplotlib.rc_context(STYLE)
-def lines(title: str, details: str, found: Lines, x: str, y: str, marks: bool = True) -> Html:
-    """Lines of each model in its colour."""
-    chart, axes = _chart()
-    for number, (name, curves) in enumerate(found.items()):
-        for index, (across, up, opacity) in enumerate(curves):
+def line_chart(title: str, details: str, lines: Lines, x_label: str, y_label: str) -> Html:
+    """Draw the lines of each model in its color; the y axis begins at 0."""
+    chart, axes = _new_chart()
+    for number, (name, curves) in enumerate(lines.items()):
+        for index, (x, y, opacity) in enumerate(curves):
             axes.plot(
-                across,
-                up,
-                color=_colour(number),
+                x,
+                y,
+                color=_color(number),
                 alpha=opacity,
-                marker="o" if marks else None,
+                marker="o",
                 markersize=3,
                 linewidth=1.4,
                 label=name if index == 0 else None,
             )
-    axes.set(xlabel=x, ylabel=y)
+    axes.set(xlabel=x_label, ylabel=y_label)
     axes.set_ylim(0, 1.15 * max([*axes.get_ylim(), 1e-3]))
-    axes.xaxis.set_major_locator(MaxNLocator(steps=[1, 2, 5, 10], integer=x == SEVERITY))
+    axes.xaxis.set_major_locator(MaxNLocator(steps=[1, 2, 5, 10], integer=x_label == SEVERITY))
     axes.legend()
-    return _shown(chart, title, details)
+    return _to_figure(chart, title, details)
 
 
 @matplotlib.rc_context(STYLE)
-def bars(title: str, details: str, labels: Sequence[str], found: Mapping[str, Sequence[float]], x: str) -> Html:
-    """A bar of each model for each label, from top to bottom."""
-    chart, axes = _chart(height=0.7 + 0.13 * len(labels) * (len(found) + 0.7) + 0.2 * len(found))
-    thick = 0.8 / len(found)
-    at = np.arange(len(labels))
-    for number, (name, values) in enumerate(found.items()):
-        axes.barh(at + (number - (len(found) - 1) / 2) * thick, values, thick, color=_colour(number), label=name)
-    axes.set_yticks(at, [label.replace("_", " ") for label in labels])
-    axes.set(xlabel=x, ylim=(len(labels) - 0.4, -0.6))
+def bar_chart(
+    title: str, details: str, labels: Sequence[str], values: Mapping[str, Sequence[float]], x_label: str
+) -> Html:
+    """Draw horizontal bars, one per label (from top to bottom) and model."""
+    chart, axes = _new_chart(height=0.7 + 0.13 * len(labels) * (len(values) + 0.7) + 0.2 * len(values))
+    thickness = 0.8 / len(values)
+    centers = np.arange(len(labels))
+    for number, (name, lengths) in enumerate(values.items()):
+        offset = (number - (len(values) - 1) / 2) * thickness
+        axes.barh(centers + offset, lengths, thickness, color=_color(number), label=name)
+    axes.set_yticks(centers, [label.replace("_", " ") for label in labels])
+    axes.set(xlabel=x_label, ylim=(len(labels) - 0.4, -0.6))
     axes.grid(axis="y", visible=False)
     axes.legend(loc="upper left", bbox_to_anchor=(0, -0.5 / chart.get_figheight() - 0.02), ncols=1)
-    return _shown(chart, title, details)
+    return _to_figure(chart, title, details)
 
 
 @matplotlib.rc_context(STYLE)
-def histograms(title: str, details: str, found: Mapping[str, np.ndarray], x: str) -> Html:
-    """How often each model's values occur, one over the other, with their means as dashed lines."""
-    chart, axes = _chart()
-    lowest = min(float(np.floor(values.min() / BIN)) for values in found.values())
-    edges = np.arange(min(lowest, 0), round(1 / BIN) + 1) * BIN
-    for number, (name, values) in enumerate(found.items()):
-        weights = np.full(len(values), 100 / len(values))
-        options: dict[str, Any] = {"bins": edges, "weights": weights, "color": _colour(number)}
-        axes.hist(values.clip(max=1), alpha=0.25, **options)
-        axes.hist(values.clip(max=1), histtype="step", linewidth=1.5, label=name, **options)
-        axes.axvline(values.mean(), color=_colour(number), linestyle="--", linewidth=1.2)
-    axes.set(xlabel=x, ylabel="images (%)")
+def histogram_chart(title: str, details: str, values: Mapping[str, np.ndarray], x_label: str) -> Html:
+    """Draw a histogram of each model's values, at most 1, over each other; dashed lines show their means."""
+    chart, axes = _new_chart()
+    lowest_bin = min(float(np.floor(model_values.min() / BIN_WIDTH)) for model_values in values.values())
+    edges = np.arange(min(lowest_bin, 0), round(1 / BIN_WIDTH) + 1) * BIN_WIDTH
+    for number, (name, model_values) in enumerate(values.items()):
+        percent = np.full(len(model_values), 100 / len(model_values))
+        options: dict[str, Any] = {"bins": edges, "weights": percent, "color": _color(number)}
+        axes.hist(model_values.clip(max=1), alpha=0.25, **options)
+        axes.hist(model_values.clip(max=1), histtype="step", linewidth=1.5, label=name, **options)
+        axes.axvline(model_values.mean(), color=_color(number), linestyle="--", linewidth=1.2)
+    axes.set(xlabel=x_label, ylabel="images (%)")
     axes.set_ylim(top=1.25 * axes.get_ylim()[1])
     axes.legend(loc="upper left")
-    return _shown(chart, title, details)
+    return _to_figure(chart, title, details)
 
 
-def _colour(number: int) -> str:
-    return COLOURS[number % len(COLOURS)]
+def arrange_charts(charts: Iterable[Html]) -> Html:
+    """Arrange charts in rows of two or three; a single one does not fill the row."""
+    columns = "grid-template-columns: repeat(auto-fill, minmax(min(100%, 420px), 1fr))"
+    return element("div", *charts, class_="grid", style=f"margin: 1rem 0; {columns}")
 
 
-def _chart(height: float = 3.0) -> tuple[Figure, Any]:
+def _color(number: int) -> str:
+    return COLORS[number % len(COLORS)]
+
+
+def _new_chart(height: float = 3.0) -> tuple[Figure, Any]:
+    """Return a figure of this height in inches, and its axes."""
     chart = Figure(figsize=(5.2, height), layout="constrained")
     return chart, chart.subplots()
 
 
-def _shown(chart: Figure, title: str, details: str) -> Html:
+def _to_figure(chart: Figure, title: str, details: str) -> Html:
+    """Return the chart as an HTML figure with a caption."""
     text = io.StringIO()
     chart.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
     drawing = text.getvalue()
     return figure(Html(drawing[drawing.index("<svg") :]), title, details)
-
-
-def side_by_side(charts: Iterable[Html]) -> Html:
-    """Charts, two or three in a row; a single one does not fill the row."""
-    columns = "grid-template-columns: repeat(auto-fill, minmax(min(100%, 420px), 1fr))"
-    return element("div", *charts, class_="grid", style=f"margin: 1rem 0; {columns}")

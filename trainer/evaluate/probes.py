@@ -1,4 +1,4 @@
-"""Linear classifiers on frozen features: the one that learned with the network, and one that learns afterwards."""
+"""Linear classifiers on frozen features: trained with the network (concurrent), or afterwards (offline)."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -17,50 +17,68 @@ from trainer.evaluate.images.image_sets import ImageSet, check_classes
 from trainer.evaluate.models import EvaluatedModel
 from trainer.optim import probe_learning_rate
 
-BATCH = 256
-CHUNK = 8192  # rows that are classified at once
+PROBE_BATCH_SIZE = 256
+VECTORS_PER_CHUNK = 8192  # classified at once
 CONCURRENT, OFFLINE = "concurrent", "offline"
 
 
 class Classifier(NamedTuple):
-    """A linear classifier, the classes that it knows by index, and where they come from."""
+    """A linear classifier of features.
+
+    Attributes:
+        kind: "concurrent" or "offline".
+        logits: function from features [n, channels] to class scores [n, classes].
+        classes: class names by index.
+        source: where the classes come from, for error messages.
+    """
 
     kind: str
-    module: Callable[[Tensor], Tensor | None]
+    logits: Callable[[Tensor], Tensor | None]
     classes: list[str]
     source: str
 
-    def accuracy(self, found: FeatureSet, classes: list[str], device: torch.device) -> dict[str, float]:
-        """The shares of images whose class scores highest, and among the five highest; `classes` are the labels'.
+    def accuracy(self, features: FeatureSet, classes: list[str], device: torch.device) -> dict[str, float]:
+        """Compute top-1 and top-5 accuracy, as fractions.
 
-        Of classes that score alike the first comes first, as argmax has it. Raises UserError for scores that are none.
+        `classes` are the names of the classes that the labels of the features refer to. Of classes with equal scores
+        the first wins, as with argmax. Raises UserError if scores are not finite.
         """
         index = {name: number for number, name in enumerate(self.classes)}
-        labels = torch.tensor([index[name] for name in classes])[torch.from_numpy(found.labels)]
-        ranks = self._ranks(found.rows, labels, device)
+        labels = torch.tensor([index[name] for name in classes])[torch.from_numpy(features.labels)]
+        ranks = self._ranks(features.vectors, labels, device)
         return {"top1": float((ranks < 1).double().mean()), "top5": float((ranks < 5).double().mean())}
 
     @torch.inference_mode()
-    def _ranks(self, rows: np.ndarray, labels: Tensor, device: torch.device) -> Tensor:
-        """How many classes come before the right one, [n]."""
+    def _ranks(self, vectors: np.ndarray, labels: Tensor, device: torch.device) -> Tensor:
+        """Return the rank of each image's class, counted from 0, [n]."""
         ranks = []
-        for start in range(0, len(rows), CHUNK):
-            scores = self.module(torch.from_numpy(rows[start : start + CHUNK]).to(device))
-            assert scores is not None
+        for start in range(0, len(vectors), VECTORS_PER_CHUNK):
+            scores = self.logits(torch.from_numpy(vectors[start : start + VECTORS_PER_CHUNK]).to(device))
+            assert scores is not None, "a classifier always has scores"
             if not scores.isfinite().all():
                 raise UserError(
-                    f"the {self.kind} probe of {self.source}: expected numbers as scores, found NaN or infinity; leave "
-                    "the model out"
+                    f"the {self.kind} probe of {self.source}: expected finite numbers as scores, found NaN or "
+                    "infinity; evaluate without this model"
                 )
-            at = labels[start : start + CHUNK, None].to(device)
-            right = scores.gather(1, at)
-            earlier = torch.arange(scores.shape[1], device=device) < at
-            ranks.append(((scores > right) | ((scores == right) & earlier)).sum(1).cpu())
+            label_column = labels[start : start + VECTORS_PER_CHUNK, None].to(device)
+            label_scores = scores.gather(1, label_column)
+            is_earlier = torch.arange(scores.shape[1], device=device) < label_column
+            ranks.append(((scores > label_scores) | ((scores == label_scores) & is_earlier)).sum(1).cpu())
         return torch.cat(ranks)
 
 
 class Probes:
-    """The classifiers of models; an offline one learns when it is first asked for."""
+    """The classifiers of models; an offline probe is trained when it is first needed.
+
+    Class folders are always given by their names in sorted order.
+
+    Args:
+        store: features of the training images.
+        open_train: function that opens the images of --train; None without it.
+        epochs: epochs of offline probes.
+        seed: random seed of offline probes.
+        device: where probes are trained and applied.
+    """
 
     def __init__(
         self,
@@ -79,103 +97,116 @@ class Probes:
         return self._open_train()
 
     def concurrent(self, model: EvaluatedModel, folders: list[str]) -> Classifier | None:
-        """What learned with the network; None where nothing did, or where it cannot be used and --train can.
+        """Return the classifier that was trained with the network.
 
-        A plain weights file does not name its classes: as many class folders as it has classes are taken in order.
-        Raises UserError where they are not as many, and an offline probe cannot learn without --train.
+        Returns None if there is none, or if it does not fit the class folders and --train allows an offline probe. A
+        plain weights file does not name its classes: equally many class folders are assigned to them in order.
+
+        Raises UserError if the classifier does not fit and there is no --train.
         """
-        known = self._known(model)
-        if not known:
+        if not self._class_count(model):
             return None
-        if unnamed := self.unnamed(model, folders):
+        if mismatch := self._mismatch(model, folders):
             if self._train is not None:
                 return None
             raise UserError(
-                f"{model.location}: {unnamed}; expected as many, whose sorted names are its classes in order; "
-                "or name what a probe of these classes can learn from with --train"
+                f"{model.location}: {mismatch}; expected as many, whose sorted names are its classes in order; or name "
+                "images of these classes with --train, to train an offline probe"
             )
         classes = folders if model.classes is None else model.classes
-        return Classifier(CONCURRENT, model.scores, classes, f"{model.name}'s training")
-
-    def unnamed(self, model: EvaluatedModel, folders: list[str]) -> str:
-        """Why a model's own classifier does not fit these folders; empty where it does, or where there is none."""
-        known = self._known(model)
-        if not known or model.classes is not None or known == len(folders):
-            return ""
-        return f"knows {known:,} classes without their names, found {len(folders):,} class folders"
-
-    def notes(self, models: Sequence[EvaluatedModel], folders: list[str]) -> list[str]:
-        """Which models are measured by an offline probe alone although they have a classifier, and why."""
-        reasons = [(model.name, self.unnamed(model, folders)) for model in models]
-        return [f"{name} {reason}: only an offline probe is measured." for name, reason in reasons if reason]
-
-    def _known(self, model: EvaluatedModel) -> int:
-        """How many classes a model's own classifier tells apart; 0 without one."""
-        probed = model.scores(torch.zeros(1, model.channels, device=self._device))
-        return 0 if probed is None else probed.shape[1]
+        return Classifier(CONCURRENT, model.logits_of, classes, f"{model.name}'s training")
 
     def offline(self, model: EvaluatedModel) -> Classifier | None:
-        """What learns from the features of --train; None without it."""
+        """Return a classifier trained on the features of --train; None without --train."""
         if self._train is None:
             return None
         if model.name not in self._offline:
-            found = self._store.get(model, self._train)
-            module = fit_linear_probe(
-                torch.from_numpy(found.rows),
-                torch.from_numpy(found.labels),
+            features = self._store.get(model, self._train)
+            linear = fit_linear_probe(
+                torch.from_numpy(features.vectors),
+                torch.from_numpy(features.labels),
                 len(self._train.classes),
                 self._epochs,
                 self._seed,
                 self._device,
                 model.name,
             )
-            self._offline[model.name] = Classifier(OFFLINE, module, self._train.classes, f"{model.name} on --train")
+            self._offline[model.name] = Classifier(OFFLINE, linear, self._train.classes, f"{model.name} on --train")
         return self._offline[model.name]
 
+    def concurrent_or_offline(self, model: EvaluatedModel, folders: list[str]) -> Classifier:
+        """Return the concurrent classifier or, if there is none, the offline one. `check` must have passed."""
+        classifier = self.concurrent(model, folders) or self.offline(model)
+        assert classifier is not None, "check raises UserError for a model without a classifier"
+        return classifier
+
     def check(self, model: EvaluatedModel, folders: list[str], what: str) -> None:
-        """Raises UserError where a model has no classifier, or one that knows other classes than these folders."""
+        """Raise UserError if a model has no classifier, or one whose classes are not those of the class folders.
+
+        `what` names the images for the message, such as "--val".
+        """
         concurrent = self.concurrent(model, folders)
         if concurrent is None and self._train is None:
             raise UserError(
-                f"{model.location}: has no linear probe of its own; name what one can learn from with --train"
+                f"{model.location}: has no linear probe of its own; name images with --train, to train an offline probe"
             )
         if concurrent is not None:
             check_classes(folders, concurrent.classes, what, concurrent.source)
         if self._train is not None:
             check_classes(folders, self._train.classes, what, "--train")
 
-    def best_known(self, model: EvaluatedModel, folders: list[str]) -> Classifier:
-        """The concurrent classifier or, where there is none, the offline one."""
-        found = self.concurrent(model, folders) or self.offline(model)
-        assert found is not None, "check comes first"
-        return found
+    def notes(self, models: Sequence[EvaluatedModel], folders: list[str]) -> list[str]:
+        """Describe which models are measured with an offline probe only although they have a classifier, and why."""
+        mismatches = [(model.name, self._mismatch(model, folders)) for model in models]
+        return [f"{name} {mismatch}: only an offline probe is measured." for name, mismatch in mismatches if mismatch]
+
+    def _mismatch(self, model: EvaluatedModel, folders: list[str]) -> str:
+        """Describe why a classifier without class names does not fit the folders; empty if it does, or has names."""
+        count = self._class_count(model)
+        if not count or model.classes is not None or count == len(folders):
+            return ""
+        return f"knows {count:,} classes without their names, found {len(folders):,} class folders"
+
+    def _class_count(self, model: EvaluatedModel) -> int:
+        """Return the number of classes of a model's own classifier; 0 without one."""
+        scores = model.logits_of(torch.zeros(1, model.channels, device=self._device))
+        return 0 if scores is None else scores.shape[1]
 
 
 def fit_linear_probe(
-    rows: Tensor, labels: Tensor, classes: int, epochs: int, seed: int, device: torch.device, name: str = "probe"
+    vectors: Tensor, labels: Tensor, classes: int, epochs: int, seed: int, device: torch.device, name: str = "probe"
 ) -> nn.Linear:
-    """A linear classifier of features [n, C] float32 with labels [n], by SGD.
+    """Train a linear classifier by SGD, from weights of 0.
 
-    Nesterov momentum 0.9, learning rate 0.1 * N / 256 at batches of N (256, or all rows where they are fewer), cosine
-    to 0 over the epochs, no weight decay; it begins at 0.
+    Nesterov momentum 0.9, no weight decay, batches of N = 256 (or all images if there are fewer), learning rate
+    0.1 * N / 256 with a cosine schedule to 0.
+
+    Args:
+        vectors: features, float32 [n, channels].
+        labels: class indices, int64 [n].
+        classes: number of classes.
+        epochs: number of epochs.
+        seed: random seed of the order of the images.
+        device: where the classifier is trained.
+        name: name for the progress bar.
     """
     generator = torch.Generator().manual_seed(seed)
-    probe = nn.Linear(rows.shape[1], classes).to(device)
+    probe = nn.Linear(vectors.shape[1], classes).to(device)
     nn.init.zeros_(probe.weight)
     nn.init.zeros_(probe.bias)
-    batch = min(BATCH, len(rows))
-    steps = len(rows) // batch
-    optimizer = torch.optim.SGD(probe.parameters(), lr=probe_learning_rate(batch), momentum=0.9, nesterov=True)
+    batch_size = min(PROBE_BATCH_SIZE, len(vectors))
+    steps_per_epoch = len(vectors) // batch_size
+    optimizer = torch.optim.SGD(probe.parameters(), lr=probe_learning_rate(batch_size), momentum=0.9, nesterov=True)
     schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: 0.5 * (1 + math.cos(math.pi * step / (epochs * steps)))
+        optimizer, lambda step: 0.5 * (1 + math.cos(math.pi * step / (epochs * steps_per_epoch)))
     )
-    rows, labels = rows.to(device), labels.to(device)
+    vectors, labels = vectors.to(device), labels.to(device)
     for _ in progress_bar(range(epochs), desc=f"{name}, offline probe", unit=" epochs"):
-        order = torch.randperm(len(rows), generator=generator).to(device)
-        for step in range(steps):
-            chosen = order[step * batch : (step + 1) * batch]
+        order = torch.randperm(len(vectors), generator=generator).to(device)
+        for step in range(steps_per_epoch):
+            chosen = order[step * batch_size : (step + 1) * batch_size]
             optimizer.zero_grad()
-            F.cross_entropy(probe(rows[chosen]), labels[chosen]).backward()
+            F.cross_entropy(probe(vectors[chosen]), labels[chosen]).backward()
             optimizer.step()
             schedule.step()
     return probe

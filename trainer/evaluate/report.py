@@ -42,10 +42,10 @@ def _checkpoints(context: Context) -> Html:
     rows = [
         (
             model.name,
-            model.about["recipe"] or "weights file",
-            model.about["backbone"],
-            context.store.size(model),
-            "" if model.about["step"] is None else model.about["step"],
+            model.training["recipe"] or "weights file",
+            model.training["backbone"],
+            context.store.image_size(model),
+            "" if model.training["step"] is None else model.training["step"],
             page.breakable(model.location),
             model.sha256[:12],
         )
@@ -57,4 +57,4 @@ def _checkpoints(context: Context) -> Html:
 
 def _unreadable_note(name: str, reasons: Mapping[str, str]) -> str:
     listed = join_names([f"{image} ({reason})" for image, reason in reasons.items()])
-    return f"{name}: {pluralize(len(reasons), 'image')} excluded, because they cannot be read: {listed}"
+    return f"{name}: {pluralize(len(reasons), 'unreadable image')} excluded: {listed}"

@@ -73,8 +73,8 @@ class Suite:
     """An evaluation suite.
 
     Attributes:
-        position: place in the report; smaller ones first.
-        inputs: settings of which at least one must be given.
+        position: sort key of the suite's section in the report.
+        inputs: settings that name the suite's data; at least one must be given.
         image_sets: function from the context to the image sets whose features the suite needs. It is called before
             anything is measured, and raises UserError for everything that can be wrong by then.
         run: function from the context to the findings.

@@ -1,1 +1,1 @@
-"""The parts that recipes are composed of: backbone, projection head, linear probe, attention read-out."""
+"""The networks that recipes are composed of: backbone, projection head, linear probe and attention read-outs."""

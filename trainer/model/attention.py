@@ -1,4 +1,4 @@
-"""The attention branch (paper 3.3): from a backbone's last three stages to a map of where people look."""
+"""The attention branch (paper 3.3): a map of human attention, predicted from a backbone's last three stages."""
 
 from typing import Literal
 
@@ -13,10 +13,10 @@ STAGES = 3
 
 
 class AttentionReadout(nn.Module):
-    """One spatial map of each stage, resized and combined linearly: 4 parameters; a sigmoid makes it non-negative.
+    """Linear combination of one map per stage, followed by a sigmoid; it has 4 parameters.
 
-    `select` says which map: of the channel whose mean over the image is highest (paper 3.3), the maximum over channels
-    at each place, or their mean.
+    Args:
+        select: how the feature channels of a stage become one map; see `select_map`.
     """
 
     def __init__(self, select: Selection = "gap_argmax") -> None:
@@ -25,14 +25,18 @@ class AttentionReadout(nn.Module):
         self.combine = nn.Conv2d(STAGES, 1, 1)
 
     def forward(self, features: Features, size: tuple[int, int]) -> Tensor:
-        """Features of B images -> map [B, height, width] in (0, 1)."""
+        """Predict attention maps of a given size (height, width): float32 [B, height, width] in (0, 1)."""
         maps = [F.interpolate(select_map(stage, self.select), size, mode="bilinear") for stage in features.stages]
         combined: Tensor = self.combine(torch.cat(maps, 1))
         return combined[:, 0].float().sigmoid()
 
 
 def select_map(stage: Tensor, select: Selection) -> Tensor:
-    """The map that speaks for a stage: [B, c, h, w] -> [B, 1, h, w]."""
+    """Reduce the feature maps of a stage to one map per image: [B, c, h, w] -> [B, 1, h, w].
+
+    `gap_argmax` takes the channel with the highest spatial mean (paper 3.3), `channel_max` the maximum over channels at
+    each position, `channel_mean` their mean.
+    """
     if select == "channel_max":
         return stage.amax(1, keepdim=True)
     if select == "channel_mean":

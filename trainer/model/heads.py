@@ -1,24 +1,30 @@
-"""What stands on a backbone's features: SimCLR's projection head, and the linear probe."""
+"""Heads on a backbone's pooled features: SimCLR's projection head and the linear probe."""
 
 from torch import Tensor, nn
 
 from trainer.model.backbone import GROUPS, NormName
 
-PROJECTION = 128
+EMBEDDING_DIM = 128  # as in SimCLR
 
 
 class ProjectionHead(nn.Module):
-    """SimCLR's head: linear layers without bias, each with a norm, ReLU between; the last norm has no offset.
+    """SimCLR's projection head: [B, channels] -> [B, 128], not normalized to unit length.
 
-    [B, channels] -> [B, 128], not yet of length 1.
+    Linear layers without bias, each followed by a norm, with ReLU in between. The last norm has a scale but no
+    trainable offset.
+
+    Args:
+        channels: number of input channels, and of the hidden layers' channels.
+        layers: number of linear layers.
+        norm: batch norm or group norm.
     """
 
     def __init__(self, channels: int, layers: int = 2, norm: NormName = "batch") -> None:
         super().__init__()
         modules: list[nn.Module] = []
         for _ in range(layers - 1):
-            modules += [nn.Linear(channels, channels, bias=False), _norm(channels, norm), nn.ReLU(inplace=True)]
-        modules += [nn.Linear(channels, PROJECTION, bias=False), _norm(PROJECTION, norm)]
+            modules += [nn.Linear(channels, channels, bias=False), _make_norm(channels, norm), nn.ReLU(inplace=True)]
+        modules += [nn.Linear(channels, EMBEDDING_DIM, bias=False), _make_norm(EMBEDDING_DIM, norm)]
         self.layers = nn.Sequential(*modules)
         self.layers[-1].bias.requires_grad_(False)
 
@@ -28,11 +34,15 @@ class ProjectionHead(nn.Module):
 
 
 class LinearProbe(nn.Module):
-    """A linear classifier that learns from features and tells them nothing: no gradient goes back.
+    """Linear classifier on stop-gradient features: [B, channels] -> [B, classes].
 
-    With batch norm the features are first standardised, channel by channel: what a fixed learning rate makes of them
-    then depends neither on their scale, which grows while the backbone learns, nor on what all images have in common.
-    [B, channels] -> [B, classes].
+    With batch norm, the features are first standardized channel by channel. So the effect of a fixed learning rate
+    depends neither on their scale, which grows while the backbone is trained, nor on their mean over all images.
+
+    Args:
+        channels: number of feature channels.
+        classes: number of classes.
+        norm: the backbone's norm; with group norm the features are not standardized.
     """
 
     def __init__(self, channels: int, classes: int, norm: NormName = "batch") -> None:
@@ -46,8 +56,11 @@ class LinearProbe(nn.Module):
         scores: Tensor = self.linear(self.standard(features.detach()))
         return scores
 
-    def folded(self) -> dict[str, Tensor]:
-        """`weight` [classes, channels] and `bias` of the one linear layer that does the same in evaluation."""
+    def fold(self) -> dict[str, Tensor]:
+        """Return the single linear layer that is equivalent to the probe in eval mode.
+
+        The layer is `weight` [classes, channels] and `bias` [classes].
+        """
         weight, bias = self.linear.weight.detach(), self.linear.bias.detach()
         if isinstance(self.standard, nn.BatchNorm1d):
             assert self.standard.running_mean is not None
@@ -57,5 +70,5 @@ class LinearProbe(nn.Module):
         return {"weight": weight, "bias": bias}
 
 
-def _norm(channels: int, norm: NormName) -> nn.Module:
+def _make_norm(channels: int, norm: NormName) -> nn.Module:
     return nn.BatchNorm1d(channels) if norm == "batch" else nn.GroupNorm(GROUPS, channels)

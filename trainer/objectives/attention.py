@@ -33,7 +33,7 @@ class AttentionObjective(Objective):
         return {"attention": self.attention(encoded.clean, encoded.size)}
 
     def attention(self, clean: Features, size: tuple[int, int]) -> Tensor:
-        predicted: Tensor = self.readout(clean if self.guides_backbone else clean.detached(), size)
+        predicted: Tensor = self.readout(clean if self.guides_backbone else clean.detach(), size)
         return predicted
 
     def loss_terms(self, outputs: Outputs, inputs: ModelInputs) -> LossTerms:

@@ -38,7 +38,7 @@ class ProbeObjective(Objective):
         return scores
 
     def classifier(self) -> dict[str, Tensor]:
-        return self.probe.folded()
+        return self.probe.fold()
 
 
 def probe_objectives(channels: int, classes: int | None, config: ModelConfig) -> list[Objective]:

@@ -1,4 +1,4 @@
-"""The rows of the paper's Table 1. A recipe is a short file that says what it is made of; its name is the file's."""
+"""The rows of the paper's Table 1: each recipe is one short file in this folder, and the file name is its name."""
 
 import importlib
 import pkgutil
@@ -7,34 +7,42 @@ from typing import TYPE_CHECKING
 
 from common.errors import UserError
 
-if TYPE_CHECKING:  # names are listed without torch
+if TYPE_CHECKING:  # listing the names must not import torch
     from trainer.config import ModelConfig
     from trainer.objectives import Model
     from trainer.recipe import Recipe
 
 
 def recipe_names() -> list[str]:
-    """All recipes, as --recipe takes them."""
+    """Return the names of all recipes, sorted, as --recipe takes them."""
     return sorted(module.name.replace("_", "-") for module in pkgutil.iter_modules(__path__))
 
 
 def get_recipe(name: str) -> "Recipe":
-    """A recipe by name. Raises UserError."""
-    found: Recipe = _module(name).RECIPE
-    return found
+    """Return a recipe by name. Raises UserError for an unknown name."""
+    recipe: Recipe = _import_recipe(name).RECIPE
+    return recipe
 
 
 def describe_recipe(name: str) -> str:
-    """What a recipe is, as its file begins. Raises UserError."""
-    return str(_module(name).__doc__).strip().partition("\n\n")[0]
-
-
-def _module(name: str) -> ModuleType:
-    if name not in recipe_names():
-        raise UserError(f"--recipe {name}: expected one of {', '.join(recipe_names())}")
-    return importlib.import_module(f"{__name__}.{name.replace('-', '_')}")
+    """Return the first paragraph of a recipe's docstring. Raises UserError for an unknown name."""
+    return str(_import_recipe(name).__doc__).strip().partition("\n\n")[0]
 
 
 def build(name: str, config: "ModelConfig", classes: int | None) -> "Model":
-    """The model of a recipe; `classes` is the number that its probe or classifier knows. Raises UserError."""
+    """Build the model of a recipe with random weights.
+
+    Args:
+        name: name of the recipe.
+        config: settings of the model and its losses.
+        classes: number of classes of its probe or classifier; None for a model without a probe.
+
+    Raises UserError for an unknown name.
+    """
     return get_recipe(name).build(config, classes)
+
+
+def _import_recipe(name: str) -> ModuleType:
+    if name not in recipe_names():
+        raise UserError(f"--recipe {name}: expected one of {', '.join(recipe_names())}")
+    return importlib.import_module(f"{__name__}.{name.replace('-', '_')}")

@@ -1,4 +1,4 @@
-"""SimCLR, the baseline: the attention read-out learns from detached features, so that it can be compared."""
+"""The baseline SimCLR, with an attention read-out on detached features that does not affect the backbone."""
 
 from trainer.config import ModelConfig
 from trainer.model.attention import AttentionReadout
@@ -8,7 +8,7 @@ from trainer.recipe import Recipe
 
 
 def build(config: ModelConfig, classes: int | None) -> Model:
-    """Contrast, a probe, and a read-out that tells the backbone nothing (paper 4.2)."""
+    """Compose the contrastive objective, a probe, and the read-out on detached features (paper 4.2)."""
     backbone = Backbone(config.backbone, config.norm)
     contrast = ContrastiveObjective(backbone.channels, config)
     attention = AttentionObjective(config, AttentionReadout(config.select), guides_backbone=False)

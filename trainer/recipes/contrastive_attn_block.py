@@ -1,6 +1,6 @@
-"""SimCLR on masked features: a block masks the last stage before pooling, and the teacher's maps guide its mask.
+"""SimCLR on features that an attention block masks before pooling, with a mask that must match the teacher's maps.
 
-The block is no part of torchvision's layout: an exported backbone is without it.
+The block is not part of torchvision's ResNet, so exported weights do not include it.
 """
 
 from trainer.config import ModelConfig
@@ -11,12 +11,12 @@ from trainer.recipe import Recipe, check_map_size
 
 
 def build(config: ModelConfig, classes: int | None) -> Model:
-    """Contrast and a probe on masked features; the mask of the clean image is the attention branch (paper 4.3)."""
+    """Compose contrast and a probe on masked features; the clean image's mask is the attention map (paper 4.3)."""
     backbone = Backbone(config.backbone, config.norm)
     contrast = ContrastiveObjective(backbone.channels, config)
     attention = AttentionObjective(config, MaskReadout())
-    parts = [contrast, attention, MaskMonitor(), *probe_objectives(backbone.channels, classes, config)]
-    return Model(backbone, parts, AttentionBlock(backbone.channels))
+    objectives = [contrast, attention, MaskMonitor(), *probe_objectives(backbone.channels, classes, config)]
+    return Model(backbone, objectives, AttentionBlock(backbone.channels))
 
 
 RECIPE = Recipe(build, check=check_map_size, paper={"resnet50": (61.15, None)})

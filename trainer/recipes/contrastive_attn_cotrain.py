@@ -1,6 +1,8 @@
-"""SimCLR on the shards, and where people look from human-labelled images: as many of them a step as wanted, no teacher.
+"""SimCLR whose backbone must also predict human attention maps of other photographs, without a teacher.
 
-python -m trainer.run --recipe contrastive-attn-cotrain --human-data salicon:FOLDER --human-batch-size 2048 ...
+Example::
+
+    python -m trainer.run --recipe contrastive-attn-cotrain --human-data salicon:FOLDER --human-batch-size 2048 ...
 """
 
 from trainer.config import ModelConfig
@@ -11,7 +13,7 @@ from trainer.recipe import Recipe
 
 
 def build(config: ModelConfig, classes: int | None) -> Model:
-    """Contrast, a probe, and the attention branch on photographs that people looked at (paper 4.3)."""
+    """Compose contrast, a probe, and the attention branch on photographs with human fixations (paper 4.3)."""
     backbone = Backbone(config.backbone, config.norm)
     contrast = ContrastiveObjective(backbone.channels, config)
     attention = AttentionObjective(config, AttentionReadout(config.select), prefix="human_")

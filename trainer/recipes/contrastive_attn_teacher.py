@@ -1,4 +1,4 @@
-"""The paper's method: SimCLR whose backbone must also predict where the teacher says that people look."""
+"""The paper's method: SimCLR whose backbone must also predict the teacher's attention maps."""
 
 from trainer.config import ModelConfig
 from trainer.model.attention import AttentionReadout
@@ -8,7 +8,7 @@ from trainer.recipe import Recipe
 
 
 def build(config: ModelConfig, classes: int | None) -> Model:
-    """Contrast, a probe, and the attention branch on the clean image (paper 3.3)."""
+    """Compose contrast, a probe, and the attention branch on the clean images (paper 3.3)."""
     backbone = Backbone(config.backbone, config.norm)
     contrast = ContrastiveObjective(backbone.channels, config)
     attention = AttentionObjective(config, AttentionReadout(config.select))

@@ -1,4 +1,4 @@
-"""SimCLR whose own ContraCAM map of the clean image must be where the teacher says that people look."""
+"""SimCLR whose ContraCAM maps must match the teacher's attention maps."""
 
 from common.errors import UserError
 from trainer.config import ModelConfig, TrainConfig
@@ -9,7 +9,7 @@ from trainer.recipe import Recipe, check_map_size
 
 
 def build(config: ModelConfig, classes: int | None) -> Model:
-    """Contrast, a probe, and ContraCAM in place of the linear read-out (paper 4.3)."""
+    """Compose contrast, a probe, and ContraCAM instead of the attention read-out (paper 4.3)."""
     backbone = Backbone(config.backbone, config.norm)
     contrast = ContrastiveObjective(backbone.channels, config)
     attention = AttentionObjective(config, ContraCAM(contrast.head, config.second_order))
@@ -17,12 +17,12 @@ def build(config: ModelConfig, classes: int | None) -> Model:
 
 
 def check(config: TrainConfig, classes: int | None, workers: int, compiled: bool) -> None:
-    """Raises UserError for what ContraCAM cannot do."""
+    """Raise UserError for settings that ContraCAM does not support."""
     check_map_size(config, classes, workers, compiled)
     if config.micro_batch is not None:
         raise UserError(
-            "--micro-batch: ContraCAM compares all images of a batch while the network runs, so that none may wait; "
-            "leave it out, and choose a --batch-size that fits"
+            "--micro-batch: ContraCAM compares all images of a batch in the forward pass, so it cannot be split; leave "
+            "the flag out, and choose a --batch-size that fits into memory"
         )
     if config.second_order and compiled:
         raise UserError("--second-order: torch.compile cannot differentiate twice; leave out --compile")

@@ -1,6 +1,6 @@
-"""SimCLR on masked features: the contrastive loss alone says what the block masks.
+"""SimCLR on features that an attention block masks before pooling, with a mask that only the contrastive loss trains.
 
-The block is no part of torchvision's layout: an exported backbone is without it.
+The block is not part of torchvision's ResNet, so exported weights do not include it.
 """
 
 from trainer.config import ModelConfig
@@ -11,14 +11,14 @@ from trainer.recipe import Recipe, check_map_size
 
 
 def build(config: ModelConfig, classes: int | None) -> Model:
-    """Contrast and a probe on masked features, without an attention loss (paper 4.3)."""
+    """Compose contrast and a probe on masked features, without an attention loss (paper 4.3)."""
     backbone = Backbone(config.backbone, config.norm)
-    parts = [
+    objectives = [
         ContrastiveObjective(backbone.channels, config),
         MaskMonitor(),
         *probe_objectives(backbone.channels, classes, config),
     ]
-    return Model(backbone, parts, AttentionBlock(backbone.channels))
+    return Model(backbone, objectives, AttentionBlock(backbone.channels))
 
 
 RECIPE = Recipe(build, check=check_map_size, paper={"resnet50": (49.65, None)})

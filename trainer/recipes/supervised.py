@@ -1,6 +1,6 @@
-"""A supervised classifier, trained in the usual way: crops and flips, SGD with Nesterov's momentum, 90 epochs.
+"""A supervised classifier, trained as usual: random crops and flips, SGD with Nesterov momentum, 90 epochs.
 
-The attention read-out learns from detached features, as in `contrastive`, so that it can be compared.
+Its attention read-out is trained on detached features, as in `contrastive`, so that its maps can be compared.
 """
 
 from common.errors import UserError
@@ -16,7 +16,7 @@ DEFAULTS = {"epochs": 90, "warmup_epochs": 5, "weight_decay": 1e-4}
 
 
 def build(config: ModelConfig, classes: int | None, guided: bool = False) -> Model:
-    """Cross-entropy, and a read-out that tells the backbone nothing unless it is `guided`. It needs classes."""
+    """Compose cross-entropy and the attention read-out, whose loss trains the backbone only if `guided`."""
     assert classes is not None
     backbone = Backbone(config.backbone, config.norm)
     attention = AttentionObjective(config, AttentionReadout(config.select), guides_backbone=guided)
@@ -24,9 +24,11 @@ def build(config: ModelConfig, classes: int | None, guided: bool = False) -> Mod
 
 
 def check(config: TrainConfig, classes: int | None, workers: int, compiled: bool) -> None:
-    """Raises UserError where there are no classes to learn."""
+    """Raise UserError if there are no classes."""
     if classes is None:
-        raise UserError(f"--recipe {config.recipe} learns classes; use samples that have them, without --no-probe")
+        raise UserError(
+            f"--recipe {config.recipe} trains a classifier; use a data set with classes, and leave out --no-probe"
+        )
 
 
 RECIPE = Recipe(

@@ -1,4 +1,4 @@
-"""A supervised classifier whose backbone must also predict where the teacher says that people look."""
+"""A supervised classifier whose backbone must also predict the teacher's attention maps."""
 
 from dataclasses import replace
 from functools import partial

@@ -1,6 +1,6 @@
 """Settings of studies: those of a training run, and the number and kind of runs."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
@@ -46,7 +46,10 @@ class SearchSettings(StudySettings):
     """
 
     model_config = SettingsConfigDict(env_prefix="TRAINER_SEARCH_", cli_prog_name="python -m trainer.search")
-    help_groups = {"study": ("trials", "concurrent"), **TrainSettings.help_groups}
+    help_groups: ClassVar[dict[str, tuple[str, ...]]] = {
+        "study": ("trials", "concurrent"),
+        **TrainSettings.help_groups,
+    }
 
     trials: int = Field(20, ge=1, description="number of pairs of weights to try")
     concurrent: int = Field(
@@ -62,7 +65,7 @@ class TableSettings(StudySettings):
     """
 
     model_config = SettingsConfigDict(env_prefix="TRAINER_TABLE_", cli_prog_name="python -m trainer.table")
-    help_groups = {
+    help_groups: ClassVar[dict[str, tuple[str, ...]]] = {
         "study": ("recipes", "seeds", "val", "supervised_learning_rate"),
         **TrainSettings.help_groups,
     }

@@ -80,7 +80,8 @@ def _draw_contours(axes: Axes, trials: Sequence[Trial], colors: dict[str, Any]) 
     except (QhullError, ValueError):  # fewer than three trials, or all on a line
         return
     accuracies = [_final_percent(trial) for trial in trials]
-    axes.tricontourf(Triangulation(*weights.T, triangles), accuracies, CONTOUR_LEVELS, alpha=0.5, **colors)
+    triangulation = Triangulation(weights[:, 0], weights[:, 1], triangles)
+    axes.tricontourf(triangulation, accuracies, CONTOUR_LEVELS, alpha=0.5, **colors)
 
 
 def _final_percent(trial: Trial) -> float:

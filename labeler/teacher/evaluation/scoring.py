@@ -11,7 +11,6 @@ The reference is the human attention map (all fixations, blurred with a sigma of
 fixations themselves. The negatives of shuffled AUC are all fixations of 10 random other images of the data set.
 """
 
-import os
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,7 +23,7 @@ from torch import Tensor
 
 from common.fixations import FixatedImage
 from common.fixations.maps import center_prior
-from common.parallel import in_order
+from common.parallel import available_cores, in_order
 from common.saliency import is_constant, score_map
 from labeler.teacher.evaluation.predict import predict_map
 from labeler.teacher.model import TeacherModel
@@ -71,7 +70,7 @@ def score_images(
         device: where maps are predicted and scored.
         seed: random seed of the split halves and the negatives.
     """
-    threads = os.cpu_count() or 1
+    threads = available_cores()
     torch.set_num_threads(1)  # maps are small, so several images at once use the cores better
     predictions = ((image, predict_map(teacher, image, device)) for image in images)
     with ThreadPoolExecutor(threads) as pool:

@@ -1,5 +1,6 @@
 import io
 import os
+import subprocess
 import tarfile
 from pathlib import Path
 
@@ -26,6 +27,7 @@ ODD_NAMES = [
     "deep/er/and/deeper/.jpg.jpg",
     "upper/CASE.JPG",
 ]
+SPARSE_FORMATS = ["--format=gnu", *(f"--format=pax --sparse-version={version}" for version in ("0.0", "0.1", "1.0"))]
 
 
 def tar_bytes(files: dict[str, bytes], form: int = tarfile.PAX_FORMAT) -> bytes:
@@ -36,6 +38,24 @@ def tar_bytes(files: dict[str, bytes], form: int = tarfile.PAX_FORMAT) -> bytes:
             header.size = len(content)
             tar.addfile(header, io.BytesIO(content))
     return buffer.getvalue()
+
+
+def sparse_tar(folder: Path, form: str, names: list[str]) -> Path:
+    """Pack files of a folder into "packed.tar" with GNU tar, which stores the holes of sparse files only as a list."""
+    path = folder / "packed.tar"
+    options = [*form.split(), "--sparse", "--hole-detection=raw"]
+    subprocess.run(["tar", *options, "--create", "--file", path, *names], cwd=folder, check=True)
+    with tarfile.open(path) as tar:
+        assert any(header.issparse() for header in tar)
+    return path
+
+
+def write_with_hole(path: Path, content: bytes) -> None:
+    """Write a file that has a hole of a megabyte between two copies of the content."""
+    with path.open("wb") as file:
+        file.write(content)
+        file.seek(1 << 20)
+        file.write(content)
 
 
 def list_refs(source: Source) -> list[ImageRef]:
@@ -148,6 +168,29 @@ def test_three_levels_of_nested_tars_are_read(tmp_path: Path) -> None:
     path = tmp_path / "outer.tar"
     path.write_bytes(tar_bytes({"m.tar": tar_bytes({"pad.txt": b"x", "i.tar": tar_bytes({"x.jpg": b"deep"})})}))
     assert read_all(LocalSource(path)) == {"m.tar/i.tar/x.jpg": b"deep"}
+
+
+@pytest.mark.parametrize("form", SPARSE_FORMATS)
+def test_sparse_files_in_a_tar_are_skipped_and_counted(form: str, tmp_path: Path) -> None:
+    write(tmp_path, {"a.jpg": b"1" * 700, "z.jpg": b"2" * 900})
+    write_with_hole(tmp_path / "hole.jpg", b"3" * 5000)
+    write_with_hole(tmp_path / "hole.tar", tar_bytes({"x.jpg": b"4"}))
+    source = LocalSource(sparse_tar(tmp_path, form, ["a.jpg", "hole.jpg", "hole.tar", "z.jpg"]))
+    assert read_all(source) == {"a.jpg": b"1" * 700, "z.jpg": b"2" * 900}
+    assert source.list().skipped == {"sparse files in tars": 2}
+
+
+@pytest.mark.parametrize("form", SPARSE_FORMATS)
+def test_sparse_files_in_an_inner_tar_are_skipped_and_counted(form: str, tmp_path: Path) -> None:
+    """The last file of the inner tar is sparse: its size is that of the whole file, larger than the rest of the tar."""
+    write(tmp_path, {"a.jpg": b"1" * 700})
+    write_with_hole(tmp_path / "hole.jpg", b"3" * 5000)
+    inner = sparse_tar(tmp_path, form, ["a.jpg", "hole.jpg"]).read_bytes()
+    path = tmp_path / "outer.tar"
+    path.write_bytes(tar_bytes({"inner.tar": inner, "z.jpg": b"2" * 900}))
+    source = LocalSource(path)
+    assert read_all(source) == {"inner.tar/a.jpg": b"1" * 700, "z.jpg": b"2" * 900}
+    assert source.list().skipped == {"sparse files in tars": 1}
 
 
 def test_images_in_a_real_tar_equal_those_that_tarfile_reads(shared_data: Path) -> None:

@@ -1,4 +1,8 @@
-from labeler.distributed.worker import ProgressCounter
+import pickle
+
+import pytest
+
+from labeler.distributed.worker import ProgressCounter, WorkerSpec
 
 
 def test_images_of_all_passes_are_added_up_and_a_restarted_shard_counts_once() -> None:
@@ -28,3 +32,15 @@ def test_starts_are_counted_until_a_shard_has_ended() -> None:
     assert counter.start_shard(0) == 3
     counter.end_shard()
     assert counter.start_shard(1) == 0
+
+
+@pytest.mark.parametrize(
+    ("threads", "gpus", "expected"), [(None, 0, 2), (None, 0.25, 3), (None, 1, 12), (None, 0.1, 2), (5, 0.25, 5)]
+)
+def test_threads_are_counted_on_the_machine_of_the_worker(
+    threads: int | None, gpus: float, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("common.parallel.available_cores", lambda: 1)  # of the machine that drives the job
+    sent = pickle.dumps(WorkerSpec(None, "output", None, threads, gpus, max_starts=4))
+    monkeypatch.setattr("common.parallel.available_cores", lambda: 12)
+    assert pickle.loads(sent).count_threads() == expected

@@ -93,6 +93,24 @@ def test_number_of_threads_does_not_change_the_shard(images: Path, tmp_path: Pat
     assert checksums(tmp_path / "one") == checksums(tmp_path / "many")
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="on a GPU, the teacher takes 32 images at once")
+def test_teacher_runs_on_one_thread_with_one_image_at_a_time(images: Path, tmp_path: Path) -> None:
+    """The last bits of a map depend on the number of threads and on the batch size, so neither depends on the machine."""
+    calls: list[tuple[int, int]] = []
+
+    def record(images: Tensor) -> Tensor:
+        calls.append((torch.get_num_threads(), len(images)))
+        return gradient_teacher()(images)
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        label(images, tmp_path / "out", CustomTeacher(FunctionModule(record)))
+    finally:
+        torch.set_num_threads(threads)
+    assert calls == [(1, 1)] * 11
+
+
 def test_images_are_distributed_evenly_over_shards(images: Path, tmp_path: Path) -> None:
     output = tmp_path / "out"
     labeler = shard_labeler(planned(images, output, samples_per_shard=4), output)

@@ -1,11 +1,13 @@
 """Tests of publishing: which files are written from the records of the shards, and when."""
 
+import errno
 import io
+import itertools
 import json
 import tarfile
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pytest
@@ -24,7 +26,28 @@ DESCRIPTION = {"failures.jsonl", "manifest.json", "sizes.json", "schema.json", "
 TEACHER = Teacher(name="some-teacher", sha256="ab" * 32)
 
 
-def make_test_plan(uris: list[str], **config: Any) -> Plan:
+class FullStorage(LocalStorage):
+    """A folder on a disk that is full after a number of files."""
+
+    def __init__(self, root: Path, files: int) -> None:
+        super().__init__(root)
+        self.files = files
+
+    def replace(self, name: str, content: bytes) -> None:
+        self._count_file()
+        super().replace(name, content)
+
+    def put_file(self, name: str, file: BinaryIO) -> bool:
+        self._count_file()
+        return super().put_file(name, file)
+
+    def _count_file(self) -> None:
+        if not self.files:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        self.files -= 1
+
+
+def make_test_plan(uris: list[str], previous: Plan | None = None, **config: Any) -> Plan:
     table = pa.Table.from_arrays(
         [
             pa.array(uris),
@@ -35,7 +58,7 @@ def make_test_plan(uris: list[str], **config: Any) -> Plan:
         schema=LISTING_SCHEMA,
     )
     settings = LabelConfig(samples_per_shard=10, **config)
-    return make_plan(Listing(table, Counter()), settings, TEACHER, "photos")[0]
+    return make_plan(Listing(table, Counter()), settings, TEACHER, "photos", previous)[0]
 
 
 @pytest.fixture
@@ -51,7 +74,8 @@ def storage(tmp_path: Path) -> LocalStorage:
 
 def commit(storage: LocalStorage, plan: Plan, shard: int, failed: dict[int, Reason] | None = None) -> ShardRecord:
     """Commit an empty tar with the record of a labeled shard. `failed` maps positions in the shard to reasons."""
-    first, size = sum(plan.shard_sizes()[:shard]), plan.shard_sizes()[shard]
+    sizes, position_in_plan = plan.shard_sizes(), shard - plan.first_shard
+    first, size = plan.first_image + sum(sizes[:position_in_plan]), sizes[position_in_plan]
     failures_in_shard = [
         Failure(key=f"{first + position:09d}", uri=f"é <{first + position}>.jpg", reason=reason, message="why")
         for position, reason in (failed or {}).items()
@@ -116,6 +140,34 @@ def test_publishing_again_writes_the_same_bytes(storage: LocalStorage, plan: Pla
     once = checksums(storage.root)
     publish(storage, [plan], 0.1)
     assert checksums(storage.root) == once
+
+
+@pytest.mark.parametrize("generations", [1, 2])
+def test_manifest_is_written_after_everything_that_it_describes(generations: int, plan: Plan, tmp_path: Path) -> None:
+    """On a disk that is full after any number of files, no reader finds a manifest without the files it describes."""
+    plans = [plan, make_test_plan([f"n00000001/{index}.jpg" for index in range(30, 50)], previous=plan)][:generations]
+
+    def prepare(folder: Path) -> Path:
+        for part in plans:
+            if part.generation:
+                assert publish(LocalStorage(folder), plans[:-1], 0.1)[1]
+            for shard in part.shard_indices:
+                commit(LocalStorage(folder), part, shard)
+        return folder
+
+    publish(LocalStorage(prepare(tmp_path / "complete")), plans, 0.1)
+    complete, manifest = checksums(tmp_path / "complete"), (tmp_path / "complete" / "manifest.json").read_bytes()
+    for files in itertools.count():
+        storage = FullStorage(prepare(tmp_path / f"{files} files"), files)
+        try:
+            publish(storage, plans, 0.1)
+            break
+        except OSError:
+            assert storage.exists("manifest.json") == (generations > 1)
+            assert not storage.exists("manifest.json") or storage.read("manifest.json") != manifest
+        publish(LocalStorage(storage.root), plans, 0.1)
+        assert checksums(storage.root) == complete
+    assert files == len(DESCRIPTION | {"classes.json"})
 
 
 def test_published_files_do_not_depend_on_the_order_of_commits(tmp_path: Path, plan: Plan) -> None:

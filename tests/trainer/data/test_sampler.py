@@ -6,67 +6,67 @@ from hypothesis import strategies as st
 from common.errors import UserError
 from trainer.data.sampler import Sampler, rank_slots
 
-sizes = st.lists(st.integers(0, 40), min_size=1, max_size=12).filter(lambda numbers: sum(numbers) >= 12)
+shard_sizes = st.lists(st.integers(0, 40), min_size=1, max_size=12).filter(lambda sizes: sum(sizes) >= 12)
 
 
-def epoch_of(sampler, epoch, world=1):
-    """Every sample of an epoch, as (shard, index), in the order of steps and slots."""
-    found = []
+def samples_of_epoch(sampler, epoch, world_size=1):
+    """Return all samples of an epoch as (shard, index), in the order of steps and slots."""
+    samples = []
     for step in range(epoch * sampler.steps_per_epoch, (epoch + 1) * sampler.steps_per_epoch):
-        for rank in range(world):
-            places = sampler.places(step, rank_slots(sampler.batch_size, world, rank))
-            found += zip(places.shards.tolist(), places.indices.tolist(), strict=True)
-    return found
+        for rank in range(world_size):
+            locations = sampler.locate(step, rank_slots(sampler.batch_size, world_size, rank))
+            samples += zip(locations.shards.tolist(), locations.indices.tolist(), strict=True)
+    return samples
 
 
 @settings(deadline=None, max_examples=50)
-@given(sizes=sizes, batch=st.integers(1, 12), epoch=st.integers(0, 3))
-def test_no_sample_comes_twice_in_an_epoch_and_all_are_real(sizes, batch, epoch):
+@given(sizes=shard_sizes, batch=st.integers(1, 12), epoch=st.integers(0, 3))
+def test_samples_of_an_epoch_are_distinct_and_exist(sizes, batch, epoch):
     sampler = Sampler(sizes, batch, seed=1)
-    found = epoch_of(sampler, epoch)
-    assert len(found) == len(set(found)) == sampler.steps_per_epoch * batch
-    assert all(0 <= index < sizes[shard] for shard, index in found)
+    samples = samples_of_epoch(sampler, epoch)
+    assert len(samples) == len(set(samples)) == sampler.steps_per_epoch * batch
+    assert all(0 <= index < sizes[shard] for shard, index in samples)
     assert sampler.steps_per_epoch == sum(sizes) // batch
 
 
 @settings(deadline=None, max_examples=30)
-@given(sizes=sizes, world=st.sampled_from([1, 2, 3, 4, 6, 12]))
-def test_the_batches_do_not_depend_on_the_number_of_ranks(sizes, world):
+@given(sizes=shard_sizes, world_size=st.sampled_from([1, 2, 3, 4, 6, 12]))
+def test_batches_do_not_depend_on_the_number_of_ranks(sizes, world_size):
     sampler = Sampler(sizes, 12, seed=0)
-    assert epoch_of(sampler, 1, world) == epoch_of(sampler, 1)
+    assert samples_of_epoch(sampler, 1, world_size) == samples_of_epoch(sampler, 1)
 
 
-def test_epochs_and_seeds_differ_and_the_same_seed_repeats():
-    assert epoch_of(Sampler([50, 50], 10, 0), 0) == epoch_of(Sampler([50, 50], 10, 0), 0)
-    assert epoch_of(Sampler([50, 50], 10, 0), 0) != epoch_of(Sampler([50, 50], 10, 0), 1)
-    assert epoch_of(Sampler([50, 50], 10, 0), 0) != epoch_of(Sampler([50, 50], 10, 1), 0)
+def test_order_depends_on_seed_and_epoch_only():
+    assert samples_of_epoch(Sampler([50, 50], 10, 0), 0) == samples_of_epoch(Sampler([50, 50], 10, 0), 0)
+    assert samples_of_epoch(Sampler([50, 50], 10, 0), 0) != samples_of_epoch(Sampler([50, 50], 10, 0), 1)
+    assert samples_of_epoch(Sampler([50, 50], 10, 0), 0) != samples_of_epoch(Sampler([50, 50], 10, 1), 0)
 
 
-def test_a_step_is_found_without_those_before_it():
+def test_later_step_needs_no_earlier_steps():
     sampler = Sampler([30, 20, 41], 7, 3)
-    later = Sampler([30, 20, 41], 7, 3)
-    every = epoch_of(sampler, 2)
-    step = 2 * later.steps_per_epoch + 5
-    places = later.places(step, range(7))
-    assert list(zip(places.shards.tolist(), places.indices.tolist(), strict=True)) == every[35:42]
+    other = Sampler([30, 20, 41], 7, 3)
+    samples = samples_of_epoch(sampler, 2)
+    step = 2 * other.steps_per_epoch + 5
+    locations = other.locate(step, range(7))
+    assert list(zip(locations.shards.tolist(), locations.indices.tolist(), strict=True)) == samples[35:42]
 
 
-def test_a_batch_mixes_many_shards_and_each_shard_is_read_in_one_go():
+def test_batch_mixes_many_shards_and_a_rank_reads_each_of_its_shards_once():
     sampler = Sampler([100] * 64, 64, 0)
-    assert len(set(sampler.places(0, range(64)).shards.tolist())) >= 30
-    reads = 0  # how often a rank turns to a shard that it does not hold
-    held: set[int] = set()
+    assert len(set(sampler.locate(0, range(64)).shards.tolist())) >= 30
+    reads = 0  # number of times that the rank needs a shard which it did not need in the step before
+    in_memory: set[int] = set()
     for step in range(sampler.steps_per_epoch):
-        needed = set(sampler.places(step, rank_slots(64, 4, 1)).shards.tolist())
-        reads += len(needed - held)
-        held = needed
+        needed = set(sampler.locate(step, rank_slots(64, 4, 1)).shards.tolist())
+        reads += len(needed - in_memory)
+        in_memory = needed
     assert reads <= 64 / 4 + 1
 
 
-def test_samples_that_no_batch_takes_differ_from_epoch_to_epoch():
+def test_skipped_samples_differ_between_epochs():
     sampler = Sampler([13], 5, 0)
-    left_out = [set(range(13)) - {index for _, index in epoch_of(sampler, epoch)} for epoch in range(20)]
-    assert set().union(*left_out) == set(range(13))
+    skipped = [set(range(13)) - {index for _, index in samples_of_epoch(sampler, epoch)} for epoch in range(20)]
+    assert set().union(*skipped) == set(range(13))
 
 
 @pytest.mark.parametrize("batch", [1, 2, 3, 31, 33, 64, 2048])
@@ -75,17 +75,17 @@ def test_lanes_divide_the_batch(batch):
     assert batch % sampler.lanes == 0
 
 
-def test_too_few_samples_are_refused():
-    with pytest.raises(UserError, match="--batch-size 64: the data hold only 30 samples"):
+def test_too_few_samples_are_rejected():
+    with pytest.raises(UserError, match="--batch-size 64: the data set has only 30 samples"):
         Sampler([10, 20], 64, 0)
 
 
-def test_a_batch_that_ranks_cannot_share_evenly_is_refused():
+def test_batch_size_that_is_no_multiple_of_ranks_is_rejected():
     with pytest.raises(UserError, match="--batch-size 10: expected a multiple of the number of workers, 3"):
         rank_slots(10, 3, 0)
 
 
-def test_a_rank_of_eight_holds_few_of_the_shards_of_imagenet():
+def test_one_of_eight_ranks_needs_few_of_imagenets_shards_at_a_time():
     sampler = Sampler([1000] * 1281, 2048, 0)
-    places = sampler.places(100, range(256))
-    assert len(np.unique(places.shards)) <= 8
+    locations = sampler.locate(100, range(256))
+    assert len(np.unique(locations.shards)) <= 8

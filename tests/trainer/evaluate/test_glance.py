@@ -6,16 +6,17 @@ from trainer.evaluate.suites import load_headlines
 HEADLINES = load_headlines()
 
 
-def result(name, recipe="contrastive", cc=None, top1=None, step=10, settings="usual"):
-    found = {"checkpoint": {"image_size": 64, "trained": {"recipe": recipe, "settings": settings, "step": step}}}
+def result(name, recipe="contrastive", cc=None, top1=None, step=10, settings="default"):
+    """Return the content of results.json for one model."""
+    content = {"checkpoint": {"image_size": 64, "trained": {"recipe": recipe, "settings": settings, "step": step}}}
     if cc is not None:
-        found["alignment"] = {name: {"cc": cc}, "teacher": {"cc": 1.0}}
+        content["alignment"] = {name: {"cc": cc}, "teacher": {"cc": 1.0}}
     if top1 is not None:
-        found["linear"] = {"top1": top1, "concurrent": {"top1": top1}}
-    return {name: found}
+        content["linear"] = {"top1": top1, "concurrent": {"top1": top1}}
+    return {name: content}
 
 
-def test_runs_that_differ_in_their_seed_become_a_mean_with_its_standard_error():
+def test_runs_that_differ_only_in_their_seed_are_averaged():
     results = {
         **result("contrastive seed 0", cc=0.1, top1=0.4),
         **result("contrastive seed 1", cc=0.3, top1=0.5),
@@ -36,12 +37,12 @@ def test_runs_that_differ_in_their_seed_become_a_mean_with_its_standard_error():
     assert "offline" not in page
 
 
-def test_runs_of_other_settings_are_no_further_seeds():
-    usual = {**result("seed 0 a", cc=0.1), **result("seed 1 a", cc=0.3)}
-    alone = summarize_models({**usual, **result("seed 0 b", cc=0.9, settings="kld_weight 5")}, HEADLINES)
-    assert [(row["model"], row["cc_with_people"]) for row in alone] == [("contrastive", 0.2), ("seed 0 b", 0.9)]
-    other = {name: result(name, cc=cc, settings="other")[name] for name, cc in (("seed 0 b", 0.7), ("seed 1 b", 0.9))}
-    assert [row["model"] for row in summarize_models({**usual, **other}, HEADLINES)] == [
+def test_runs_with_other_settings_are_not_averaged_together():
+    default = {**result("seed 0 a", cc=0.1), **result("seed 1 a", cc=0.3)}
+    rows = summarize_models({**default, **result("seed 0 b", cc=0.9, settings="kld_weight 5")}, HEADLINES)
+    assert [(row["model"], row["cc_with_people"]) for row in rows] == [("contrastive", 0.2), ("seed 0 b", 0.9)]
+    other = {**result("seed 0 b", cc=0.7, settings="other"), **result("seed 1 b", cc=0.9, settings="other")}
+    assert [row["model"] for row in summarize_models({**default, **other}, HEADLINES)] == [
         "seed 0 a, seed 1 a",
         "seed 0 b, seed 1 b",
     ]

@@ -11,66 +11,101 @@ from trainer.evaluate.probes import Classifier, fit_linear_probe
 CPU = torch.device("cpu")
 
 
-def made_up(images, seed, classes=6, channels=24):
-    centres = np.random.default_rng(0).normal(size=(classes, channels))
+def random_features(images, seed, classes=6, channels=24):
+    """Return features around class centers that do not depend on the seed."""
+    centers = np.random.default_rng(0).normal(size=(classes, channels))
     generator = np.random.default_rng(seed)
     labels = generator.integers(0, classes, images)
-    rows = np.maximum(centres[labels] + 1.2 * generator.normal(size=(images, channels)), 0)
-    return FeatureSet(rows.astype(np.float32), labels, np.arange(images), {})
+    vectors = np.maximum(centers[labels] + 1.2 * generator.normal(size=(images, channels)), 0)
+    return FeatureSet(vectors.astype(np.float32), labels, np.arange(images), {})
 
 
-def test_an_offline_probe_is_as_often_right_as_scikit_learns_logistic_regression():
-    train, val = made_up(1500, 1), made_up(1500, 2)
-    probe = fit_linear_probe(torch.from_numpy(train.rows), torch.from_numpy(train.labels), 6, 40, 0, CPU)
+def reference_probe(vectors, labels, classes, epochs, seed):
+    """Train the offline probe as documented, in NumPy and float64; return weight and bias."""
+    vectors, targets = vectors.astype(np.float64), np.eye(classes)[labels]
+    weight, bias = np.zeros((classes, vectors.shape[1])), np.zeros(classes)
+    weight_velocity, bias_velocity = np.zeros_like(weight), np.zeros_like(bias)
+    batch_size = min(256, len(vectors))
+    steps_per_epoch = len(vectors) // batch_size
+    generator = torch.Generator().manual_seed(seed)
+    for step in range(epochs * steps_per_epoch):
+        if step % steps_per_epoch == 0:
+            order = torch.randperm(len(vectors), generator=generator).numpy()
+        first = step % steps_per_epoch * batch_size
+        chosen = order[first : first + batch_size]
+        scores = np.exp(vectors[chosen] @ weight.T + bias)
+        errors = (scores / scores.sum(1, keepdims=True) - targets[chosen]) / batch_size
+        weight_gradient, bias_gradient = errors.T @ vectors[chosen], errors.sum(0)
+        rate = 0.1 * batch_size / 256 * 0.5 * (1 + np.cos(np.pi * step / (epochs * steps_per_epoch)))
+        weight_velocity = 0.9 * weight_velocity + weight_gradient
+        bias_velocity = 0.9 * bias_velocity + bias_gradient
+        weight -= rate * (weight_gradient + 0.9 * weight_velocity)
+        bias -= rate * (bias_gradient + 0.9 * bias_velocity)
+    return weight, bias
+
+
+@pytest.mark.parametrize(("images", "epochs"), [(700, 4), (256, 3), (100, 6)])
+def test_offline_probe_is_trained_as_documented(images, epochs):
+    train = random_features(images, 1)
+    vectors, labels = torch.from_numpy(train.vectors), torch.from_numpy(train.labels)
+    probe = fit_linear_probe(vectors, labels, 6, epochs, seed=3, device=CPU)
+    weight, bias = reference_probe(train.vectors, train.labels, 6, epochs, seed=3)
+    np.testing.assert_allclose(probe.weight.detach().numpy(), weight, rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(probe.bias.detach().numpy(), bias, rtol=1e-3, atol=1e-5)
+
+
+def test_offline_probe_is_as_accurate_as_logistic_regression_of_scikit_learn():
+    train, val = random_features(1500, 1), random_features(1500, 2)
+    probe = fit_linear_probe(torch.from_numpy(train.vectors), torch.from_numpy(train.labels), 6, 40, 0, CPU)
     names = [str(number) for number in range(6)]
-    mine = Classifier("offline", probe, names, "").accuracy(val, names, CPU)["top1"]
-    theirs = LogisticRegression(max_iter=2000).fit(train.rows, train.labels).score(val.rows, val.labels)
-    assert 0.6 < theirs < 0.95
-    assert mine == pytest.approx(theirs, abs=0.02)
+    accuracy = Classifier("offline", probe, names, "").accuracy(val, names, CPU)["top1"]
+    expected = LogisticRegression(max_iter=2000).fit(train.vectors, train.labels).score(val.vectors, val.labels)
+    assert 0.6 < expected < 0.95
+    assert accuracy == pytest.approx(expected, abs=0.02)
 
 
-def test_the_seed_decides_an_offline_probe():
-    train = made_up(300, 1)
-    rows, labels = torch.from_numpy(train.rows), torch.from_numpy(train.labels)
-    first, again, other = (fit_linear_probe(rows, labels, 6, 2, seed, CPU).weight for seed in (0, 0, 1))
+def test_seed_determines_an_offline_probe():
+    train = random_features(300, 1)
+    vectors, labels = torch.from_numpy(train.vectors), torch.from_numpy(train.labels)
+    first, again, other = (fit_linear_probe(vectors, labels, 6, 2, seed, CPU).weight for seed in (0, 0, 1))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
 
 
-def test_classes_are_matched_by_name_whatever_their_order():
-    eye = nn.Linear(3, 3, bias=False)
-    with torch.no_grad():
-        eye.weight.copy_(torch.eye(3))
-    found = FeatureSet(np.eye(3, dtype=np.float32), np.array([2, 1, 0]), np.arange(3), {})
-    assert Classifier("offline", eye, ["a", "b", "c"], "").accuracy(found, ["c", "b", "a"], CPU)["top1"] == 1
-    assert Classifier("offline", eye, ["a", "b", "c"], "").accuracy(found, ["a", "b", "c"], CPU)["top1"] == 1 / 3
+def test_classes_are_matched_by_name():
+    features = FeatureSet(np.eye(3, dtype=np.float32), np.array([2, 1, 0]), np.arange(3), {})
+    classifier = Classifier("offline", nn.Identity(), ["a", "b", "c"], "")
+    assert classifier.accuracy(features, ["c", "b", "a"], CPU)["top1"] == 1
+    assert classifier.accuracy(features, ["a", "b", "c"], CPU)["top1"] == 1 / 3
 
 
-def test_top5_counts_the_five_highest():
+def test_top5_counts_the_five_highest_scores():
     scores = np.tile(np.arange(8, dtype=np.float32), (8, 1))
-    found = FeatureSet(scores, np.arange(8), np.arange(8), {})
+    features = FeatureSet(scores, np.arange(8), np.arange(8), {})
     names = [str(number) for number in range(8)]
-    assert Classifier("offline", nn.Identity(), names, "").accuracy(found, names, CPU) == {"top1": 1 / 8, "top5": 5 / 8}
+    accuracy = Classifier("offline", nn.Identity(), names, "").accuracy(features, names, CPU)
+    assert accuracy == {"top1": 1 / 8, "top5": 5 / 8}
 
 
-def test_scores_that_are_all_alike_are_right_by_chance():
+def test_equal_scores_give_chance_accuracy():
     names = [str(number) for number in range(10)]
-    found = FeatureSet(np.zeros((40, 10), np.float32), np.arange(40) % 10, np.arange(40), {})
-    assert Classifier("offline", nn.Identity(), names, "").accuracy(found, names, CPU) == {"top1": 0.1, "top5": 0.5}
+    features = FeatureSet(np.zeros((40, 10), np.float32), np.arange(40) % 10, np.arange(40), {})
+    assert Classifier("offline", nn.Identity(), names, "").accuracy(features, names, CPU) == {"top1": 0.1, "top5": 0.5}
 
 
-def test_of_scores_that_tie_argmax_chooses():
+def test_ties_are_resolved_as_by_argmax():
     scores = np.random.default_rng(0).integers(0, 3, (200, 8)).astype(np.float32)
     labels = np.random.default_rng(1).integers(0, 8, 200)
     names = [str(number) for number in range(8)]
-    found = Classifier("offline", nn.Identity(), names, "").accuracy(FeatureSet(scores, labels, labels, {}), names, CPU)
-    first = np.argsort(-scores, axis=1, kind="stable")[:, :5]
-    assert found["top1"] == np.mean(scores.argmax(1) == labels)
-    assert found["top5"] == np.mean((first == labels[:, None]).any(1))
+    features = FeatureSet(scores, labels, labels, {})
+    accuracy = Classifier("offline", nn.Identity(), names, "").accuracy(features, names, CPU)
+    highest_five = np.argsort(-scores, axis=1, kind="stable")[:, :5]
+    assert accuracy["top1"] == np.mean(scores.argmax(1) == labels)
+    assert accuracy["top5"] == np.mean((highest_five == labels[:, None]).any(1))
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_scores_that_are_no_numbers_are_refused(value):
-    found = FeatureSet(np.full((2, 3), value, np.float32), np.zeros(2, int), np.arange(2), {})
+def test_scores_that_are_not_finite_are_refused(value):
+    features = FeatureSet(np.full((2, 3), value, np.float32), np.zeros(2, int), np.arange(2), {})
     with pytest.raises(UserError, match=r"the offline probe of --train: .* found NaN or infinity"):
-        Classifier("offline", nn.Identity(), ["a", "b", "c"], "--train").accuracy(found, ["a", "b", "c"], CPU)
+        Classifier("offline", nn.Identity(), ["a", "b", "c"], "--train").accuracy(features, ["a", "b", "c"], CPU)

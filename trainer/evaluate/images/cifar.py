@@ -17,7 +17,7 @@ CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "hors
 TEST_BATCH = "test_batch"
 SEVERITIES = 5
 IMAGE_SHAPE = (32, 32, 3)
-# functions and classes that a pickled array refers to; the top-level module is enough, as numpy moved them
+# what pickled arrays refer to: names with their top-level module, as submodules differ between numpy's versions
 ALLOWED_GLOBALS = {("_reconstruct", "numpy"), ("ndarray", "numpy"), ("dtype", "numpy"), ("scalar", "numpy")}
 
 
@@ -69,7 +69,9 @@ class _ArrayUnpickler(pickle.Unpickler):
         return super().find_class(module.replace("numpy.core", "numpy._core"), name)
 
 
-def open_cifar_c(folder: str, requested: Sequence[str], severities: Sequence[int]) -> dict[tuple[str, int], ArrayImages]:
+def open_cifar_c(
+    folder: str, requested: Sequence[str], severities: Sequence[int]
+) -> dict[tuple[str, int], ArrayImages]:
     """Open the sets of CIFAR-10-C by corruption and severity.
 
     Args:
@@ -104,9 +106,7 @@ def _check_arrays(where: str, pixels: np.ndarray, labels: np.ndarray, parts: int
     are_integers = np.issubdtype(labels.dtype, np.integer)
     wrong = labels[(labels < 0) | (labels >= len(CLASSES))] if are_integers else labels
     if len(wrong):
-        raise UserError(
-            f"{where}: expected integers from 0 to {len(CLASSES) - 1} as labels, found {wrong[0].item()!r}"
-        )
+        raise UserError(f"{where}: expected integers from 0 to {len(CLASSES) - 1} as labels, found {wrong[0].item()!r}")
 
 
 def _map_array(where: str, path: Path) -> np.ndarray:

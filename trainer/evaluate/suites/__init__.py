@@ -18,7 +18,7 @@ def load_suites() -> dict[str, "Suite"]:
     names = suite_names()
     modules = [importlib.import_module(f"{__name__}.{name.replace('-', '_')}") for name in names]
     suites: dict[str, Suite] = {name: module.SUITE for name, module in zip(names, modules, strict=True)}
-    return dict(sorted(suites.items(), key=lambda named: named[1].position))
+    return dict(sorted(suites.items(), key=lambda item: item[1].position))
 
 
 def load_headlines() -> dict["Headline", str]:

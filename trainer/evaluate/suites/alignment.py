@@ -125,8 +125,8 @@ def section(findings: Findings) -> Html:
         page.notes(findings.notes),
         _means_table(findings),
         *_tests_table(details),
-        plots.side_by_side(
-            [plots.histograms("CC of each image", "dashed: means", details.cc, "CC with human attention")]
+        plots.arrange_charts(
+            [plots.histogram_chart("CC of each image", "dashed: means", details.cc, "CC with human attention")]
         ),
         page.element("h3", "From the first model's highest CC to its lowest, at even steps"),
         page.layer_switches(points=False, lowest="the map's minimum"),

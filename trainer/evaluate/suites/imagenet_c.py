@@ -6,8 +6,9 @@ import numpy as np
 
 from common import page
 from common.page import Html
+from common.text import pluralize
 from trainer.evaluate import plots
-from trainer.evaluate.images.corruptions import ALEXNET, CORRUPTIONS
+from trainer.evaluate.images.corruptions import ALEXNET_ERRORS, CORRUPTIONS
 from trainer.evaluate.images.image_sets import ImageSet
 from trainer.evaluate.suite import Context, Findings, Headline, Suite, format_percent
 
@@ -31,16 +32,16 @@ def image_sets(context: Context) -> list[ImageSet]:
 def run(context: Context) -> Findings:
     """Measure top-1 of each model by corruption and severity, the mean and mCE.
 
-    The mean is over the 15 corruptions of mCE, each averaged over its severities. mCE is relative to AlexNet (1 is as
-    bad). Both need all 15 corruptions, mCE all five severities too; otherwise they are None, and a note says what is
-    missing.
+    The mean is over the 15 corruptions of mCE, each averaged over its severities. mCE is relative to AlexNet, whose
+    mCE is 1. Both need all 15 corruptions, and mCE also all five severities; otherwise they are None, and a note says
+    what is missing.
     """
     results, rows = {}, []
     for model in context.models:
         top1: Accuracies = {}
         kinds = set()
         for (corruption, severity), images in context.data.corrupted.items():
-            probe = context.probes.best_known(model, images.classes)
+            probe = context.probes.concurrent_or_offline(model, images.classes)
             features = context.store.get(model, images)
             accuracy = probe.accuracy(features, images.classes, context.device)
             top1.setdefault(corruption, {})[severity] = accuracy["top1"]
@@ -50,7 +51,7 @@ def run(context: Context) -> Findings:
                     "model": model.name,
                     "corruption": corruption,
                     "severity": severity,
-                    "images": len(features.rows),
+                    "images": len(features.vectors),
                     **accuracy,
                 }
             )
@@ -68,9 +69,9 @@ def run(context: Context) -> Findings:
 
 def mean_accuracy(top1: Accuracies) -> float | None:
     """Average top-1 over the 15 corruptions of mCE, each averaged over its severities; None if one is missing."""
-    if not top1.keys() >= ALEXNET.keys():
+    if not top1.keys() >= ALEXNET_ERRORS.keys():
         return None
-    return float(np.mean([np.mean(list(top1[name].values())) for name in ALEXNET]))
+    return float(np.mean([np.mean(list(top1[name].values())) for name in ALEXNET_ERRORS]))
 
 
 def mean_corruption_error(top1: Accuracies) -> float | None:
@@ -78,9 +79,9 @@ def mean_corruption_error(top1: Accuracies) -> float | None:
 
     None unless all 15 corruptions have all five severities.
     """
-    if not all(len(top1.get(name, {})) == SEVERITIES for name in ALEXNET):
+    if not all(len(top1.get(name, {})) == SEVERITIES for name in ALEXNET_ERRORS):
         return None
-    return float(np.mean([(1 - np.mean(list(top1[name].values()))) / error for name, error in ALEXNET.items()]))
+    return float(np.mean([(1 - np.mean(list(top1[name].values()))) / error for name, error in ALEXNET_ERRORS.items()]))
 
 
 def section(findings: Findings) -> Html:
@@ -92,7 +93,7 @@ def section(findings: Findings) -> Html:
     severities = list(first[names[0]])
     rows: list[Sequence[object]] = [
         (
-            name.replace("_", " ") + ("" if name in ALEXNET else " (extra)"),
+            name.replace("_", " ") + ("" if name in ALEXNET_ERRORS else " (extra)"),
             *(format_percent(by_corruption[name]) for by_corruption in means.values()),
         )
         for name in names
@@ -109,19 +110,21 @@ def section(findings: Findings) -> Html:
         "Robustness: ImageNet-C",
         page.paragraph(
             "Top-1 accuracy (%) of classifiers trained on clean images, by corruption, averaged over severities. mCE "
-            "is the error relative to AlexNet's; 100 is as bad."
+            "is the mean error relative to AlexNet's, which is 100."
         ),
         page.notes(findings.notes),
-        plots.side_by_side(
+        plots.arrange_charts(
             [
-                plots.bars(
+                plots.bar_chart(
                     "Top-1 by corruption",
                     f"mean over the severities {', '.join(severities)}",
                     names,
                     {model: [100 * by_corruption[name] for name in names] for model, by_corruption in means.items()},
                     "top-1 (%)",
                 ),
-                plots.lines("Top-1 by severity", "mean over corruptions", by_severity, plots.SEVERITY, "top-1 (%)"),
+                plots.line_chart(
+                    "Top-1 by severity", "mean over corruptions", by_severity, plots.SEVERITY, "top-1 (%)"
+                ),
             ]
         ),
         page.table(["corruption", *results], rows),
@@ -139,12 +142,12 @@ def _notes(context: Context) -> list[str]:
     notes = context.probes.notes(context.models, first.classes)
     if not settings.imagenet_c:
         notes.append(
-            f"The corrupted images were made from the {len(first.names):,} images of --val in the way of ImageNet-C: "
-            "at 224 px, JPEG quality 85. Accuracy on the published ImageNet-C differs slightly."
+            f"Images of --val ({len(first.names):,}) were corrupted like those of ImageNet-C: center crop at 224 px, "
+            "corruption, JPEG quality 85. Accuracy on the published ImageNet-C differs slightly."
         )
     if settings.images is not None:
-        notes.append(f"Only {len(first.names):,} images, drawn with the seed {settings.seed}, were corrupted.")
-    if missing := [name for name in ALEXNET if name not in {corruption for corruption, _ in corrupted}]:
+        notes.append(f"Only {pluralize(len(first.names), 'image')} per set, drawn with the seed {settings.seed}.")
+    if missing := [name for name in ALEXNET_ERRORS if name not in {corruption for corruption, _ in corrupted}]:
         notes.append(f"No mean and no mCE, which need all 15 corruptions: without {', '.join(missing)}.")
     if len(set(settings.severities)) < SEVERITIES:
         notes.append(f"Only the severities {', '.join(map(str, sorted(set(settings.severities))))}, so no mCE.")

@@ -29,9 +29,9 @@ def run(context: Context) -> Findings:
         probes: list[Classifier] = [probe for probe in candidates if probe]
         scores = {probe.kind: probe.accuracy(features, val.classes, context.device) for probe in probes}
         main = probes[0].kind
-        results[model.name] = {**scores[main], "probe": main, "images": len(features.rows), **scores}
+        results[model.name] = {**scores[main], "probe": main, "images": len(features.vectors), **scores}
         rows += [
-            {"model": model.name, "probe": kind, "images": len(features.rows), **accuracy}
+            {"model": model.name, "probe": kind, "images": len(features.vectors), **accuracy}
             for kind, accuracy in scores.items()
         ]
     return Findings(results, rows, context.probes.notes(context.models, val.classes))

@@ -1,8 +1,8 @@
-"""Suite `retrieval`: are an image's nearest neighbors of its class (paper 4.5)?
+"""Suite `retrieval`: do an image's nearest neighbors have its class (paper 4.5)?
 
 Queries are drawn from a set; its other images are the database, ranked by the cosine between features. In corrupted
-sets queries and database are corrupted alike, since the paper puts ImageNet-C in the place of ImageNet; the queries are
-the same images at every severity.
+sets queries and database are corrupted alike, as the paper replaces ImageNet by ImageNet-C; the queries are the same
+images at every severity.
 """
 
 import io
@@ -19,17 +19,15 @@ from trainer.evaluate import plots
 from trainer.evaluate.config import CIFAR_QUERIES, IMAGENET_QUERIES
 from trainer.evaluate.features import FeatureSet
 from trainer.evaluate.images.image_sets import ImageSet
-from trainer.evaluate.models import EvaluatedModel, file_name
+from trainer.evaluate.models import EvaluatedModel, to_file_name
 from trainer.evaluate.neighbors import Curve, average_curves, curve_to_json, draw_queries, search
 from trainer.evaluate.suite import Context, Findings, Headline, Row, Suite, format_percent
 
 CLEAN, CORRUPTIONS = "clean", "corruptions"  # keys of results.json
-SUBSET_NOTE = (
-    "ImageNet-C is excluded: only some of its images were asked for (--images), which would be another database."
-)
+SUBSET_NOTE = "ImageNet-C is not searched: --images selects only some of its images, which would be another database."
 PRECISION_KS, RECALL_KS = (1, 10, 100), (10, 100)  # columns of the report's table
 
-Results = Mapping[str, Mapping[str, Any]]  # of one collection, by model
+Results = Mapping[str, Mapping[str, Any]]  # results of one collection, by model
 
 
 class Collection(NamedTuple):
@@ -46,7 +44,7 @@ class Collection(NamedTuple):
 
 
 def image_sets(context: Context) -> list[ImageSet]:
-    """Return all sets to search. Raises UserError if one has no more images than queries are drawn."""
+    """Return all sets to search. Raises UserError if one does not have more images than queries."""
     collections = _collections(context)
     for collection in collections:
         for images in collection.sets():
@@ -57,7 +55,7 @@ def image_sets(context: Context) -> list[ImageSet]:
 def run(context: Context) -> Findings:
     """Measure precision and recall of each model at many k: clean, by corruption and severity, and means by severity.
 
-    Features, labels and queries (rows of the features) of the clean sets are saved in OUTPUT/retrieval.
+    Features, labels and queries (row numbers of the features) of the clean sets are saved in OUTPUT/retrieval.
     """
     collections = _collections(context)
     results: dict[str, dict[str, Any]] = {model.name: {} for model in context.models}
@@ -99,7 +97,7 @@ def _search_collection(
 def _features_and_queries(
     context: Context, model: EvaluatedModel, collection: Collection, images: ImageSet
 ) -> tuple[FeatureSet, np.ndarray]:
-    """Return a set's features, and the rows of them that are queries."""
+    """Return a set's features, and the row numbers of the queries in them."""
     features = context.store.get(model, images)
     return features, draw_queries(features, len(images.names), collection.queries, context.settings.seed)
 
@@ -126,8 +124,8 @@ def _save_features(
     context: Context, model: EvaluatedModel, collection: Collection, features: FeatureSet, queries: np.ndarray
 ) -> None:
     buffer = io.BytesIO()
-    np.savez(buffer, features=features.rows, labels=features.labels, queries=queries)
-    name = f"retrieval/{file_name(f'{model.name} {collection.name}')}.npz"
+    np.savez(buffer, features=features.vectors, labels=features.labels, queries=queries)
+    name = f"retrieval/{to_file_name(f'{model.name} {collection.name}')}.npz"
     open_storage(context.settings.output).replace(name, buffer.getvalue())
 
 
@@ -162,11 +160,11 @@ def section(findings: Findings) -> Html:
                 for model, result in results.items()
             }
             charts.append(_curves_chart(f"{collection}: {name.replace('_', ' ')}", one_corruption))
-        parts += [page.element("h3", collection), _precision_table(results), plots.side_by_side(charts)]
+        parts += [page.element("h3", collection), _precision_table(results), plots.arrange_charts(charts)]
     return page.section(
         "Retrieval",
         page.paragraph(
-            "Are an image's nearest neighbors, by the cosine between features, of its class? Means over queries; each "
+            "Do an image's nearest neighbors, by the cosine between features, have its class? Means over queries; each "
             "point of a curve is a number k of results. The palest lines are the strongest corruption. Queries and "
             "database are corrupted alike."
         ),
@@ -198,7 +196,7 @@ def _precision_table(results: Results) -> Html:
 
 def _curves_chart(title: str, results: Results) -> Html:
     conditions = [name for name in next(iter(results.values())) if name != CORRUPTIONS]
-    return plots.lines(
+    return plots.line_chart(
         title,
         ", ".join(name if name == CLEAN else f"severity {name}" for name in conditions),
         {

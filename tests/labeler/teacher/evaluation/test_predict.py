@@ -23,7 +23,7 @@ def images(tmp_path: Path) -> list[FixatedImage]:
 
 
 def test_images_are_scored_in_order_and_read_only_shortly_before(images, monkeypatch) -> None:
-    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    monkeypatch.setattr("labeler.teacher.evaluation.scoring.available_cores", lambda: 2)
     requested: list[str] = []
 
     def record_requests():

@@ -9,29 +9,29 @@ from tests.support.pictures import jpeg, write
 from trainer.evaluate.images.cifar import CLASSES, open_cifar, open_cifar_c
 
 
-def images(count, seed=0):
+def random_pixels(count, seed=0):
     return np.random.default_rng(seed).integers(0, 256, (count, 32, 32, 3), np.uint8)
 
 
-def published_c(folder, corruptions, each=4):
+def write_cifar_c(folder, corruptions, images_per_severity=4):
     folder.mkdir(exist_ok=True)
     for number, name in enumerate(corruptions):
-        np.save(folder / f"{name}.npy", images(5 * each, seed=number))
-    np.save(folder / "labels.npy", np.tile(np.arange(each), 5))
+        np.save(folder / f"{name}.npy", random_pixels(5 * images_per_severity, seed=number))
+    np.save(folder / "labels.npy", np.tile(np.arange(images_per_severity), 5))
     return str(folder)
 
 
-def test_the_published_batch_is_read(tmp_path):
-    pixels = images(6)
+def test_published_batch_is_read(tmp_path):
+    pixels = random_pixels(6)
     batch = {b"data": pixels.transpose(0, 3, 1, 2).reshape(6, -1), b"labels": [3, 1, 4, 1, 5, 9]}
     (tmp_path / "cifar-10-batches-py").mkdir()
     (tmp_path / "cifar-10-batches-py" / "test_batch").write_bytes(pickle.dumps(batch))
-    found = open_cifar(str(tmp_path))
-    assert (found.labels.tolist(), found.classes) == ([3, 1, 4, 1, 5, 9], CLASSES)
-    assert torch.equal(found.read(2), torch.from_numpy(pixels[2]).permute(2, 0, 1))
+    images = open_cifar(str(tmp_path))
+    assert (images.labels.tolist(), images.classes) == ([3, 1, 4, 1, 5, 9], CLASSES)
+    assert torch.equal(images.read(2), torch.from_numpy(pixels[2]).permute(2, 0, 1))
 
 
-def test_a_batch_that_would_run_a_program_is_refused(tmp_path):
+def test_batch_that_would_run_a_program_is_refused(tmp_path):
     class Program:
         def __reduce__(self):
             return print, ("hello",)
@@ -41,28 +41,28 @@ def test_a_batch_that_would_run_a_program_is_refused(tmp_path):
         open_cifar(str(tmp_path))
 
 
-def test_class_folders_are_read_too_and_shown_whole(tmp_path):
-    found = open_cifar(str(write(tmp_path, {"test/cat/0.jpg": jpeg(32, 32), "test/dog/0.jpg": jpeg(32, 32)})))
-    assert (found.classes, found.framed) == (["cat", "dog"], True)
+def test_class_folders_are_read_and_seen_whole(tmp_path):
+    images = open_cifar(str(write(tmp_path, {"test/cat/0.jpg": jpeg(32, 32), "test/dog/0.jpg": jpeg(32, 32)})))
+    assert (images.classes, images.whole_frame) == (["cat", "dog"], True)
 
 
 def test_severities_follow_each_other_in_a_file(tmp_path):
-    folder = published_c(tmp_path, ["fog", "frost"])
+    folder = write_cifar_c(tmp_path, ["fog", "frost"])
     sets = open_cifar_c(folder, ["fog"], [1, 3])
     assert list(sets) == [("fog", 1), ("fog", 3)]
     assert sets["fog", 3].labels.tolist() == [0, 1, 2, 3]
-    assert torch.equal(sets["fog", 3].read(1), torch.from_numpy(images(20)[9]).permute(2, 0, 1))
-    assert len({found.identity for found in sets.values()}) == 2
+    assert torch.equal(sets["fog", 3].read(1), torch.from_numpy(random_pixels(20)[9]).permute(2, 0, 1))
+    assert len({images.identity for images in sets.values()}) == 2
 
 
 def test_missing_and_damaged_files_are_named(tmp_path):
-    folder = published_c(tmp_path, ["fog"])
-    with pytest.raises(UserError, match=r"--cifar-c .*: gaussian_noise, .* missing; expected the 15"):
+    folder = write_cifar_c(tmp_path, ["fog"])
+    with pytest.raises(UserError, match=r"--cifar-c .* lacks gaussian_noise, .*: expected the 15 corruptions of mCE"):
         open_cifar_c(folder, [], [1])
     (tmp_path / "frost.npy").write_bytes(b"no array")
     with pytest.raises(UserError, match=r"frost\.npy cannot be read as an array"):
         open_cifar_c(folder, ["frost"], [1])
-    np.save(tmp_path / "snow.npy", images(7))
+    np.save(tmp_path / "snow.npy", random_pixels(7))
     with pytest.raises(
         UserError,
         match=r"snow\.npy: expected a multiple of 5 images with a label each, found 7 images and labels \[20\]",
@@ -77,24 +77,24 @@ def test_missing_and_damaged_files_are_named(tmp_path):
 
 
 @pytest.mark.parametrize("shape", [(20, 3, 32, 32), (20, 32, 32, 1), (20, 32, 32), (20, 64, 64, 3)])
-def test_arrays_that_are_no_cifar_images_are_refused(tmp_path, shape):
-    folder = published_c(tmp_path, ["fog"])
+def test_arrays_of_another_shape_are_refused(tmp_path, shape):
+    folder = write_cifar_c(tmp_path, ["fog"])
     np.save(tmp_path / "fog.npy", np.zeros(shape, np.uint8))
     with pytest.raises(UserError, match=r"fog\.npy: expected uint8 images \[n, 32, 32, 3\], found uint8 \[20, "):
         open_cifar_c(folder, ["fog"], [1])
 
 
 @pytest.mark.parametrize(("wrong", "found"), [(10, "10"), (-1, "-1"), (0.5, "1.0"), ("cat", "'1'")])
-def test_labels_that_are_no_class_are_refused(tmp_path, wrong, found):
-    folder = published_c(tmp_path, ["fog"])
+def test_labels_that_are_not_class_indices_are_refused(tmp_path, wrong, found):
+    folder = write_cifar_c(tmp_path, ["fog"])
     np.save(tmp_path / "labels.npy", np.array([1] * 19 + [wrong]))
-    with pytest.raises(UserError, match=rf"fog\.npy: expected whole numbers from 0 to 9 as labels, found {found}$"):
+    with pytest.raises(UserError, match=rf"fog\.npy: expected integers from 0 to 9 as labels, found {found}$"):
         open_cifar_c(folder, ["fog"], [1])
 
 
 @pytest.mark.parametrize("count", [0, 5, 7])
-def test_a_batch_with_more_or_fewer_labels_than_images_is_refused(tmp_path, count):
-    batch = {b"data": images(6).reshape(6, -1), b"labels": [1] * count}
+def test_batch_with_another_number_of_labels_is_refused(tmp_path, count):
+    batch = {b"data": random_pixels(6).reshape(6, -1), b"labels": [1] * count}
     (tmp_path / "test_batch").write_bytes(pickle.dumps(batch))
     with pytest.raises(UserError, match=rf"test_batch: expected .* found 6 images and labels \[{count}\]"):
         open_cifar(str(tmp_path))

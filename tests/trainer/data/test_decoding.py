@@ -1,0 +1,64 @@
+import io
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from common.parallel import Decoders
+from tests.support.datasets import disc_sample, write_dataset
+from tests.support.pictures import encoded
+from trainer.data.augment import draw_augmentation
+from trainer.data.dataset import open_dataset
+from trainer.data.decoding import decode_sample
+from trainer.data.sampler import Sampler
+from trainer.data.stream import Stream
+
+VIEWS = (draw_augmentation, draw_augmentation)
+CORNERS = {(0, 0): (220, 30, 30), (0, -1): (30, 200, 30), (-1, 0): (40, 40, 220), (-1, -1): (220, 220, 40)}
+CORNER = 12  # side of the squares in the corners, in pixels
+
+
+def framed_photograph(width, height):
+    """Return a gray photograph with a square of another color in each corner."""
+    pixels = np.full((height, width, 3), 128, np.uint8)
+    for (row, column), color in CORNERS.items():
+        rows = slice(0, CORNER) if row == 0 else slice(height - CORNER, height)
+        columns = slice(0, CORNER) if column == 0 else slice(width - CORNER, width)
+        pixels[rows, columns] = color
+    return encoded(Image.fromarray(pixels), "JPEG", quality=95)
+
+
+def framed_sample(index, width=96, height=60):
+    return disc_sample(index, 4)._replace(jpeg=framed_photograph(width, height))
+
+
+@pytest.mark.parametrize(("width", "height"), [(96, 60), (60, 96), (64, 64)])
+def test_clean_image_is_the_whole_frame_resized_to_a_square(width, height):
+    sample = framed_sample(0, width, height)
+    photograph = Image.open(io.BytesIO(sample.jpeg))
+    expected = np.asarray(photograph.resize((32, 32), Image.Resampling.BICUBIC))
+    for seed in range(3):
+        members = {"__key__": "0", **sample.members()}
+        clean = decode_sample(members, 32, VIEWS, np.random.default_rng(seed)).clean.permute(1, 2, 0).numpy()
+        assert np.abs(clean.astype(int) - expected.astype(int)).max() <= 3  # decoders differ by rounding
+        for corner, color in CORNERS.items():
+            assert np.abs(clean[corner].astype(int) - color).max() < 25
+
+
+def test_clean_images_of_batches_show_all_corners_and_views_do_not(tmp_path):
+    folder = write_dataset(tmp_path, [[framed_sample(index) for index in range(12)]], 4)
+    data = open_dataset(str(folder))
+    stream = Stream(data, Sampler(data.sizes, 12, 0), 32, 0, 1, Decoders(2, False), VIEWS)
+    [batch] = list(stream.batches(0, 1))
+
+    def count_with_all_corners(images):
+        """Count the images, uint8 [n, 3, 32, 32], that have the colors of the frame's corners in their own."""
+        errors = [
+            (images[:, :, row, column].int() - torch.tensor(color)).abs().amax(1)
+            for (row, column), color in CORNERS.items()
+        ]
+        return int((torch.stack(errors).amax(0) < 25).sum())
+
+    assert count_with_all_corners(batch.clean) == 12
+    assert count_with_all_corners(batch.views.flatten(0, 1)) < 6

@@ -1,0 +1,39 @@
+import numpy as np
+import pytest
+import torch
+import torchvision
+
+from common.errors import UserError
+from tests.support.evaluation import MODEL_NAMES, evaluate, read_results
+from trainer.checkpoint import load_trained
+from trainer.data.crops import center_crop
+from trainer.evaluate.images.image_sets import FolderImages
+
+
+def test_top1_is_the_accuracy_of_the_models_own_logits(report, checkpoints, val):
+    images = FolderImages("", str(val), "val")
+    pixels = torch.stack([center_crop(images.read(index), 32) for index in range(24)]).float() / 255
+    for name, location in zip(MODEL_NAMES, checkpoints, strict=True):
+        trained = load_trained(location)
+        with torch.no_grad():
+            predicted = trained.model.logits(pixels).argmax(1).tolist()
+        correct = [
+            trained.classes[index] == file.split("/")[0] for index, file in zip(predicted, images.names, strict=True)
+        ]
+        linear = read_results(report)[name]["linear"]
+        assert linear["top1"] == linear["concurrent"]["top1"] == pytest.approx(np.mean(correct))
+        assert linear["top5"] == 1  # of four classes
+        assert 0 <= linear["offline"]["top1"] <= 1
+
+
+def test_classifier_of_other_unnamed_classes_is_replaced_by_an_offline_probe(val, training_data, tmp_path):
+    weights = str(tmp_path / "thousand.pth")
+    torch.save(torchvision.models.resnet18().state_dict(), weights)
+    flags = ["--suite=linear", "--backbone=resnet18", "--image-size=32", "--probe-epochs=2", f"--val={val}"]
+    evaluate([weights], tmp_path / "out", *flags, f"--train={training_data}")
+    result = read_results(tmp_path / "out")["thousand"]
+    assert result["linear"].keys() & {"concurrent", "offline"} == {"offline"}
+    reason = "knows 1,000 classes without their names, found 4 class folders"
+    assert result["notes"]["linear"] == [f"thousand {reason}: only an offline probe is measured."]
+    with pytest.raises(UserError, match=f"{reason}; expected as many, .* with --train"):
+        evaluate([weights], tmp_path / "none", *flags)
