@@ -1,6 +1,7 @@
 # make demo       label twelve photographs; label 600 rendered scenes and train on them (TEACHER=FILE: with another teacher)
 # make test       the tests, without those marked slow
-# make test-slow  the slow tests: clusters, killed processes, failing stores, the commands of the documents
+# make test-promises  those slow tests that CI runs too: kill and resume, set-aside shards, failing stores, documents
+# make test-slow  all slow tests: clusters, killed processes, failing stores, the commands of the documents
 # make test-all   both
 # make lint       ruff and mypy
 # make bench      every benchmark, and a table of the results that have a bar
@@ -19,7 +20,7 @@ INSTALLED := .venv/installed
 EPOCHS ?= 10
 REPRODUCTION := runs/reproduction
 
-.PHONY: demo test test-slow test-all lint bench reproduce reproduce-inputs reproduce-labels clean
+.PHONY: demo test test-promises test-slow test-all lint bench reproduce reproduce-inputs reproduce-labels clean
 
 demo: $(INSTALLED)
 	$(BIN)/python -m labeler.run $(if $(TEACHER),--teacher $(TEACHER))
@@ -29,6 +30,9 @@ demo: $(INSTALLED)
 test: $(INSTALLED)
 	$(BIN)/python -m pytest -m "not slow" --ignore tests/integration --numprocesses 2 --dist loadfile $(ARGS)
 	$(BIN)/python -m pytest -m "not slow" tests/integration $(ARGS)
+
+test-promises: $(INSTALLED)
+	$(BIN)/python -m pytest -m promise --numprocesses 2 --dist loadfile $(ARGS)
 
 test-slow: $(INSTALLED)
 	$(BIN)/python -m pytest -m slow $(ARGS)

@@ -155,7 +155,7 @@ def _read_group_quota(group: Path) -> float:
     for names in (("cpu.max",), ("cpu.cfs_quota_us", "cpu.cfs_period_us")):
         with contextlib.suppress(OSError, ValueError):  # the value of an unlimited group is "max"
             quota, period = map(int, " ".join((group / name).read_text() for name in names).split())
-            return quota / period 
+            return quota / period if quota > 0 else math.inf
     return math.inf
 
 

@@ -9,6 +9,7 @@ import inspect
 import os
 import re
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -116,12 +117,22 @@ def _config_path(settings_class: type[Settings], arguments: list[str]) -> Path |
     if config is None:
         return None
     try:
-        content = yaml.safe_load(Path(config).read_text())
+        text = Path(config).read_text()
+        content = yaml.safe_load(text)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UserError(f"--config {config}: cannot be read as YAML: {' '.join(str(error).split())}") from None
     if content is not None and not (isinstance(content, dict) and all(isinstance(key, str) for key in content)):
         raise UserError(f"--config {config}: expected lines of `setting: value`, found {content!r:.60}")
+    if repeated := _repeated_keys(text):
+        raise UserError(f"--config {config}: expected each setting once, found several times: {', '.join(repeated)}")
     return Path(config)
+
+
+def _repeated_keys(text: str) -> list[str]:
+    """Return the keys that a YAML file contains more than once, of which a parser silently uses the last."""
+    mapping = yaml.compose(text, yaml.SafeLoader)
+    keys = Counter(key.value for key, _ in mapping.value) if isinstance(mapping, yaml.MappingNode) else Counter()
+    return [key for key, number in keys.items() if number > 1]
 
 
 def _check_environment(settings_class: type[Settings]) -> None:
@@ -138,12 +149,12 @@ def _check_environment(settings_class: type[Settings]) -> None:
 
 
 def _describe_invalid(settings_class: type[Settings], error: ValidationError) -> str:
-    """Describe everything that is wrong with the settings in one line."""
+    """Describe everything that is wrong with the settings in one line. Unknown ones are keys in the YAML file."""
     parts = []
     for detail in error.errors():
         name = ".".join(part for part in detail["loc"] if isinstance(part, str))  # without indices into lists
         if detail["type"] == "extra_forbidden":
-            parts.append(f"{name}: there is no such setting{_suggestion(settings_class, name)}")
+            parts.append(f"{name}: there is no such setting{_suggestion(settings_class, name, key=True)}")
         else:
             flag = f"--{name.replace('_', '-')}: " if name else ""
             found: Any = f", found {detail['input']!r}" if name else ""
@@ -151,10 +162,13 @@ def _describe_invalid(settings_class: type[Settings], error: ValidationError) ->
     return "; ".join(parts)
 
 
-def _suggestion(settings_class: type[Settings], text: str) -> str:
-    """Return "; did you mean --x?" if a word of the text resembles the name of a setting, else an empty string."""
+def _suggestion(settings_class: type[Settings], text: str, key: bool = False) -> str:
+    """Return "; did you mean --x?" if a word of the text resembles the name of a setting, else an empty string.
+
+    If `key` is set, the name is written as in a YAML file and not as a flag.
+    """
     for word in text.replace("-", "_").split():
         close = difflib.get_close_matches(word.lstrip("_"), list(settings_class.model_fields), n=1)
         if close:
-            return f"; did you mean --{close[0].replace('_', '-')}?"
+            return f"; did you mean {close[0] if key else '--' + close[0].replace('_', '-')}?"
     return ""

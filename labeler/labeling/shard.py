@@ -21,7 +21,7 @@ from labeler.labeling.encode import EncodedSample, encode_sample
 from labeler.labeling.label import Maps, predict_maps
 from labeler.labeling.timing import PhaseTimer
 from labeler.planning.listing import ListingReader, PlannedImage
-from labeler.planning.space import estimate_shard_bytes
+from labeler.planning.space import estimate_shard_bytes, explain_full_scratch_space
 from labeler.teacher.model import TeacherModel
 
 # Images per forward pass of the teacher. The batch size affects the last bits of a map, so it depends only on the kind
@@ -149,10 +149,7 @@ class ShardLabeler:
         needed = estimate_shard_bytes(len(images), sum(image.ref.size for image in images), self.config.include_images)
         free = self.storage.scratch_bytes()
         if free < needed:
-            raise NoSpace(
-                f"a shard needs about {needed:,} bytes of scratch space on {socket.gethostname()}, {free:,} are free: "
-                "make room there, or set TMPDIR to a folder on a larger disk"
-            )
+            raise NoSpace(explain_full_scratch_space(self.storage, needed, free))
 
     def _check_same_bytes(self, name: str, expected: str) -> None:
         """Raise ShardConflict unless the committed shard, perhaps that of a parallel run, has the expected checksum."""

@@ -1,8 +1,11 @@
 """Estimates of how large shards will be, and checks that they fit before any work is done."""
 
+import socket
+import tempfile
+
 from common.errors import UserError
 from common.manifest import Plan
-from common.storage import Storage
+from common.storage import LocalStorage, Storage
 
 LABEL_BYTES = 40_000  # generous estimate of the map, gaze points, JSON and tar headers of one sample
 
@@ -33,10 +36,18 @@ def check_space(storage: Storage, plan: Plan, pending: int) -> None:
         )
     scratch = storage.scratch_bytes()
     if pending and scratch < shard:
-        raise UserError(
-            f"a shard needs about {shard:,} bytes of scratch space, {scratch:,} are free: free some space, or set "
-            "TMPDIR to a folder on a larger disk"
-        )
+        raise UserError(explain_full_scratch_space(storage, shard, scratch))
+
+
+def explain_full_scratch_space(storage: Storage, needed: int, free: int) -> str:
+    """Return the error message for a shard that does not fit into this machine's scratch space."""
+    is_local = isinstance(storage, LocalStorage)  # it holds its scratch files itself
+    folder = storage.location if is_local else tempfile.gettempdir()
+    advice = "" if is_local else ", or set TMPDIR to a folder on a larger disk"
+    return (
+        f"a shard needs about {needed:,} bytes of scratch space in {folder} on {socket.gethostname()}, {free:,} are "
+        f"free: free some space there{advice}"
+    )
 
 
 def _mean_shard_bytes(plan: Plan) -> int:

@@ -15,7 +15,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from common.errors import UserError
+from common.errors import UserError, describe_error
 from common.manifest import Teacher
 from common.storage.files import cache_folder, write_atomically
 from common.text import pluralize
@@ -32,7 +32,7 @@ class CustomTeacher(TeacherModel):
     """Adapter from a user's module, which maps images to attention maps, to the interface of a teacher.
 
     The module takes float [B, 3, H, W] in [0, 1] and returns maps [B, h, w] or [B, 1, h, w]. Raises ValueError if it
-    returns another shape.
+    returns another shape, or another number of maps than of images.
     """
 
     def __init__(self, module: nn.Module) -> None:
@@ -47,6 +47,8 @@ class CustomTeacher(TeacherModel):
             raise ValueError(
                 f"expected maps [B, h, w] or [B, 1, h, w] for images [B, 3, H, W], found {tuple(maps.shape)}"
             )
+        if len(maps) != len(images):
+            raise ValueError(f"expected one map for each image, found {len(maps)} for {len(images)} images")
         maxima = maps.amax((1, 2))
         divisors = torch.where(maxima > 0, maxima, 1)  # a map without positive values is returned as it is
         return maps / divisors[:, None, None], maxima
@@ -106,7 +108,7 @@ def find_teacher(name: str) -> TeacherSource:
         teacher = source.build()
     except UserError as error:
         raise UserError(f"--teacher {name}: {error}") from None
-    _predict_gray_image(name, teacher)
+    _predict_gray_images(name, teacher)
     return source
 
 
@@ -115,21 +117,23 @@ def check_nonnegative_maps(source: TeacherSource) -> None:
 
     Raises UserError if the map of a gray image is negative everywhere.
     """
-    if (maximum := _predict_gray_image(source.identity.name, source.build())) < 0:
+    if (maximum := _predict_gray_images(source.identity.name, source.build())) < 0:
         raise UserError(
             f"--teacher {source.identity.name}: expected maps that are not negative, found a map whose maximum is "
             f"{maximum:.3g}; if the network returns logits, apply a sigmoid, if log densities, the exponential"
         )
 
 
-def _predict_gray_image(name: str, teacher: TeacherModel) -> float:
-    """Return the maximum of the teacher's map of a gray image. Raises UserError if the teacher fails on it."""
-    image = torch.full((1, 3, *INPUT_SIZE), 0.5)
+def _predict_gray_images(name: str, teacher: TeacherModel) -> float:
+    """Return the maximum of the teacher's maps of two gray images. Raises UserError if the teacher fails on them."""
+    images = torch.full((2, 3, *INPUT_SIZE), 0.5)  # a teacher that ignores the batch size passes a test with one
     try:
         with torch.inference_mode():
-            return teacher.predict(image)[1].item()
+            return teacher.predict(images)[1].max().item()
     except Exception as error:
-        raise UserError(f"--teacher {name}: fails on a gray test image: {type(error).__name__}: {error}") from None
+        raise UserError(
+            f"--teacher {name}: fails on gray test images: {type(error).__name__}: {describe_error(error)}"
+        ) from None
 
 
 def _source_from_file(path: Path) -> TeacherSource:

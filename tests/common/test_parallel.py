@@ -167,7 +167,7 @@ VERSION_1 = b"7:memory:/pod\n4:cpu,cpuacct:/pod/container\n1:name=systemd:/\n"
         pytest.param({"process": b"0::/\n"}, 64, id="v2, no limit file"),
         pytest.param({"process": b"0::/\n", "mount/cpu.max": b"max 100000\n"}, 64, id="v2, unlimited"),
         pytest.param({"process": b"0::/\n", "mount/cpu.max": b"400000 100000\n"}, 4, id="v2"),
-        pytest.param({"process": b"0::/\n", "mount/cpu.max": b"150000 100000\n"}, 2, id="v2, rounded up"),
+        pytest.param({"process": b"0::/\n", "mount/cpu.max": b"110000 100000\n"}, 2, id="v2, rounded up"),
         pytest.param({"process": b"0::/\n", "mount/cpu.max": b"1000 100000\n"}, 1, id="v2, below one core"),
         pytest.param({"process": b"0::/\n", "mount/cpu.max": b"9900000 100000\n"}, 64, id="v2, above the affinity"),
         pytest.param(

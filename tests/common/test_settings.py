@@ -135,9 +135,9 @@ def test_unknown_argument_is_an_error_that_names_it(argument: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("key", "nearest"), [("sed", "--seed"), ("samples-per-shard", "--samples-per-shard"), ("MapSize", "--map-size")]
+    ("key", "nearest"), [("sed", "seed"), ("samples-per-shard", "samples_per_shard"), ("MapSize", "map_size")]
 )
-def test_unknown_key_in_file_is_an_error_that_suggests_nearest_flag(key: str, nearest: str, file: Path) -> None:
+def test_unknown_key_in_file_is_an_error_that_suggests_nearest_key(key: str, nearest: str, file: Path) -> None:
     file.write_text(f"{key}: 3\n")
     message = error_message("--config", str(file))
     assert key in message
@@ -216,7 +216,7 @@ def test_value_of_wrong_type_or_range_is_a_one_line_error_from_every_source(
 def test_all_mistakes_are_reported_at_once(file: Path) -> None:
     file.write_text("map_size: 4\nbatch: 3\nseed: x\n")
     message = error_message("--config", str(file))
-    assert all(name in message for name in ("--map-size", "batch", "--seed", "did you mean --batch-size?"))
+    assert all(name in message for name in ("--map-size", "batch", "--seed", "did you mean batch_size?"))
 
 
 def test_flag_without_its_value_is_an_error() -> None:
@@ -256,6 +256,20 @@ def test_file_that_is_not_yaml_is_an_error(content: bytes, file: Path) -> None:
 def test_key_that_is_not_text_is_an_error(content: str, file: Path) -> None:
     file.write_text(content)
     error_message("--config", str(file))
+
+
+@pytest.mark.parametrize(
+    ("content", "repeated"),
+    [
+        ("seed: 1\nmap_size: 32\nseed: 1\n", "seed"),
+        ("seed: 1\n'seed': 2\nlimit: 3\nlimit: 4\n", "seed, limit"),
+        ("{seed: 1, seed: 2}", "seed"),
+    ],
+)
+def test_repeated_key_in_file_is_an_error(content: str, repeated: str, file: Path) -> None:
+    file.write_text(content)
+    expected = f"--config {file}: expected each setting once, found several times: {repeated}"
+    assert error_message("--config", str(file)) == expected
 
 
 @given(st.integers(0, 2**32 - 1), st.floats(0.01, 1), st.booleans())

@@ -117,6 +117,7 @@ def run_command(words: list[str], folder: Path, settings: dict[str, str]) -> Non
     print(words[-1], "\n", done.stdout)
 
 
+@pytest.mark.promise
 def test_readme(folder: Path, s3: S3Server, bucket: str) -> None:
     upload(folder / "PHOTOS", s3, bucket, "imagenet/train")
     called = follow_document("README.md", folder, bucket=bucket, **s3.environment())
@@ -128,6 +129,7 @@ def test_results_page(folder: Path) -> None:
     assert follow_document("trainer/evaluate/RESULTS.md", folder) == ["labeler.run", "trainer.table", "trainer.search"]
 
 
+@pytest.mark.promise
 def test_teacher_readme(folder: Path) -> None:
     assert follow_document("labeler/teacher/README.md", folder) == [
         "labeler.teacher.train",
@@ -136,6 +138,7 @@ def test_teacher_readme(folder: Path) -> None:
     ]
 
 
+@pytest.mark.promise
 def test_trainer_readme(folder: Path, s3: S3Server, bucket: str) -> None:
     upload(folder / "DATASET", s3, bucket, "imagenet-attn")
     called = follow_document("trainer/README.md", folder, bucket=bucket, **s3.environment())
@@ -143,6 +146,7 @@ def test_trainer_readme(folder: Path, s3: S3Server, bucket: str) -> None:
     assert called.count("trainer.export") == 3
 
 
+@pytest.mark.promise
 def test_evaluation_readme(folder: Path) -> None:
     for run in ("RUN", "OTHER"):
         run_command(

@@ -103,6 +103,7 @@ def test_rerunning_a_finished_run_changes_nothing(images: Path, clean: Path) -> 
     assert checksums(clean, records=True) == before
 
 
+@pytest.mark.promise
 @pytest.mark.slow
 def test_killed_runs_can_be_resumed_to_the_same_bytes(images: Path, clean: Path, tmp_path: Path) -> None:
     """Kill runs at a random moment after each has committed a shard; then let a last run finish."""
@@ -152,6 +153,7 @@ def wait_until(condition: Callable[[], bool]) -> None:
         time.sleep(0.02)
 
 
+@pytest.mark.promise
 @pytest.mark.slow
 def test_concurrent_runs_make_one_data_set(images: Path, clean: Path, tmp_path: Path) -> None:
     both = [start(label_command(images, tmp_path / "out", workers=1), TEACHER_SECONDS="0.03") for _ in range(2)]

@@ -102,6 +102,7 @@ def test_from_s3_to_s3_makes_the_bytes_of_a_local_run_without_leaking_credential
     assert page.returncode == 0, page.stderr
 
 
+@pytest.mark.promise
 @pytest.mark.slow
 def test_faults_of_the_store_do_not_change_the_data_set(store: Store, clean: dict[str, str]) -> None:
     with FaultProxy(store.server) as proxy:

@@ -74,6 +74,7 @@ def assert_set_aside(done: subprocess.CompletedProcess[str], output: Path, reaso
     assert (report["ok"], report["complete"]) == (True, False)
 
 
+@pytest.mark.promise
 def test_shard_that_fails_repeatedly_is_set_aside(
     first_run: subprocess.CompletedProcess[str], unfinished: Path
 ) -> None:
@@ -85,6 +86,7 @@ def test_full_gpu_is_reported_with_advice(images: Path, tmp_path: Path) -> None:
     assert_set_aside(done, tmp_path / "out", "let fewer workers share a GPU: --gpus-per-worker 1")
 
 
+@pytest.mark.promise
 def test_same_command_completes_the_data_set(images: Path, unfinished: Path, clean: Path) -> None:
     done = label(images, unfinished)
     assert done.returncode == 0, done.stderr

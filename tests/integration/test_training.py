@@ -122,7 +122,7 @@ def test_ray_workers_train_like_a_single_process(single_process_run: Path, two_w
 
 @pytest.mark.slow
 @linux
-@pytest.mark.parametrize("victim", [0, 1])
+@pytest.mark.parametrize("victim", [0, pytest.param(1, marks=pytest.mark.promise)])
 def test_run_recovers_from_a_worker_killed_within_an_epoch(
     victim: int, discs: Path, two_worker_run: Path, tmp_path: Path
 ) -> None:

@@ -22,6 +22,7 @@ from trainer.formats import InferenceModel
 from trainer.recipes import build, recipe_names
 
 CLASSES = ["red", "lime", "blue"]
+SHAPE = (2, 3, 80, 64)
 SIDES = ((32, 32), (33, 33), (64, 64), (96, 64))  # at 32 the last stage has a single position
 SHAPES = [(batch, 3, *sides) for batch in (1, 2, 5) for sides in SIDES]
 MEAN, STD = (torch.tensor(values).view(3, 1, 1) for values in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
@@ -44,14 +45,15 @@ def write_checkpoint(folder, classes=CLASSES, **changes):
     return folder / "best"
 
 
-def random_images(shape=(2, 3, 80, 64)):
+def random_images(shape=SHAPE):
     return torch.rand(shape, generator=torch.Generator().manual_seed(1))
 
 
-def run_checkpoint(path, shape=(2, 3, 80, 64)):
-    """Return the outputs of the checkpoint's model for random images."""
+def run_checkpoint(path, *shapes):
+    """Return the outputs of the checkpoint's model for random images of each shape."""
+    model = InferenceModel(load_trained(str(path)).model)
     with torch.no_grad():
-        return InferenceModel(load_trained(str(path)).model)(random_images(shape))
+        return [model(random_images(shape)) for shape in shapes]
 
 
 def run_torchvision(network):
@@ -73,7 +75,7 @@ def test_torchvision_loads_the_weights_strictly_and_computes_the_same(tmp_path, 
     network = getattr(torchvision.models, backbone)(num_classes=len(CLASSES), norm_layer=norm_layer)
     network.load_state_dict(safetensors.torch.load_file(tmp_path / "weights.safetensors"), strict=True)
     features, scores = run_torchvision(network)
-    expected = run_checkpoint(path)
+    [expected] = run_checkpoint(path, SHAPE)
     torch.testing.assert_close(features, expected["features"], rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(scores, expected["logits"], rtol=1e-5, atol=1e-5)
 
@@ -84,7 +86,8 @@ def test_fc_is_zero_with_1000_classes_without_a_probe(tmp_path):
     network = torchvision.models.resnet18()
     network.load_state_dict(safetensors.torch.load_file(tmp_path / "weights.safetensors"), strict=True)
     features, scores = run_torchvision(network)
-    torch.testing.assert_close(features, run_checkpoint(path)["features"], rtol=1e-5, atol=1e-5)
+    [expected] = run_checkpoint(path, SHAPE)
+    torch.testing.assert_close(features, expected["features"], rtol=1e-5, atol=1e-5)
     assert scores.shape == (2, 1000)
     assert not scores.any()
 
@@ -107,11 +110,12 @@ def test_onnx_graph_computes_the_same_for_any_batch_size_and_image_size(tmp_path
     onnx.checker.check_model(str(tmp_path / "model.onnx"), full_check=True)
     session = onnxruntime.InferenceSession(str(tmp_path / "model.onnx"), providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
-    for shape in SHAPES:
-        outputs = dict(zip(names, session.run(None, {"images": random_images(shape).numpy()}), strict=True))
-        assert set(outputs) == {"features", "attention", "logits"}
-        for name, expected in run_checkpoint(path, shape).items():
-            torch.testing.assert_close(torch.from_numpy(outputs[name]), expected, rtol=1e-4, atol=1e-5)
+    for shape, expected in zip(SHAPES, run_checkpoint(path, *SHAPES), strict=True):
+        arrays = session.run(None, {"images": random_images(shape).numpy()})
+        outputs = dict(zip(names, map(torch.from_numpy, arrays), strict=True))
+        assert outputs.keys() == expected.keys() == {"features", "attention", "logits"}
+        for name in expected:
+            torch.testing.assert_close(outputs[name], expected[name], rtol=1e-4, atol=1e-5)
     assert session.get_modelmeta().custom_metadata_map["recipe"] == "contrastive-attn-teacher"
 
 
@@ -126,8 +130,7 @@ def test_exported_program_computes_the_same_for_any_batch_size_and_image_size_wi
         "torch.save(outputs, 'outputs')"
     )
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, timeout=120)
-    for shape, outputs in zip(SHAPES, torch.load(tmp_path / "outputs"), strict=True):
-        expected = run_checkpoint(path, shape)
+    for outputs, expected in zip(torch.load(tmp_path / "outputs"), run_checkpoint(path, *SHAPES), strict=True):
         assert outputs.keys() == expected.keys() == {"features", "attention"}
         for name in expected:
             torch.testing.assert_close(outputs[name], expected[name], rtol=1e-5, atol=1e-5)
@@ -182,7 +185,7 @@ def test_torchvision_loads_the_weights_of_every_recipe(tmp_path, name):
 
 def test_map_of_contracam_is_not_exported(tmp_path):
     """It depends on the other images of a batch."""
-    contracam = run_checkpoint(write_checkpoint(tmp_path, recipe="contrastive-contracam"))
+    [contracam] = run_checkpoint(write_checkpoint(tmp_path, recipe="contrastive-contracam"), SHAPE)
     assert contracam.keys() == {"features", "logits"}
-    block = run_checkpoint(write_checkpoint(tmp_path, recipe="contrastive-attn-block"))
+    [block] = run_checkpoint(write_checkpoint(tmp_path, recipe="contrastive-attn-block"), SHAPE)
     assert block.keys() == {"features", "attention", "logits"}

@@ -42,35 +42,38 @@ class ChosenSample(NamedTuple):
     """A sample chosen for a batch, or its replacement.
 
     Attributes:
-        shard: name of the shard that the sampler chose.
-        samples: all samples of that shard that were read, or those of another shard if there are none.
+        shard: index of the shard that the sampler chose.
+        source: index of the shard whose sample is used: the same, or another one if it has no readable sample.
+        samples: all samples of the source that were read.
         sample_index: index that the sampler chose; indices beyond the end of `samples` wrap around.
         offset: distance from `sample_index` to the sample that is used, the number of unreadable samples before it.
         is_replacement: whether the sample is not the one that the sampler chose.
         seed: random seed of the views.
     """
 
-    shard: str
+    shard: int
+    source: int
     samples: list[Members]
     sample_index: int
     offset: int
     is_replacement: bool
     seed: tuple[int, ...]
 
+    @property
+    def location(self) -> tuple[int, int]:
+        """Shard of the sample that is used, and its index among the samples that were read from it."""
+        return self.source, (self.sample_index + self.offset) % len(self.samples)
+
     def request(self) -> SampleRequest:
         """Return what a decoder needs."""
-        return SampleRequest(self.samples[(self.sample_index + self.offset) % len(self.samples)], self.seed)
-
-    def next_candidate(self) -> "ChosenSample":
-        """Return the next sample of the shard as a replacement."""
-        return self._replace(offset=self.offset + 1, is_replacement=True)
+        return SampleRequest(self.samples[self.location[1]], self.seed)
 
 
 class Stream:
     """A rank's part of every batch, from any step of the run.
 
     A sample that cannot be read raises UserError, which names its shard and key. With `skip_damaged` the next readable
-    sample of the shard replaces it, and is counted in `Batch.skipped`.
+    sample of the shard replaces it, or of the next shard if it has none, and is counted in `Batch.skipped`.
 
     Args:
         data: the data set.
@@ -100,6 +103,7 @@ class Stream:
         self._slots = rank_slots(sampler.batch_size, world_size, rank)
         self._view_spec = ViewSpec(image_size, views, data.classes)
         self._storage: Storage = open_storage(data.location)
+        self._unreadable: set[tuple[int, int]] = set()  # locations, so that each is decoded once as a replacement
         self._fetch_cached = lru_cache(maxsize=2)(self._fetch)  # for shards that replace unreadable ones
 
     def batches(self, first: int, end: int) -> Iterator[Batch]:
@@ -144,10 +148,9 @@ class Stream:
 
     def _choose(self, samples: list[Members], shard: int, index: int, epoch: int) -> ChosenSample:
         """Return the sample at an index of a shard, or a replacement if the shard has lost it."""
-        name, seed = self._data.shards[shard], (self._sampler.seed, VIEWS_SEED, epoch, shard, index)
-        if not samples:
-            return ChosenSample(name, self._next_readable_shard(shard), index, 0, True, seed)
-        return ChosenSample(name, samples, index, 0, index >= len(samples), seed)
+        seed = (self._sampler.seed, VIEWS_SEED, epoch, shard, index)
+        chosen = ChosenSample(shard, shard, samples, index, 0, index >= len(samples), seed)
+        return chosen if samples else self._replace_from_next_shard(chosen)
 
     def _submit(self, decoders: Executor, piece: list[ChosenSample]) -> "Future[Batch]":
         return decoders.submit(decode_piece, [sample.request() for sample in piece], self._view_spec)
@@ -163,21 +166,30 @@ class Stream:
             damaged = piece[position]
             if not self._skip_damaged:
                 raise UserError(
-                    f"{self._data.location}/{damaged.shard}: sample {damaged.request().members['__key__']!s} cannot be "
-                    f"read: {reason}; check the data set with python -m labeler.verify, or resume with --skip-damaged"
+                    f"{self._data.location}/{self._data.shards[damaged.shard]}: sample "
+                    f"{damaged.request().members['__key__']!s} cannot be read: {reason}; check the data set with python "
+                    "-m labeler.verify, or resume with --skip-damaged"
                 )
-            if damaged.offset + 1 == len(damaged.samples):
-                raise UserError(
-                    f"{self._data.location}/{damaged.shard}: none of its samples can be read; label the shard again"
-                )
-            piece[position] = damaged.next_candidate()
+            self._unreadable.add(damaged.location)
+            piece[position] = self._replace(damaged)
             future = self._submit(decoders, piece)
 
-    def _next_readable_shard(self, shard: int) -> list[Members]:
-        """Return the samples of the next shard that has any. Raises UserError if no shard has."""
-        for other in range(shard + 1, shard + len(self._data.shards)):
-            if samples := self._fetch_cached(other % len(self._data.shards)):
-                return samples
+    def _replace(self, damaged: ChosenSample) -> ChosenSample:
+        """Return the next sample of the shard that is not known to be unreadable, else one of the next shard."""
+        for offset in range(damaged.offset + 1, len(damaged.samples)):
+            candidate = damaged._replace(offset=offset, is_replacement=True)
+            if candidate.location not in self._unreadable:
+                return candidate
+        return self._replace_from_next_shard(damaged)
+
+    def _replace_from_next_shard(self, damaged: ChosenSample) -> ChosenSample:
+        """Return a sample of the next shard that has any. Raises UserError if no other shard has."""
+        shards = len(self._data.shards)
+        tried = (damaged.source - damaged.shard) % shards
+        for distance in range(tried + 1, shards):
+            source = (damaged.shard + distance) % shards
+            if samples := self._fetch_cached(source):
+                return damaged._replace(source=source, samples=samples, offset=0, is_replacement=True)
         raise UserError(f"{self._data.location}: none of its shards can be read; label them again")
 
     def _fetch(self, shard: int) -> list[Members]:

@@ -85,8 +85,11 @@ def test_duplicates_are_found_by_pixels_and_by_name(images: list[FixatedImage]) 
 
 
 def test_most_images_stay_on_their_side_when_the_data_set_grows(images: list[FixatedImage]) -> None:
-    before, after = (set(names(split_images(part, 0.5, 0)[1])) for part in (images[:10], images))
-    assert len(before & after) >= 3
+    kept = []  # fractions of the validation images that stay in validation; by chance, half of them would
+    for seed in range(20):
+        before, after = (set(names(split_images(part, 0.5, seed)[1])) for part in (images[:10], images))
+        kept.append(len(before & after) / len(before))
+    assert np.mean(kept) >= 0.8
 
 
 @pytest.mark.parametrize("validation", [0, 12, 13, -1, 0.0, 1.0, 1.5, -0.2, 0.01, float("nan")])

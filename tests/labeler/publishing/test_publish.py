@@ -5,6 +5,7 @@ import io
 import itertools
 import json
 import tarfile
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -140,6 +141,8 @@ def test_publishing_again_writes_the_same_bytes(storage: LocalStorage, plan: Pla
     once = checksums(storage.root)
     publish(storage, [plan], 0.1)
     assert checksums(storage.root) == once
+    for name in DESCRIPTION:  # on another day, too
+        assert time.strftime("%Y-%m-%d") not in storage.read(name).decode()
 
 
 @pytest.mark.parametrize("generations", [1, 2])

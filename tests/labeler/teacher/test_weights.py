@@ -45,7 +45,17 @@ class Flat(Brightness):
 
 class Broken(Brightness):
     def forward(self, images):
-        raise RuntimeError("no weights")
+        raise RuntimeError("no weights\\n and no file")
+
+
+class OnlyFirst(Brightness):
+    def forward(self, images):
+        return super().forward(images)[:1]
+
+
+class Twice(Brightness):
+    def forward(self, images):
+        return super().forward(images).repeat(2, 1, 1)
 
 
 def other_gain():
@@ -232,8 +242,10 @@ def test_checksum_of_a_factory_covers_its_weights_and_its_source(factories: str,
         ("absent", "cannot be created: AttributeError"),
         ("", "cannot be created: AttributeError"),
         ("number", "expected the factory to return a torch.nn.Module, found int"),
-        ("Broken", "fails on a gray test image: RuntimeError: no weights"),
-        ("Flat", "fails on a gray test image: ValueError: expected maps"),
+        ("Broken", "fails on gray test images: RuntimeError: no weights and no file$"),
+        ("Flat", "fails on gray test images: ValueError: expected maps"),
+        ("OnlyFirst", "fails on gray test images: ValueError: expected one map for each image, found 1 for 2 images$"),
+        ("Twice", "fails on gray test images: ValueError: expected one map for each image, found 4 for 2 images$"),
     ],
 )
 def test_unusable_factory_is_a_user_error(factories: str, factory: str, message: str) -> None:

@@ -35,15 +35,19 @@ def test_fixations_outside_of_a_view_are_removed():
     np.testing.assert_allclose(fixations, [[0.5, 0.25]])
 
 
-def test_views_have_the_minimum_size_and_stay_within_the_frame():
+def test_views_have_all_sizes_from_the_minimum_on_and_all_positions_within_the_frame():
     generator = np.random.default_rng(0)
     views = [draw_view(generator, 0.7, 0.2) for _ in range(500)]
-    for view in views:
-        assert 0.7 <= view.width <= 1
-        assert 0.7 <= view.height <= 1
-        assert 0 <= view.left <= 1 - view.width + 1e-9
-        assert 0 <= view.top <= 1 - view.height + 1e-9
-        assert all(0.8 <= factor <= 1.2 for factor in view.color_factors)
+    for low, high, *values in [
+        (0.7, 1, *(view.width for view in views)),
+        (0.7, 1, *(view.height for view in views)),
+        (0, 1, *(view.left / (1 - view.width) for view in views)),
+        (0, 1, *(view.top / (1 - view.height) for view in views)),
+        *((0.8, 1.2, *factors) for factors in zip(*(view.color_factors for view in views), strict=True)),
+    ]:
+        margin = (high - low) / 20
+        assert low - 1e-9 <= min(values) < low + margin
+        assert high - margin < max(values) <= high + 1e-9
     assert 200 < sum(view.flipped for view in views) < 300
 
 
