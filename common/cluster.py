@@ -8,7 +8,7 @@ import sys
 import ray
 from ray.exceptions import RayError
 
-from common.errors import UserError, describe_error
+from common.errors import UserError, describe_error, handle_sigterm, stop_program
 from common.storage.s3 import SSE, SSE_KMS_KEY
 
 # By default glibc returns the memory of feature maps to the system after every layer, and page faults fetch it again.
@@ -56,9 +56,12 @@ def join_ray(show_workers_output: bool) -> None:
             logging_level=logging.ERROR,
             ignore_reinit_error=True,
         )
+    except SystemExit:  # Ray's handler of SIGTERM, while it starts
+        stop_program()
     except (OSError, RuntimeError, RayError) as error:  # no cluster, another version of Ray, or a wrong token
         reason = describe_error(error)[:MAX_REASON_LENGTH]
         raise UserError(f"RAY_ADDRESS={address}: the Ray cluster cannot be joined: {reason}. {ADVICE}") from None
+    handle_sigterm()
 
 
 def root_cause_message(error: RayError) -> str:

@@ -1,12 +1,20 @@
 """Errors that users meet: mistakes that stop a program, and images that cannot be labeled."""
 
+import functools
 import os
+import signal
 import sys
+import threading
 from collections.abc import Callable
 from enum import StrEnum
+from types import FrameType
 from typing import NoReturn
 
 from pydantic import ValidationError
+
+SIGTERM_EXIT_CODE = 128 + signal.SIGTERM  # 143, what a shell reports for a program that the signal has ended
+
+_sigterm_received = False
 
 
 class UserError(Exception):
@@ -52,11 +60,18 @@ def describe_error(error: Exception) -> str:
 def run_program(main: Callable[[], int]) -> NoReturn:
     """Run a program's main function and exit with the code that it returns.
 
-    A UserError or OSError is printed as one sentence and exits with code 2, Ctrl-C exits with code 130.
+    A UserError or OSError is printed as one sentence and exits with code 2. Ctrl-C exits with code 130, and SIGTERM,
+    which clusters send to stop a job, with code 143.
     """
+    handle_sigterm()
     try:
-        code = main()
-        sys.stdout.flush()
+        try:
+            code = main()
+            sys.stdout.flush()
+        except BaseException:
+            if _sigterm_received:
+                raise KeyboardInterrupt from None  # whatever else the signal has led to
+            raise
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         code = 2
@@ -69,5 +84,31 @@ def run_program(main: Callable[[], int]) -> NoReturn:
         code = 2
     except KeyboardInterrupt:
         print("stopped; run the same command again to resume", file=sys.stderr)
-        code = 130
+        code = SIGTERM_EXIT_CODE if _sigterm_received else 130
     sys.exit(code)
+
+
+def handle_sigterm() -> None:
+    """Let SIGTERM stop this program as Ctrl-C does, so that it removes what it has not finished.
+
+    Ray replaces the handler when it starts; call this function again after that.
+    """
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, functools.partial(_on_sigterm, os.getpid()))
+
+
+def stop_program() -> NoReturn:
+    """Stop this program as SIGTERM does, if something else than the handler has received the signal.
+
+    Raises KeyboardInterrupt, the only exception of a signal handler that Ray's own code passes on.
+    """
+    global _sigterm_received
+    _sigterm_received = True
+    raise KeyboardInterrupt
+
+
+def _on_sigterm(program: int, signal_number: int, frame: FrameType | None) -> None:
+    if os.getpid() != program:  # a forked process has nothing to remove
+        os._exit(SIGTERM_EXIT_CODE)
+    if not _sigterm_received:  # a second signal must not interrupt what the first one has started
+        stop_program()

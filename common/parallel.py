@@ -117,7 +117,12 @@ def in_processes(
     with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), start) as pool:
         with _one_thread_per_process():
             results = pool.map(function, *arguments)  # starts the processes
-        yield from with_progress(results)
+        try:
+            yield from with_progress(results)
+        except KeyboardInterrupt:
+            for process in multiprocessing.active_children():
+                process.terminate()  # the pool would wait for their current items
+            raise
 
 
 @contextlib.contextmanager

@@ -3,7 +3,6 @@
 import io
 import json
 import math
-import re
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -15,12 +14,11 @@ from tqdm import tqdm
 
 from common.errors import UserError, describe_error
 from common.progress import progress_bar
-from common.storage.files import open_atomically, write_atomically
+from common.storage.files import write_atomically
 from common.storage.run_folder import RunFolder
+from common.torch_files import load_torch_file
 
 METRICS = "metrics.jsonl"
-UNSUPPORTED_CLASS = re.compile(r"Unsupported global: GLOBAL (\S+)")  # in torch's refusal to unpickle a class
-MAX_REASON_LENGTH = 200  # characters of torch's message that an error quotes
 
 
 def warmup_cosine(step: int, steps: int, warmup: int) -> float:
@@ -35,11 +33,12 @@ def warmup_cosine(step: int, steps: int, warmup: int) -> float:
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     """Write a checkpoint atomically. Raises UserError if that fails; an earlier file at this path is not changed."""
+    content = io.BytesIO()  # torch.save to a file turns what a write raises, also KeyboardInterrupt, into RuntimeError
+    torch.save(state, content)
     try:
-        with open_atomically(path) as file:
-            torch.save(state, file)
-    except (OSError, RuntimeError) as error:  # torch raises RuntimeError when the disk is full
-        reason = describe_error(error)[:MAX_REASON_LENGTH]
+        write_atomically(path, content.getbuffer())
+    except OSError as error:
+        reason = error.strerror or describe_error(error)
         raise UserError(f"{path}: the checkpoint cannot be written, the previous one is unchanged: {reason}") from None
 
 
@@ -49,29 +48,6 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     if not isinstance(state, dict):
         raise UserError(f"{path}: expected a checkpoint, found a {type(state).__name__}")
     return state
-
-
-def load_torch_file(location: str, file: Path | bytes) -> Any:
-    """Load a file that `torch.save` wrote, with tensors on the CPU, without running code that it may contain.
-
-    Args:
-        location: name of the file for error messages.
-        file: its path or its content.
-
-    Raises UserError if it is damaged, or contains pickled objects other than tensors and plain values.
-    """
-    try:
-        return torch.load(io.BytesIO(file) if isinstance(file, bytes) else file, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many types on damaged files
-        if unsupported := UNSUPPORTED_CLASS.search(str(error)):
-            raise UserError(
-                f"{location}: expected tensors alone, found a pickled {unsupported[1]}, which could run any program; "
-                "save the model's state_dict() instead"
-            ) from None
-        # around the reason, torch explains how to load an untrusted file anyway
-        reason = describe_error(error).rpartition("WeightsUnpickler error: ")[2]
-        reason = reason.partition(" Check the documentation")[0][:MAX_REASON_LENGTH]
-        raise UserError(f"{location}: cannot be read as a checkpoint: {reason}") from None
 
 
 def save_or_check_settings(folder: RunFolder, name: str, settings: dict[str, Any]) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from common.errors import run_program
 from common.settings import load_settings
+from common.torchrun import report_to_torchrun
 from trainer.config import TrainSettings
 
 
@@ -44,4 +45,4 @@ def format_result(result: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    run_program(main)
+    run_program(report_to_torchrun(main))

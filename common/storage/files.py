@@ -27,7 +27,7 @@ def open_atomically(path: Path) -> Iterator[BinaryIO]:
         raise
 
 
-def write_atomically(path: Path, content: bytes) -> None:
+def write_atomically(path: Path, content: bytes | memoryview) -> None:
     """Write a file so that readers see its old or its new content, never a part. Raises OSError."""
     with open_atomically(path) as file:
         file.write(content)

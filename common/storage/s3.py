@@ -51,9 +51,9 @@ class S3Storage:
             for item in page.get("CommonPrefixes", []):
                 folder = item["Prefix"].removeprefix(self._prefix())
                 if is_wanted(folder.rstrip("/")):
-                    objects = (name for below in self._list_pages(folder) for name in self._object_names(below))
-                    if name := next(objects, None):
-                        return name
+                    below = (name for page in self._list_pages(folder) for name in self._object_names(page))
+                    if (first := next(below, None)) is not None:
+                        return first
         return None
 
     def open(self, name: str) -> BinaryIO:

@@ -41,8 +41,25 @@ def label_shards(
     """Label the pending shards of a plan. Returns the shards that were set aside, with the reason.
 
     Raises UserError if the cluster has no room for a worker, if workers cannot start, or if shard after shard fails.
+    Ctrl-C and SIGTERM end the workers and leave the cluster.
     """
     start_ray()
+    try:
+        return _run_passes(settings, output, plan, pending, teacher, progress)
+    except KeyboardInterrupt:
+        ray.shutdown()
+        raise
+
+
+def _run_passes(
+    settings: WorkSettings,
+    output: str,
+    plan: Plan,
+    pending: list[int],
+    teacher: TeacherSource,
+    progress: ProgressMonitor,
+) -> dict[int, str]:
+    """Give the pending shards to workers until each is committed or set aside. Returns the latter, with the reason."""
     counter: Any = ray.remote(ProgressCounter).options(num_cpus=0, scheduling_strategy=_this_node()).remote()
     metrics = JobMetrics(output, plan)
     failures: Counter[int] = Counter()

@@ -5,6 +5,7 @@ python -m labeler.teacher.train --data salicon:PATH --output RUN
 
 from common.errors import run_program
 from common.settings import load_settings
+from common.torchrun import report_to_torchrun
 from labeler.teacher.training.config import TeacherTrainSettings
 
 
@@ -18,4 +19,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    run_program(main)
+    run_program(report_to_torchrun(main))

@@ -46,7 +46,10 @@ def main() -> None:
     teacher, maps = source.build().double(), {}
     for name in PHOTOS:
         means, maximum = predict_map(teacher, name, torch.float64)
-        maps[name] = {"maximum": round(maximum, 6), "means": [[round(mean, 6) for mean in row] for row in means.tolist()]}
+        maps[name] = {
+            "maximum": round(maximum, 6),
+            "means": [[round(mean, 6) for mean in row] for row in means.tolist()],
+        }
     lines = ",\n".join(f"  {json.dumps(name)}: {json.dumps(content)}" for name, content in maps.items())
     FILE.write_text(f'{{\n "teacher": "{source.identity.id}",\n "maps": {{\n{lines}\n }}\n}}\n')
 

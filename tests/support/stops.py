@@ -1,10 +1,15 @@
-"""Training runs that are interrupted at a given step."""
+"""Programs that are interrupted: a training run at a given step, any function within a write."""
 
-from collections.abc import Iterator
+import multiprocessing
+import os
+import resource
+import signal
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import pytest
+import torch
 
 
 class Stop(Exception):
@@ -25,3 +30,25 @@ def stopped_before(step: int, trainer_class: type[Any], monkeypatch: pytest.Monk
         patch.setattr(trainer_class, "train_step", stop_or_train)
         with pytest.raises(Stop):
             yield
+
+
+def run_until_file_exceeds(size: int, function: Callable[..., object], *arguments: Any) -> None:
+    """Call a function in a child process that the kernel kills when one of its files grows beyond `size` bytes.
+
+    The bytes within the limit are written. The child's output is discarded, because it may go to a file.
+    """
+
+    def run() -> None:
+        with open(os.devnull, "w") as nothing:
+            os.dup2(nothing.fileno(), 1)
+            os.dup2(nothing.fileno(), 2)
+        torch.set_num_threads(1)
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+        function(*arguments)
+
+    process = multiprocessing.get_context("fork").Process(target=run)
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGXFSZ, f"no file grew beyond {size} bytes; exit code {process.exitcode}"

@@ -7,7 +7,7 @@ from common.launch import Rank
 from common.settings import load_settings
 from common.training import load_checkpoint
 from tests.support.datasets import make_dataset
-from tests.support.stops import stopped_before
+from tests.support.stops import run_until_file_exceeds, stopped_before
 from trainer.config import TrainSettings
 from trainer.data.dataset import open_dataset
 from trainer.loop import train
@@ -58,3 +58,25 @@ def test_resumed_run_remembers_the_best_epoch(discs, tmp_path, monkeypatch):
     train_epochs(discs, tmp_path, "probe_accuracy", values)
     assert load_checkpoint(tmp_path / "checkpoints/best")["step"] == 1
     assert json.loads((tmp_path / "result.json").read_text())["probe_accuracy"] == 0.6
+
+
+@pytest.mark.parametrize(("killed_within", "values"), [("best", [0.3, 0.7, 0.5]), ("last", [0.7, 0.3, 0.5])])
+def test_run_that_dies_while_it_writes_a_checkpoint_resumes_from_the_one_before(
+    discs, tmp_path, monkeypatch, killed_within, values
+):
+    checkpoints = tmp_path / "checkpoints"
+    with stopped_before(1, Trainer, monkeypatch):
+        train_epochs(discs, tmp_path, "probe_accuracy", values)
+    before = {path.name: path.read_bytes() for path in checkpoints.iterdir()}
+    assert before.keys() == {"last", "best"}
+    size = len(before["last"]) // 2
+    run_until_file_exceeds(size, train_epochs, discs, tmp_path, "probe_accuracy", values)
+    after = {path.name: path.read_bytes() for path in checkpoints.iterdir()}
+    assert {name: after[name] for name in before} == before
+    [(name, unfinished)] = [(name, content) for name, content in after.items() if name not in before]
+    assert name.startswith(killed_within)
+    assert len(unfinished) == size
+    weights = train_epochs(discs, tmp_path, "probe_accuracy", values)
+    assert len(weights) == 2, "epoch 1 was trained before"
+    best, last = (load_checkpoint(checkpoints / name) for name in ("best", "last"))
+    assert (best["step"], last["step"]) == (1 + values.index(max(values)), 3)

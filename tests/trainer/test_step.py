@@ -1,5 +1,6 @@
 import itertools
 import json
+import math
 import multiprocessing
 import socket
 from pathlib import Path
@@ -13,6 +14,7 @@ from common.errors import UserError
 from tests.support.datasets import make_dataset
 from tests.support.training import CPU, make_trainer, train_steps
 from trainer import step
+from trainer.model.heads import LinearProbe
 from trainer.recipes import recipe_names
 from trainer.step import prepare_inputs, split_pieces
 
@@ -198,6 +200,19 @@ def test_gradients_of_two_ranks_in_pieces_are_those_of_the_whole_batch_on_one(di
         for name, gradient in gradients.items():
             tolerance = 1e-3 * np.abs(expected[name]).max()
             np.testing.assert_allclose(gradient, expected[name], rtol=0, atol=tolerance, err_msg=name)
+
+
+@pytest.mark.parametrize("peak", [0.5, 4.0])
+def test_learning_rate_of_the_probe_does_not_depend_on_that_of_the_network(discs, peak):
+    trainer, stream = make_trainer(discs, learning_rate=peak, warmup_epochs=0, batch_size=16)
+    for batch in stream.batches(0, 3):
+        trainer.train_step(batch)
+    probe = next(module for module in trainer.model.modules() if isinstance(module, LinearProbe))
+    rates = {id(weights): group["lr"] for group in trainer.optimizer.param_groups for weights in group["params"]}
+    cosine = 0.5 * (1 + math.cos(math.pi * 2 / trainer.schedule.steps))  # in the third step
+    assert rates.pop(id(probe.linear.weight)) == pytest.approx(0.1 * 16 / 256 * cosine)
+    assert rates.pop(id(probe.linear.bias)) == pytest.approx(0.1 * 16 / 256 * cosine)
+    assert list(rates.values()) == pytest.approx([peak * cosine] * len(rates))
 
 
 @pytest.mark.parametrize("recipe", recipe_names())

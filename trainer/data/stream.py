@@ -165,10 +165,10 @@ class Stream:
                 position, reason = error.position, error.reason
             damaged = piece[position]
             if not self._skip_damaged:
+                shard, key = self._data.shards[damaged.shard], str(damaged.request().members["__key__"])
                 raise UserError(
-                    f"{self._data.location}/{self._data.shards[damaged.shard]}: sample "
-                    f"{damaged.request().members['__key__']!s} cannot be read: {reason}; check the data set with python "
-                    "-m labeler.verify, or resume with --skip-damaged"
+                    f"{self._data.location}/{shard}: sample {key} cannot be read: {reason}; check the data set with "
+                    "python -m labeler.verify, or resume with --skip-damaged"
                 )
             self._unreadable.add(damaged.location)
             piece[position] = self._replace(damaged)

@@ -1,13 +1,15 @@
 """Features of image sets: extracted once per model and set, then saved and reused by later evaluations."""
 
+import contextlib
 import io
 import itertools
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, BinaryIO, NamedTuple, TypeVar
 
 import numpy as np
 import torch
+from numpy.lib.npyio import NpzFile
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -121,17 +123,38 @@ class FeatureStore:
         """Return a model's features of a set, extracting them if needed. Raises UserError as `prepare` does."""
         self.prepare([model], [images])
         file_name, key = self._file_and_key(model, images)
-        try:
+        with self._explained_errors(file_name):
             features = _deserialize(self._storage.read(file_name), key)
+        _check_finite(model, images, features.vectors)  # earlier versions saved features without this check
+        if features.unreadable:
+            self.unreadable[images.name] = features.unreadable
+        return features
+
+    def readable(self, model: EvaluatedModel, images: ImageSet) -> np.ndarray:
+        """Return the indices of the images of a set that can be read, without loading the saved features.
+
+        Raises UserError as `prepare` does.
+        """
+        self.prepare([model], [images])
+        file_name, key = self._file_and_key(model, images)
+        with (
+            self._explained_errors(file_name),
+            self._storage.open(file_name) as file,
+            _open_arrays(file, key) as arrays,
+        ):
+            indices: np.ndarray = arrays["indices"]
+            return indices
+
+    @contextlib.contextmanager
+    def _explained_errors(self, file_name: str) -> Iterator[None]:
+        """Raise UserError if a file of features cannot be read."""
+        try:
+            yield
         except (ValueError, KeyError, OSError, zipfile.BadZipFile) as error:
             raise UserError(
                 f"{self._storage.location}/{file_name}: expected the features that an evaluation saved, found another "
                 f"file ({describe_error(error)}); remove it"
             ) from None
-        _check_finite(model, images, features.vectors)  # earlier versions saved features without this check
-        if features.unreadable:
-            self.unreadable[images.name] = features.unreadable
-        return features
 
     def _file_and_key(self, model: EvaluatedModel, images: ImageSet) -> tuple[str, str]:
         """Return the name of the file of features, and a checksum of everything that determines its content."""
@@ -170,12 +193,17 @@ def _check_finite(model: EvaluatedModel, images: ImageSet, vectors: np.ndarray) 
         )
 
 
+def _open_arrays(file: BinaryIO, key: str) -> NpzFile:
+    arrays: NpzFile = np.load(file, allow_pickle=False)
+    if str(arrays["key"]) != key:
+        raise ValueError("features of another model or image set")
+    return arrays
+
+
 def _deserialize(content: bytes, key: str) -> FeatureSet:
-    with np.load(io.BytesIO(content), allow_pickle=False) as file:
-        if str(file["key"]) != key:
-            raise ValueError("features of another model or image set")
-        unreadable = dict(zip(file["unreadable"].tolist(), file["reasons"].tolist(), strict=True))
-        return FeatureSet(file["features"], file["labels"], file["indices"], unreadable)
+    with _open_arrays(io.BytesIO(content), key) as arrays:
+        unreadable = dict(zip(arrays["unreadable"].tolist(), arrays["reasons"].tolist(), strict=True))
+        return FeatureSet(arrays["features"], arrays["labels"], arrays["indices"], unreadable)
 
 
 def _serialize(features: FeatureSet, images: ImageSet, key: str) -> bytes:

@@ -29,10 +29,13 @@ class Curve(NamedTuple):
     without_relevant: int
 
 
-def draw_queries(features: FeatureSet, images: int, queries: int, seed: int) -> np.ndarray:
-    """Draw `queries` of a set's `images` and return their row numbers in the features; unreadable ones are skipped."""
-    chosen = np.random.default_rng([seed, 1]).choice(images, queries, replace=False)
-    return np.flatnonzero(np.isin(features.indices, chosen))
+def draw_queries(images: int, readable: np.ndarray, queries: int, seed: int) -> np.ndarray:
+    """Draw `queries` of a set's `images` and return their indices, in any order; all are among the `readable` ones."""
+    generator = np.random.default_rng([seed, 1])
+    chosen = generator.choice(images, queries, replace=False)
+    substitutes = generator.permutation(np.setdiff1d(np.arange(images), chosen))
+    candidates = np.concatenate([chosen, substitutes])
+    return candidates[np.isin(candidates, readable)][:queries]
 
 
 def search(features: FeatureSet, queries: np.ndarray, device: torch.device) -> Curve:

@@ -58,7 +58,9 @@ class Backbone(nn.Module):
         """Compute the features of RGB images in [0, 1], float [B, 3, H, W]."""
         net = self.resnet
         maps = (images - self.mean) / self.std
-        maps = net.maxpool(net.relu(net.bn1(net.conv1(maps.contiguous(memory_format=torch.channels_last)))))
+        if not torch.compiler.is_exporting():  # strides that depend on sizes would become conditions on the sizes
+            maps = maps.contiguous(memory_format=torch.channels_last)
+        maps = net.maxpool(net.relu(net.bn1(net.conv1(maps))))
         maps = net.layer1(maps)
         second = net.layer2(maps)
         third = net.layer3(second)

@@ -193,7 +193,8 @@ def test_annotations_of_another_structure_are_a_user_error(
     path = put_annotations(tmp_path, "train2014", [*IMAGES, {**IMAGES[0], "id": 1}] if twice else images, annotations)
     with pytest.raises(UserError, match=message) as error:
         read(tmp_path)
-    assert str(path) in str(error.value) or str(tmp_path) in str(error.value)
+    concerns_folder = message.startswith(("found two records", "expected images"))
+    assert str(tmp_path if concerns_folder else path) in str(error.value)
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[1, 2]", b"\xff\xfe", b"null"])

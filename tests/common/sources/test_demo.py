@@ -122,6 +122,28 @@ def test_without_xdg_cache_home_the_cache_is_in_the_home_folder(
     assert demo.demo_folder("scenes") == tmp_path / "home" / ".cache" / "imagenet-attn" / "demo" / "scenes-v2"
 
 
+# the mean colors of the first scene of each class
+MEAN_COLORS = {
+    "arrow": (183.1, 126.4, 188.4),
+    "ball": (63.3, 53.8, 73.6),
+    "box": (99.8, 73.4, 51.0),
+    "crescent": (131.2, 124.0, 145.8),
+    "cross": (161.7, 144.3, 157.4),
+    "flower": (48.9, 74.2, 48.1),
+    "heart": (158.5, 97.0, 173.0),
+    "ring": (110.5, 84.6, 114.4),
+    "star": (133.5, 93.2, 101.5),
+    "triangle": (55.3, 60.5, 49.9),
+}
+
+
+def test_scenes_have_the_colors_that_they_have_on_every_machine() -> None:
+    """A change of the scenes needs another `demo.VERSION`, because users have the earlier ones in their caches."""
+    assert demo.VERSION == "v2"
+    colors = {name: np.asarray(render_scene(index, 0)).mean((0, 1)).tolist() for index, name in enumerate(CLASS_NAMES)}
+    assert colors == {name: pytest.approx(color, abs=0.3) for name, color in MEAN_COLORS.items()}
+
+
 def test_a_scene_does_not_depend_on_previously_rendered_scenes() -> None:
     alone = render_scene(3, 7).tobytes()
     render_scene(3, 6)

@@ -115,12 +115,17 @@ def test_killed_process_leaves_the_old_content_and_the_next_write_succeeds(path:
     assert list(path.parent.iterdir()) == [path]
 
 
-@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, SystemExit])
-def test_error_in_the_block_leaves_the_old_content_and_no_other_file(error: type[BaseException], path: Path) -> None:
-    with pytest.raises(error), open_atomically(path) as file:
+def write_half(path: Path, error: type[BaseException]) -> None:
+    with open_atomically(path) as file:
         file.write(b"half of the new content")
         file.flush()
         raise error
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, SystemExit])
+def test_error_in_the_block_leaves_the_old_content_and_no_other_file(error: type[BaseException], path: Path) -> None:
+    with pytest.raises(error):
+        write_half(path, error)
     assert path.read_text() == OLD
     assert list(path.parent.iterdir()) == [path]
 

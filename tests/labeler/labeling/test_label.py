@@ -121,7 +121,7 @@ def test_threshold_and_max_points_are_applied() -> None:
 
 def test_gaze_grid_has_the_teachers_aspect_ratio_and_salicons_blur() -> None:
     assert GAZE_GRID == (120, 160)
-    assert GAZE_SIGMA == pytest.approx(19 * 160 / 640)
+    assert pytest.approx(19 * 160 / 640) == GAZE_SIGMA
 
 
 @pytest.mark.parametrize("scale", [1e-6, 2e-5, 1, 1e6])

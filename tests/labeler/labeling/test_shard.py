@@ -97,7 +97,7 @@ def test_number_of_threads_does_not_change_the_shard(images: Path, tmp_path: Pat
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="on a GPU, the teacher takes 32 images at once")
 def test_teacher_runs_on_one_thread_with_one_image_at_a_time(images: Path, tmp_path: Path) -> None:
-    """The last bits of a map depend on the number of threads and on the batch size, so neither depends on the machine."""
+    """The last bits of a map depend on both numbers, so they must not depend on the machine."""
     calls: list[tuple[int, int]] = []
 
     def record(images: Tensor) -> Tensor:

@@ -1,4 +1,3 @@
-import contextlib
 import http.client
 import http.server
 import importlib
@@ -270,14 +269,15 @@ def test_factory_in_an_absent_module_is_a_user_error() -> None:
         find_teacher("absent.module:make")
 
 
-def test_factory_without_source_file_is_usable_or_a_user_error(tmp_path: Path, monkeypatch) -> None:
+def test_factory_without_source_file_is_identified_by_its_weights(tmp_path: Path, monkeypatch) -> None:
     source = tmp_path / "compiled_factories.py"
     source.write_text(FACTORIES)
     py_compile.compile(str(source), str(tmp_path / "compiled_factories.pyc"))
     source.unlink()
     monkeypatch.syspath_prepend(tmp_path)
-    with contextlib.suppress(UserError):
-        find_teacher("compiled_factories:Brightness")
+    identity, other = (find_teacher(f"compiled_factories:{name}").identity for name in ("Brightness", "other_gain"))
+    assert identity.name == "compiled_factories:Brightness"
+    assert identity.sha256 != other.sha256
 
 
 def test_negative_maps_are_not_inverted() -> None:

@@ -1,5 +1,6 @@
 import os
 import re
+import tarfile
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from common.parallel import Decoders
 from tests.support.datasets import disc_sample, make_dataset, overwrite_member
 from trainer.data.augment import draw_augmentation
 from trainer.data.dataset import open_dataset
+from trainer.data.decoding import decode_piece
 from trainer.data.sampler import Sampler
 from trainer.data.stream import Stream
 
@@ -41,6 +43,11 @@ def equal(first, second):
     ) and (first.keys == second.keys)
 
 
+def all_equal(first, second):
+    """Return True if two lists contain the same batches, at least one."""
+    return len(first) == len(second) > 0 and all(map(equal, first, second))
+
+
 def test_batch_contains_views_clean_images_maps_points_and_labels(folder):
     batch = read_batches(folder, 0, 1)[0]
     assert batch.views.shape == (6, 2, 3, 32, 32)
@@ -57,7 +64,7 @@ def test_batch_contains_views_clean_images_maps_points_and_labels(folder):
 
 
 def test_threads_and_processes_make_the_same_batches(folder):
-    assert all(map(equal, read_batches(folder), read_batches(folder, decoders=PROCESSES)))
+    assert all_equal(read_batches(folder), read_batches(folder, decoders=PROCESSES))
 
 
 def test_processes_report_or_replace_damaged_samples_like_threads(tmp_path):
@@ -65,7 +72,7 @@ def test_processes_report_or_replace_damaged_samples_like_threads(tmp_path):
     with pytest.raises(UserError, match=r"train-000001\.tar: sample 000000008 cannot be read: .*--skip-damaged"):
         read_batches(tmp_path, 0, 8, decoders=PROCESSES)
     pair = (read_batches(tmp_path, 0, 4, skip_damaged=True, decoders=decoders) for decoders in (THREADS, PROCESSES))
-    assert all(map(equal, *pair))
+    assert all_equal(*pair)
 
 
 def exit_process(generator):
@@ -98,13 +105,13 @@ def test_views_of_a_sample_differ_from_each_other_and_between_epochs(folder):
 
 
 def test_batches_depend_on_the_seed_only(folder):
-    assert all(map(equal, read_batches(folder), read_batches(folder)))
+    assert all_equal(read_batches(folder), read_batches(folder))
     assert not equal(read_batches(folder)[0], read_batches(folder, seed=1)[0])
 
 
 @pytest.mark.parametrize("first", [1, 3, 4, 6])
 def test_stream_resumed_at_a_step_continues_an_uninterrupted_one(folder, first):
-    assert all(map(equal, read_batches(folder)[first:], read_batches(folder, first)))
+    assert all_equal(read_batches(folder)[first:], read_batches(folder, first))
 
 
 def test_ranks_divide_the_batches_of_one_process(folder):
@@ -162,6 +169,52 @@ def test_missing_shard_is_replaced_by_others_on_request(tmp_path):
     assert sum(batch.skipped for batch in batches) in range(3, SIZES[3] + 1)
     again = read_batches(tmp_path, 2, 4, skip_damaged=True)
     assert [batch.keys for batch in again] == [batch.keys for batch in batches[2:]]
+
+
+@pytest.mark.parametrize("member", range(5))
+@pytest.mark.parametrize("position", [0, 9, 100, 124, 148, 156, 257, 345])  # name, mode, size, checksum, type, ...
+def test_shard_with_a_damaged_header_in_its_first_sample_is_replaced_like_a_missing_one(tmp_path, member, position):
+    path = make_dataset(tmp_path, [3, 3]) / "train-000000.tar"
+    content = bytearray(path.read_bytes())
+    with tarfile.open(path) as archive:
+        header = archive.getmembers()[member]
+    content[header.offset + position] ^= 0x80
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"train-000000\.tar: damaged .*expected 3 samples, found [01]"):
+        read_batches(tmp_path, 0, 1)
+    batches = read_batches(tmp_path, 0, 3, skip_damaged=True)
+    path.unlink()
+    assert all_equal(batches, read_batches(tmp_path, 0, 3, skip_damaged=True))
+    assert [batch.skipped for batch in batches] == [3, 3, 3]
+
+
+def test_shard_without_readable_samples_is_replaced_by_the_next_one_on_request(tmp_path):
+    folder = make_dataset(tmp_path, [3, 3, 3])
+    for number in (3, 4, 5):
+        overwrite_member(folder, "train-000001.tar", f"{number:09d}", "jpg")
+    batches = read_batches(tmp_path, 0, 4, skip_damaged=True)
+    keys = {key for batch in batches for key in batch.keys}
+    assert keys <= {f"{number:09d}" for number in (0, 1, 2, 6, 7, 8)}
+    assert 6 <= sum(batch.skipped for batch in batches) <= 12  # two or three times per epoch: an epoch skips 3 samples
+    assert all(len(batch.keys) == 6 for batch in batches)
+
+
+def test_unreadable_samples_are_not_tried_again_as_replacements(tmp_path, monkeypatch):
+    decoded = []
+
+    def count_and_decode(requests, spec):
+        decoded.extend(str(request.members["__key__"]) for request in requests)
+        return decode_piece(requests, spec)
+
+    monkeypatch.setattr("trainer.data.stream.decode_piece", count_and_decode)
+    monkeypatch.setattr("trainer.data.stream.SAMPLES_PER_PIECE", 1)
+    folder = make_dataset(tmp_path, [6, 6])
+    for number in range(6):
+        overwrite_member(folder, "train-000000.tar", f"{number:09d}", "jpg")
+    batches = read_batches(tmp_path, 0, 8, skip_damaged=True)
+    chosen_and_damaged = sum(batch.skipped for batch in batches)
+    damaged = [key for key in decoded if key < f"{6:09d}"]
+    assert len(damaged) <= chosen_and_damaged + 6  # once when chosen, and each once as a replacement
 
 
 def test_unreadable_shards_only_raise_user_error(tmp_path):

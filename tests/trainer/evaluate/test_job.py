@@ -1,3 +1,4 @@
+import contextlib
 import math
 
 import pytest
@@ -8,6 +9,7 @@ from common.errors import UserError
 from tests.support.datasets import COLORS
 from tests.support.evaluation import MODEL_NAMES, evaluate, read_class_folders, read_results, read_table
 from tests.support.pictures import write
+from tests.support.stops import run_until_file_exceeds
 
 
 def test_evaluation_writes_results_tables_features_and_page(report):
@@ -45,6 +47,34 @@ def test_saved_features_are_reused_with_the_same_results(report, checkpoints, va
     evaluate(checkpoints, output, "--suite=linear", f"--val={val}", f"--features={report / 'features'}")
     before, again = (read_results(folder)[MODEL_NAMES[0]]["linear"] for folder in (report, output))
     assert again == {name: value for name, value in before.items() if name != "offline"}
+
+
+REPLACED = ("glance.csv", "linear.csv", "results.json", "index.html")  # in the order in which an evaluation writes them
+
+
+def test_readers_of_an_earlier_report_do_not_see_a_part_of_the_next_one(report, checkpoints, val, tmp_path):
+    flags = ["--suite=linear", f"--val={val}", f"--features={report / 'features'}"]
+    evaluate(checkpoints[:1], tmp_path, *flags)
+    before = {name: (tmp_path / name).read_bytes() for name in REPLACED}
+    with contextlib.ExitStack() as stack:
+        opened = {name: stack.enter_context((tmp_path / name).open("rb")) for name in REPLACED}
+        evaluate(checkpoints, tmp_path, *flags)
+        assert {name: file.read() for name, file in opened.items()} == before
+    assert not [name for name in REPLACED if (tmp_path / name).read_bytes() == before[name]]
+
+
+@pytest.mark.parametrize("name", ["results.json", "index.html"])
+def test_evaluation_that_dies_while_it_writes_a_file_leaves_the_earlier_one(report, checkpoints, val, tmp_path, name):
+    flags = ["--suite=linear", f"--val={val}", f"--features={report / 'features'}"]
+    evaluate(checkpoints[:1], tmp_path, *flags)
+    before = {file: (tmp_path / file).read_bytes() for file in REPLACED}
+    run_until_file_exceeds(len(before[name]), evaluate, checkpoints, tmp_path, *flags)
+    unchanged = tuple(file for file in REPLACED if (tmp_path / file).read_bytes() == before[file])
+    assert unchanged == REPLACED[REPLACED.index(name) :]
+    evaluate(checkpoints, tmp_path, *flags)
+    assert tuple(read_results(tmp_path)) == MODEL_NAMES
+    assert len((tmp_path / name).read_bytes()) > len(before[name])
+    assert {path.name for path in tmp_path.iterdir()} == set(REPLACED), "unfinished files remain"
 
 
 def test_unreadable_images_are_named_in_results_and_page(checkpoints, val, tmp_path):

@@ -2,6 +2,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from scipy import stats
 
 from common.errors import UserError
@@ -9,8 +10,10 @@ from common.settings import load_settings
 from tests.support.datasets import make_dataset
 from tests.support.stops import stopped_before
 from trainer import search
+from trainer.checkpoint import load_trained
 from trainer.data.dataset import open_dataset, split_shards
 from trainer.step import Trainer
+from trainer.studies.accuracy import read_shard_images
 from trainer.studies.config import SearchSettings
 from trainer.studies.search import read_accuracies, run_trial, sample_weights
 
@@ -47,7 +50,13 @@ def test_trial_reports_each_epoch_and_resumes_where_it_was_interrupted(discs, tm
     assert [report["epoch"] for report in reports] == [1, 1, 2]
     assert reports[0] == reports[1]
     assert read_accuracies(str(tmp_path / "trial")) == [report["held_out_accuracy"] for report in reports[1:]]
-    assert all(0 <= report["held_out_accuracy"] <= 1 for report in reports)
+    trained = load_trained(f"{tmp_path}/trial/checkpoints/last").model
+    images = list(read_shard_images(split[1], 32))
+    with torch.no_grad():
+        predicted = trained.logits(torch.stack([image.image for image in images]).float() / 255).argmax(1).tolist()
+    correct = [index == image.label for index, image in zip(predicted, images, strict=True)]
+    assert len(correct) == 8
+    assert reports[-1]["held_out_accuracy"] == np.mean(correct)
     result = json.loads((tmp_path / "trial/result.json").read_text())
     assert (result["samples"], result["steps"]) == (16, 4)
 

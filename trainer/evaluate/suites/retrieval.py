@@ -73,14 +73,15 @@ def _search_collection(
     """Search all sets of a collection, append to the rows of the table, and return the entry of results.json."""
     results: dict[str, Any] = {}
     curves: dict[str, dict[int, Curve]] = {}
+    drawn = _draw_queries(context, model, collection)
     if collection.clean is not None:
-        features, queries = _features_and_queries(context, model, collection, collection.clean)
+        features, queries = _features_and_queries(context, model, collection.clean, drawn)
         _save_features(context, model, collection, features, queries)
         curve = search(features, queries, context.device)
         results[CLEAN] = curve_to_json(curve)
         rows += _rows(model, collection, CLEAN, 0, curve)
     for (corruption, severity), images in collection.corrupted.items():
-        curve = search(*_features_and_queries(context, model, collection, images), context.device)
+        curve = search(*_features_and_queries(context, model, images, drawn), context.device)
         curves.setdefault(corruption, {})[severity] = curve
         rows += _rows(model, collection, corruption, severity, curve)
     for severity in sorted({severity for by_severity in curves.values() for severity in by_severity}):
@@ -94,12 +95,32 @@ def _search_collection(
     return results
 
 
+def _draw_queries(context: Context, model: EvaluatedModel, collection: Collection) -> dict[int, np.ndarray]:
+    """Return the indices of the images that are queries, by the size of the sets.
+
+    Sets of the same size have the same queries, images that can be read in all of them. Raises UserError if there are
+    too few.
+    """
+    readable: dict[int, np.ndarray] = {}
+    for images in collection.sets():
+        size, indices = len(images.names), context.store.readable(model, images)
+        readable[size] = np.intersect1d(readable.get(size, indices), indices)
+    for size, indices in readable.items():
+        if len(indices) <= collection.queries:
+            raise UserError(
+                f"retrieval on {collection.name}: {len(indices):,} of {size:,} images can be read in every set, "
+                f"expected more than the {collection.queries:,} queries; ask for fewer with --queries"
+            )
+    seed = context.settings.seed
+    return {size: draw_queries(size, indices, collection.queries, seed) for size, indices in readable.items()}
+
+
 def _features_and_queries(
-    context: Context, model: EvaluatedModel, collection: Collection, images: ImageSet
+    context: Context, model: EvaluatedModel, images: ImageSet, drawn: Mapping[int, np.ndarray]
 ) -> tuple[FeatureSet, np.ndarray]:
     """Return a set's features, and the row numbers of the queries in them."""
     features = context.store.get(model, images)
-    return features, draw_queries(features, len(images.names), collection.queries, context.settings.seed)
+    return features, np.flatnonzero(np.isin(features.indices, drawn[len(images.names)]))
 
 
 def _collections(context: Context) -> list[Collection]:

@@ -7,7 +7,8 @@ from common.errors import UserError
 from tests.support.evaluation import MODEL_NAMES, evaluate, read_results
 from trainer.checkpoint import load_trained
 from trainer.data.crops import center_crop
-from trainer.evaluate.images.image_sets import FolderImages
+from trainer.evaluate.images.image_sets import FolderImages, open_training
+from trainer.evaluate.probes import fit_linear_probe
 
 
 def test_top1_is_the_accuracy_of_the_models_own_logits(report, checkpoints, val):
@@ -23,7 +24,24 @@ def test_top1_is_the_accuracy_of_the_models_own_logits(report, checkpoints, val)
         linear = read_results(report)[name]["linear"]
         assert linear["top1"] == linear["concurrent"]["top1"] == pytest.approx(np.mean(correct))
         assert linear["top5"] == 1  # of four classes
-        assert 0 <= linear["offline"]["top1"] <= 1
+
+
+def test_offline_probe_is_trained_on_center_crops_of_the_training_images(report, checkpoints, training_data, val):
+    train, images = open_training(str(training_data)), FolderImages("", str(val), "val")
+    assert train.classes != images.classes, "class indices must differ for labels to be confused"
+    for name, location in zip(MODEL_NAMES, checkpoints, strict=True):
+        model = load_trained(location).model
+        with torch.no_grad():
+            features, val_features = (
+                model.features(
+                    torch.stack([center_crop(part.read(index), 32) for index in range(len(part.names))]).float() / 255
+                )
+                for part in (train, images)
+            )
+        probe = fit_linear_probe(features, torch.from_numpy(train.labels), 4, 3, 0, torch.device("cpu"))
+        predicted = [train.classes[index] for index in probe(val_features).argmax(1).tolist()]
+        correct = [guess == file.split("/")[0] for guess, file in zip(predicted, images.names, strict=True)]
+        assert read_results(report)[name]["linear"]["offline"]["top1"] == pytest.approx(np.mean(correct))
 
 
 def test_classifier_of_other_unnamed_classes_is_replaced_by_an_offline_probe(val, training_data, tmp_path):
