@@ -16,7 +16,7 @@ from common.errors import UserError, describe_error
 from common.progress import progress_bar
 from common.storage.files import write_atomically
 from common.storage.run_folder import RunFolder
-from common.torch_files import load_torch_file
+from common.storage.torch_files import load_torch_file
 
 METRICS = "metrics.jsonl"
 

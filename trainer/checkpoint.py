@@ -6,7 +6,7 @@ from typing import Any
 
 from common.errors import UserError, describe_error
 from common.storage import open_storage
-from common.torch_files import load_torch_file
+from common.storage.torch_files import load_torch_file
 from trainer.config import TrainConfig
 from trainer.objectives import Model
 from trainer.recipes import build

@@ -13,7 +13,7 @@ import safetensors.torch
 from torch import Tensor, nn
 
 from common.errors import UserError, describe_error
-from common.torch_files import load_torch_file
+from common.storage.torch_files import load_torch_file
 from trainer.checkpoint import parse_checkpoint, read_checkpoint
 from trainer.evaluate.images.image_sets import text_checksum
 from trainer.model.attention import select_map

@@ -25,7 +25,7 @@ from pydantic_settings import (
 )
 
 from common.errors import UserError
-from common.help_groups import grouped_cli_source
+from common.settings.help_groups import grouped_cli_source
 
 
 class Settings(BaseSettings):
