@@ -4,11 +4,14 @@ import logging
 import os
 import socket
 import sys
+import time
 
 import ray
 from ray.exceptions import RayError
 
 from common.errors import UserError, describe_error, handle_sigterm, stop_program
+from common.storage import Storage
+from common.storage.local import PARTIAL
 from common.storage.s3 import SSE, SSE_KMS_KEY
 
 # By default glibc returns the memory of feature maps to the system after every layer, and page faults fetch it again.
@@ -29,6 +32,7 @@ FORWARDED_VARIABLES = (
     SSE_KMS_KEY,
 )
 CONNECT_TIMEOUT = 20.0  # seconds, for a connection to the cluster's head
+MAX_SECONDS_TO_END = 5.0  # for workers of a program that is stopped
 MAX_REASON_LENGTH = 300  # characters of Ray's message that an error quotes
 ADVICE = "Start the cluster (ray start --head), correct the address, or unset RAY_ADDRESS to use this machine alone"
 
@@ -62,6 +66,19 @@ def join_ray(show_workers_output: bool) -> None:
         reason = describe_error(error)[:MAX_REASON_LENGTH]
         raise UserError(f"RAY_ADDRESS={address}: the Ray cluster cannot be joined: {reason}. {ADVICE}") from None
     handle_sigterm()
+
+
+def end_workers(storage: Storage) -> None:
+    """Leave the cluster, which ends this program's workers, and remove the unfinished files that they leave in storage.
+
+    Waits for the workers to end, but not for long: a file may also belong to another job on the same storage.
+    """
+    ray.shutdown()
+    deadline = time.monotonic() + MAX_SECONDS_TO_END
+    storage.sweep()
+    while storage.list(PARTIAL) and time.monotonic() < deadline:
+        time.sleep(0.05)
+        storage.sweep()
 
 
 def root_cause_message(error: RayError) -> str:

@@ -10,6 +10,7 @@ import torch
 import torch.distributed
 
 from common.errors import UserError, describe_error
+from common.storage import LocalStorage
 
 MAX_WORKER_FAILURES = 3  # failures of workers after which a run under Ray Train ends
 
@@ -48,7 +49,8 @@ def launch(function: Callable[[Rank], None], workers: int, folder: Path) -> None
 
     A single worker runs in this process, unless RAY_ADDRESS names a cluster, because the machine that drives a
     submitted job may have no GPU. If a worker of the cluster dies, the function is started again on all workers
-    and has to resume from its own checkpoint. Ray stores its files in `folder`.
+    and has to resume from its own checkpoint. Ray stores its files in `folder`. If the program is interrupted, the
+    workers end, and their unfinished files in `folder` are removed.
 
     Raises UserError, also if the cluster is too small or the workers fail too often.
     """
@@ -88,7 +90,7 @@ def _run_under_ray(function: Callable[[Rank], None], workers: int, folder: Path)
     from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError, WorkerGroupError
     from ray.train.v2.torch.torch_trainer import TorchTrainer
 
-    from common.cluster import join_ray, worker_environment
+    from common.cluster import end_workers, join_ray, worker_environment
 
     join_ray(show_workers_output=True)
     resources = ray.cluster_resources()
@@ -111,7 +113,13 @@ def _run_under_ray(function: Callable[[Rank], None], workers: int, folder: Path)
                     logging.getLogger("ray.train").setLevel(logging.CRITICAL)  # hide the callback's traceback
                     raise error
 
-    trainer = TorchTrainer(
+    class Trainer(TorchTrainer):
+        """Trainer that leaves Ctrl-C to the program; Ray's own handler would end it without a message."""
+
+        def _register_sigint_handler(self, controller: object) -> None:
+            pass
+
+    trainer = Trainer(
         lambda: function(_current_rank(get_device())),
         scaling_config=ScalingConfig(num_workers=workers, use_gpu=kind == "GPU"),
         run_config=RunConfig(
@@ -129,6 +137,9 @@ def _run_under_ray(function: Callable[[Rank], None], workers: int, folder: Path)
             raise UserError(describe_error(error.controller_failure)) from error
         failures = list(error.worker_failures.values()) if isinstance(error, WorkerGroupError) else [error]
         raise UserError(describe_error(_original_error(failures[0]))) from error
+    except KeyboardInterrupt:
+        end_workers(LocalStorage(folder))
+        raise
 
 
 def _original_error(failure: Exception) -> Exception:

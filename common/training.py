@@ -18,7 +18,7 @@ from common.storage.files import write_atomically
 from common.storage.run_folder import RunFolder
 from common.storage.torch_files import load_torch_file
 
-METRICS = "metrics.jsonl"
+METRICS_FILE = "metrics.jsonl"
 
 
 def warmup_cosine(step: int, steps: int, warmup: int) -> float:
@@ -84,7 +84,7 @@ class MetricLog:
     def __init__(self, folder: Path, step: int) -> None:
         from tensorboardX import SummaryWriter  # half a second to import
 
-        self._path = folder / METRICS
+        self._path = folder / METRICS_FILE
         earlier = [line for line in _complete_lines(self._path) if json.loads(line)["step"] <= step]
         write_atomically(self._path, "".join(f"{line}\n" for line in earlier).encode())
         self._file = open(self._path, "a", buffering=1)  # noqa: SIM115 - closed by close()

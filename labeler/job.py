@@ -7,7 +7,6 @@ from typing import Any
 
 from common.manifest import Plan, shard_name
 from common.storage import Storage, open_storage
-from common.storage.local import PARTIAL
 from common.text import pluralize
 from labeler.config import LabelSettings, RetrySettings, WorkSettings
 from labeler.distributed.progress import ProgressMonitor
@@ -20,7 +19,6 @@ from labeler.publishing.outcome import Outcome, Records, find_unretried, read_re
 from labeler.publishing.publish import publish
 from labeler.teacher.weights import TeacherSource, check_nonnegative_maps, find_teacher
 
-MAX_SECONDS_TO_END = 5.0  # for the workers of a run that is stopped
 MAX_SHARDS_PRINTED = 20  # number of shards set aside that the report lists
 
 
@@ -89,9 +87,6 @@ def label_and_publish(
             report = measure_throughput(new, seconds, progress.workers, input_images, settings.price_per_hour)
         outcome, published = publish(storage, plans, settings.max_bad_fraction)
         state = "complete" if published else "incomplete"
-    except KeyboardInterrupt:
-        _wait_for_workers_to_end(storage)
-        raise
     finally:
         progress.close(state, report)
         storage.sweep()
@@ -124,18 +119,6 @@ def _label_missing_shards(
         if shards:
             set_aside |= label_shards(settings, storage.location, plan, shards, teacher, progress)
     return set_aside
-
-
-def _wait_for_workers_to_end(storage: Storage) -> None:
-    """Wait until the unfinished files of this run's workers can be removed, which have been told to end.
-
-    Unfinished files of other jobs on this output remain, so the wait is limited.
-    """
-    deadline = time.monotonic() + MAX_SECONDS_TO_END
-    storage.sweep()
-    while storage.list(PARTIAL) and time.monotonic() < deadline:
-        time.sleep(0.05)
-        storage.sweep()
 
 
 def _count_shards(plans: Sequence[Plan]) -> int:

@@ -17,9 +17,7 @@ from trainer.objectives import AttentionObjective, Model
 
 DEFAULT_CLASSES = 1000  # number of classes of torchvision's ResNets unless `num_classes` is given
 TRACED_SHAPE = (2, 3, 64, 96)  # of the example images; height and width differ so that they become separate dimensions
-# Side in pixels from which the last stage has several positions. torch.export takes this for a condition of the whole
-# program, because strides of dimensions of size 1 are ambiguous; the operations in the program do not depend on them.
-MIN_TRACED_SIDE = 33
+DYNAMIC_DIMENSIONS = {0: "batch", 2: "height", 3: "width"}  # that are not fixed to those of the example
 
 
 def encode_model(suffix: str, trained: Trained) -> bytes:
@@ -119,17 +117,23 @@ def encode_exported_program(trained: Trained) -> bytes:
     file = io.BytesIO()
     model = InferenceModel(trained.model).eval()
     with torch.no_grad(), warnings.catch_warnings(action="ignore"):
-        program = torch.export.export(model, (torch.rand(TRACED_SHAPE),), dynamic_shapes=_dynamic_shapes())
-        _allow_smaller_images(program)
+        shapes = dict.fromkeys(DYNAMIC_DIMENSIONS, torch.export.Dim.AUTO)
+        program = torch.export.export(model, (torch.rand(TRACED_SHAPE),), dynamic_shapes=(shapes,))
+        _allow_all_sizes(program)
         torch.export.save(program, file, extra_files={"metadata.json": json.dumps(_metadata(trained))})
     return file.getvalue()
 
 
-def _allow_smaller_images(program: torch.export.ExportedProgram) -> None:
-    """Remove the lower bound of height and width, which is checked at each call but not needed."""
+def _allow_all_sizes(program: torch.export.ExportedProgram) -> None:
+    """Remove the program's conditions on batch size, height and width.
+
+    torch.export derives them from strides, which are ambiguous where a size is 1: the program would reject images of
+    up to 32 pixels, of which the last stage has a single position. None of its operations depends on strides.
+    """
+    program._guards_code.clear()
+    assert len(program.range_constraints) == len(DYNAMIC_DIMENSIONS), "torch.export has fixed a size of the images"
     for size, bounds in program.range_constraints.items():
-        if bounds.lower == MIN_TRACED_SIDE:
-            program.range_constraints[size] = type(bounds)(1, bounds.upper)
+        program.range_constraints[size] = type(bounds)(1, bounds.upper)
 
 
 def encode_onnx(trained: Trained) -> bytes:
@@ -145,7 +149,7 @@ def encode_onnx(trained: Trained) -> bytes:
             (images,),
             input_names=["images"],
             output_names=list(model(images)),
-            dynamic_shapes=_dynamic_shapes(),
+            dynamic_shapes=({dimension: torch.export.Dim(name) for dimension, name in DYNAMIC_DIMENSIONS.items()},),
             dynamo=True,
             verbose=False,
         )
@@ -154,9 +158,3 @@ def encode_onnx(trained: Trained) -> bytes:
     onnx.helper.set_model_props(graph, _metadata(trained))
     content: bytes = graph.SerializeToString()
     return content
-
-
-def _dynamic_shapes() -> tuple[dict[int, torch.export.Dim]]:
-    """Return the dimensions of the input that are not fixed to those of the example: batch, height and width."""
-    height, width = (torch.export.Dim(name, min=MIN_TRACED_SIDE) for name in ("height", "width"))
-    return ({0: torch.export.Dim("batch"), 2: height, 3: width},)

@@ -9,7 +9,7 @@ from common.fixations import FixatedImage
 from common.launch import is_main_process, launch, world_size
 from common.storage.run_folder import RunFolder
 from common.text import pluralize
-from common.training import METRICS, save_or_check_settings
+from common.training import METRICS_FILE, save_or_check_settings
 from trainer.card import model_card
 from trainer.config import DEMO_DATA, TrainConfig, TrainSettings
 from trainer.data.dataset import Dataset, open_dataset
@@ -26,7 +26,13 @@ from trainer.recipes import describe_recipe, get_recipe
 from trainer.run_log import LAST, RESULT
 
 CONFIG, CARD = "config.json", "README.md"
-OWN_FILES = ("checkpoints", METRICS, "tensorboard", "ray", RESULT)  # may be there without config.json if it was removed
+OWN_FILES = (
+    "checkpoints",
+    METRICS_FILE,
+    "tensorboard",
+    "ray",
+    RESULT,
+)  # may be there without config.json if it was removed
 
 
 def run_training(settings: TrainSettings) -> dict[str, Any] | None:

@@ -11,7 +11,7 @@ import torch
 
 from common.errors import UserError, describe_error
 from common.storage.run_folder import RunFolder
-from common.training import METRICS, MetricLog, ProgressLine, load_checkpoint, save_checkpoint
+from common.training import METRICS_FILE, MetricLog, ProgressLine, load_checkpoint, save_checkpoint
 from trainer.objectives import Model
 from trainer.step import Trainer
 
@@ -78,7 +78,7 @@ class RunLog:
 
     def __enter__(self) -> "RunLog":
         if self._writes:
-            self._folder.fetch(METRICS)
+            self._folder.fetch(METRICS_FILE)
             self._log = MetricLog(self._folder.path, self._first_step)
             steps, batch_size = self._trainer.schedule.steps, self._trainer.config.batch_size
             self._line = ProgressLine(steps, self._first_step, batch_size)
@@ -90,7 +90,7 @@ class RunLog:
         if self._writes:
             self._log.close()
             self._line.close()
-            self._folder.upload(METRICS, "tensorboard/*")
+            self._folder.upload(METRICS_FILE, "tensorboard/*")
 
     def log_step(self, figures: dict[str, float], waited: float, skipped: int) -> None:
         """Log a step that is done; at the end of an epoch also its means. Save a checkpoint when one is due.
@@ -160,7 +160,7 @@ class RunLog:
             state |= {"sums": self._sums, "means": self._means, "best": self._best, **self._trainer.state()}
             save_checkpoint(self._folder.path / name, state)
             # the log first: lines after the checkpoint are written again on resume, missing ones would stay missing
-            self._folder.upload(METRICS, "tensorboard/*")
+            self._folder.upload(METRICS_FILE, "tensorboard/*")
             self._folder.upload(name)
 
 

@@ -4,7 +4,7 @@ from ray.util.metrics import Counter, Gauge
 
 from common.manifest import Plan, ShardRecord
 
-METRICS = {
+METRIC_DESCRIPTIONS = {
     "labeler_images_total": "images labeled",
     "labeler_failures_total": "images that failed, by reason",
     "labeler_shards_total": "shards committed",
@@ -45,7 +45,7 @@ class JobMetrics:
     def __init__(self, dataset: str, plan: Plan) -> None:
         self.shards_failed = _counter("labeler_shards_failed_total", dataset)
         for name, value in (("labeler_images_planned", plan.images), ("labeler_shards_planned", plan.shards)):
-            gauge = Gauge(name, METRICS[name], tag_keys=("dataset",))
+            gauge = Gauge(name, METRIC_DESCRIPTIONS[name], tag_keys=("dataset",))
             gauge.set_default_tags({"dataset": dataset})
             gauge.set(value)
 
@@ -55,6 +55,6 @@ class JobMetrics:
 
 
 def _counter(name: str, dataset: str, *tags: str) -> Counter:
-    counter = Counter(name, METRICS[name], tag_keys=("dataset", *tags))
+    counter = Counter(name, METRIC_DESCRIPTIONS[name], tag_keys=("dataset", *tags))
     counter.set_default_tags({"dataset": dataset})
     return counter

@@ -13,7 +13,7 @@ from ray.data import ActorPoolStrategy
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from common.cluster import root_cause_message, worker_environment
+from common.cluster import end_workers, root_cause_message, worker_environment
 from common.errors import UserError
 from common.manifest import Plan, shard_name
 from common.text import pluralize
@@ -41,13 +41,13 @@ def label_shards(
     """Label the pending shards of a plan. Returns the shards that were set aside, with the reason.
 
     Raises UserError if the cluster has no room for a worker, if workers cannot start, or if shard after shard fails.
-    Ctrl-C and SIGTERM end the workers and leave the cluster.
+    Ctrl-C and SIGTERM end the workers and remove their unfinished files.
     """
     start_ray()
     try:
         return _run_passes(settings, output, plan, pending, teacher, progress)
     except KeyboardInterrupt:
-        ray.shutdown()
+        end_workers(progress.storage)
         raise
 
 

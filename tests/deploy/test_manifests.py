@@ -12,7 +12,7 @@ from ray.autoscaler._private.util import prepare_config, validate_config
 from ray.runtime_env import RuntimeEnv
 
 from labeler.config import LabelSettings
-from labeler.distributed.metrics import METRICS
+from labeler.distributed.metrics import METRIC_DESCRIPTIONS
 from tests.deploy import crd
 from trainer.config import TrainSettings
 from trainer.data.sampler import rank_slots
@@ -273,8 +273,8 @@ class TestBoard:
     def test_queries_use_exactly_the_exported_metrics(self, board: dict[str, Any]) -> None:
         used = {name for text in self.expressions(board) for name in re.findall(r"\bray_(labeler_\w+)", text)}
         used |= set(re.findall(r"\bray_(labeler_\w+)", json.dumps(board["templating"])))
-        assert used - set(METRICS) == set()
-        assert set(METRICS) - used == set()
+        assert used - set(METRIC_DESCRIPTIONS) == set()
+        assert set(METRIC_DESCRIPTIONS) - used == set()
 
     def test_counters_are_queried_as_rates_or_over_the_whole_range(self, board: dict[str, Any]) -> None:
         for text in self.expressions(board):

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from common.manifest import Plan, ShardRecord
-from labeler.distributed.metrics import METRICS
+from labeler.distributed.metrics import METRIC_DESCRIPTIONS
 from labeler.verify import verify_dataset
 from tests.support.clusters import Cluster, Submission
 from tests.support.datasets import make_dataset
@@ -141,7 +141,7 @@ def test_metrics_count_every_image_and_shard(cluster: Cluster, folder: Path, tmp
         "labeler_images_planned": plan.images,
         "labeler_shards_planned": plan.shards,
     }
-    assert expected.keys() == METRICS.keys()
+    assert expected.keys() == METRIC_DESCRIPTIONS.keys()
     assert len(records) == plan.shards - 1
     end = time.monotonic()
     while collect() != expected and time.monotonic() < end + METRICS_DELAY:

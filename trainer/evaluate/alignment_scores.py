@@ -12,7 +12,7 @@ from scipy import stats
 from common.errors import UserError, describe_error
 from common.intervals import bootstrap_mean
 
-METRICS = ("cc", "nss", "kld", "auc_judd")
+ALIGNMENT_METRICS = ("cc", "nss", "kld", "auc_judd")
 Scores = dict[tuple[str, str], dict[str, float]]  # by data set and image: values by metric
 
 
@@ -78,12 +78,12 @@ def _parse_metrics(where: str, row: Mapping[str, str]) -> dict[str, float]:
     """Return an image's values by metric; NaN for empty cells, which `cc` must not have."""
     if not row["cc"]:
         raise UserError(f"{where}: {row['image']}: expected a number as cc, found nothing")
-    texts = {metric: row[metric] for metric in METRICS if row.get(metric)}
+    texts = {metric: row[metric] for metric in ALIGNMENT_METRICS if row.get(metric)}
     numbers = {metric: _parse_number(text) for metric, text in texts.items()}
     for metric, number in numbers.items():
         if not math.isfinite(number):
             raise UserError(f"{where}: {row['image']}: expected a number as {metric}, found {texts[metric]!r}")
-    return {metric: math.nan for metric in METRICS if metric in row} | numbers
+    return {metric: math.nan for metric in ALIGNMENT_METRICS if metric in row} | numbers
 
 
 def _parse_number(text: str) -> float:
@@ -112,15 +112,15 @@ def _summarize(scores: Sequence[Mapping[str, float]], seed: int) -> dict[str, An
     cc = np.array([values["cc"] for values in scores])
     means = {
         metric: bootstrap_mean(np.array([values.get(metric, math.nan) for values in scores]), seed)
-        for metric in METRICS
+        for metric in ALIGNMENT_METRICS
     }
     return {
         "cc": means["cc"]["mean"],
         "n": len(cc),
         "ci95": means["cc"]["ci95"],
         **(_test_to_json(stats.ttest_1samp(cc, 0)) if len(cc) > 1 else {"t": None, "p": None}),
-        **{metric: means[metric]["mean"] for metric in METRICS[1:]},
-        **{f"{metric}_ci95": means[metric]["ci95"] for metric in METRICS[1:]},
+        **{metric: means[metric]["mean"] for metric in ALIGNMENT_METRICS[1:]},
+        **{f"{metric}_ci95": means[metric]["ci95"] for metric in ALIGNMENT_METRICS[1:]},
     }
 
 

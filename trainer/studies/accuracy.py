@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import islice
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -20,6 +20,8 @@ from trainer.evaluate.images.image_sets import MAX_PIXELS, FolderImages, check_c
 from trainer.objectives import Model
 
 IMAGES_PER_BATCH = 256
+
+T = TypeVar("T")
 
 
 class LabeledImage(NamedTuple):
@@ -61,10 +63,7 @@ def read_shard_images(data: Dataset, size: int, threads: int = 2) -> Iterator[La
     storage = open_storage(data.location)
     for name in data.shards:
         samples = read_samples(io.BytesIO(storage.read(name)))
-        tasks = [
-            partial(_read_crop, f"{data.location}/{name}: {key}", partial(_decode, files), int(files["cls"]), size)
-            for key, files in samples
-        ]
+        tasks = [partial(_read_sample, f"{data.location}/{name}: {key}", files, size) for key, files in samples]
         yield from _run_in_threads(tasks, threads)
 
 
@@ -75,37 +74,42 @@ def open_val_folders(location: str, classes: list[str]) -> FolderImages:
     return images
 
 
-def read_folder_images(images: FolderImages, classes: list[str], size: int, threads: int = 2) -> Iterator[LabeledImage]:
-    """Yield an 87.5 % center crop of every image in class folders, in order.
+def read_folder_images(
+    images: FolderImages, classes: list[str], size: int, unreadable: dict[str, str], threads: int = 2
+) -> Iterator[LabeledImage]:
+    """Yield an 87.5 % center crop of every image in class folders that can be read, in order.
 
     Args:
         images: the images.
         classes: class names of the model by index; the labels are these indices.
         size: side of the crops in pixels, after resizing.
+        unreadable: gets the reasons why the other images cannot be read, by name.
         threads: number of decoder threads.
-
-    Raises UserError if an image cannot be read.
     """
     indices = [classes.index(name) for name in images.classes]
-    tasks = [
-        partial(_read_crop, f"--val: {name}", partial(images.read, number), indices[label], size)
-        for number, (name, label) in enumerate(zip(images.names, images.labels, strict=True))
-    ]
-    yield from _run_in_threads(tasks, threads)
+
+    def read_crop(number: int) -> LabeledImage | ImageFailure:
+        try:
+            return LabeledImage(center_crop(images.read(number), size), indices[images.labels[number]])
+        except ImageFailure as failure:
+            return failure
+
+    tasks = [partial(read_crop, number) for number in range(len(images.names))]
+    for name, image in zip(images.names, _run_in_threads(tasks, threads), strict=True):
+        if isinstance(image, ImageFailure):
+            unreadable[name] = str(image)
+        else:
+            yield image
 
 
-def _decode(files: Mapping[str, bytes]) -> Tensor:
-    return read_photograph(files["jpg"], MAX_PIXELS, 1)[0]
-
-
-def _read_crop(name: str, read: Callable[[], Tensor], label: int, size: int) -> LabeledImage:
+def _read_sample(name: str, files: Mapping[str, bytes], size: int) -> LabeledImage:
     try:
-        return LabeledImage(center_crop(read(), size), label)
+        return LabeledImage(center_crop(read_photograph(files["jpg"], MAX_PIXELS, 1)[0], size), int(files["cls"]))
     except (ImageFailure, KeyError) as error:
         raise UserError(f"{name} cannot be read: {describe_error(error)}") from None
 
 
-def _run_in_threads(tasks: Sequence[Callable[[], LabeledImage]], threads: int) -> Iterator[LabeledImage]:
+def _run_in_threads(tasks: Sequence[Callable[[], T]], threads: int) -> Iterator[T]:
     """Yield the tasks' results in order; at most a batch of them is in memory."""
     with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         for start in range(0, len(tasks), IMAGES_PER_BATCH):

@@ -28,7 +28,8 @@ from trainer.studies.config import SearchSettings
 KLD_WEIGHT_RANGE, NSS_WEIGHT_RANGE = (0.1, 5.0), (0.01, 1.0)  # of lambda and beta, paper 4.1
 HELD_OUT_SHARE = 0.2  # of the shards
 HELD_OUT_ACCURACY = "held_out_accuracy"  # name of the metric that is compared
-SETTINGS, TUNE = "search.json", "tune"  # in the search's folder: its settings, and the state of Ray Tune
+SETTINGS = "search.json"
+TRIALS, TUNE = "trials", "tune"  # folders of the trials, and of the state of Ray Tune
 ACCURACIES = "accuracies.json"  # in a trial's folder
 REDUCTION_FACTOR = 3  # ASHA continues one in three trials at each rung
 
@@ -63,6 +64,7 @@ def run_search(settings: SearchSettings) -> list[Trial]:
     split = _split_data(config, data)
     weights = [(round(kld, 4), round(nss, 5)) for kld, nss in sample_weights(settings.trials, config.seed)]
     search_folder = RunFolder(folder)
+    search_folder.check_content("a search", (SETTINGS,), (TRIALS, TUNE))
     search_folder.check_writable()
     identity = config.model_dump(mode="json") | {"dataset": data.checksum, "trials": settings.trials}
     save_or_check_settings(search_folder, SETTINGS, identity)
@@ -200,4 +202,4 @@ def _read_trial(run: TrainSettings, epochs: int) -> Trial:
 
 
 def _trial_folder(folder: str, kld_weight: float, nss_weight: float) -> str:
-    return f"{Path(folder).resolve()}/trials/kld{kld_weight}-nss{nss_weight}"
+    return f"{Path(folder).resolve()}/{TRIALS}/kld{kld_weight}-nss{nss_weight}"

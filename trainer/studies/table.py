@@ -1,11 +1,13 @@
 """The rows of Table 1: train the runs that are missing, one after the other, and measure the accuracy of each."""
 
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 from common.errors import UserError
 from common.launch import default_device
 from common.storage.run_folder import RunFolder
+from common.text import join_names
 from common.training import check_same_settings
 from trainer.checkpoint import load_trained
 from trainer.config import TrainSettings
@@ -17,6 +19,9 @@ from trainer.run_log import LAST, RESULT
 from trainer.studies.accuracy import measure_accuracy, open_val_folders, read_folder_images
 from trainer.studies.config import TableSettings
 
+MARKDOWN, CSV, PLOT = "table.md", "table.csv", "table.png"
+RUNS = "runs"  # folder of the runs
+OWN_FILES = (RUNS, CSV, PLOT)  # may be there without table.md if the study was interrupted
 VALIDATION = "validation.json"  # in a run's folder: its accuracy on --val, and the images and checkpoint measured
 
 
@@ -30,12 +35,21 @@ class TableRow:
         accuracies: top-1 accuracy in percent of each run, by seed.
         paper: mean and standard error of the accuracy in the paper, in percent; the standard error is None if the paper
             reports the best run. `paper` is None if the paper does not have this row.
+        unreadable: reasons why images of --val cannot be read, by name; they are excluded from the accuracies.
     """
 
     recipe: str
     backbone: str
     accuracies: tuple[float, ...]
     paper: tuple[float, float | None] | None
+    unreadable: Mapping[str, str] = field(default_factory=dict)
+
+
+class _Accuracy(NamedTuple):
+    """Top-1 accuracy of a run, as a fraction, and the reasons why images of --val cannot be read, by name."""
+
+    top1: float
+    unreadable: Mapping[str, str]
 
 
 def make_rows(settings: TableSettings) -> list[TableRow]:
@@ -52,6 +66,7 @@ def make_rows(settings: TableSettings) -> list[TableRow]:
             raise UserError(f"a table compares the accuracy of probes: the samples of {data.location} have no classes")
     if settings.val is not None:
         _check_val_folders(settings.val, settings)
+    RunFolder(settings.study_folder()).check_content("a table", (MARKDOWN,), OWN_FILES)
     for seeds in runs.values():
         for run in seeds:
             _train_if_missing(run)
@@ -72,16 +87,22 @@ def _run_settings(settings: TableSettings, name: str, seed: int) -> TrainSetting
     if not get_recipe(name).human_data:
         changes |= {"human_data": [], "human_batch_size": None}
     backbone = settings.run_settings(**changes).train_config().backbone  # may be the recipe's default
-    folder = f"{settings.study_folder()}/runs/{name}-{backbone}-seed{seed}"
+    folder = f"{settings.study_folder()}/{RUNS}/{name}-{backbone}-seed{seed}"
     return settings.run_settings(**changes, output=folder)
 
 
 def _check_val_folders(val: str, settings: TableSettings) -> None:
-    """Raise UserError if the classes of the validation images are not those of the training data."""
+    """Raise UserError if the validation images are not of the training data's classes, or none of them can be read."""
     data = open_dataset(settings.data, settings.unfinished)
     if data.classes is None:
         raise UserError(f"--val: the samples of {settings.data} have no classes; leave the flag out")
-    open_val_folders(val, data.class_names())
+    images, unreadable = open_val_folders(val, data.class_names()), dict[str, str]()
+    if next(read_folder_images(images, data.class_names(), settings.image_size, unreadable), None) is None:
+        reasons = [f"{name} ({reason})" for name, reason in unreadable.items()]
+        raise UserError(
+            f"--val {val}: expected at least one readable image, found {len(reasons):,} unreadable: "
+            f"{join_names(reasons, 2)}"
+        )
 
 
 def _train_if_missing(run: TrainSettings) -> None:
@@ -95,28 +116,30 @@ def _train_if_missing(run: TrainSettings) -> None:
 
 def _measure_row(name: str, runs: list[TrainSettings], val: str | None) -> TableRow:
     backbone = runs[0].train_config().backbone
-    accuracies = tuple(100 * _measure_top1(run, val) for run in runs)
-    return TableRow(name, backbone, accuracies, get_recipe(name).paper.get(backbone))
+    measured = [_measure_accuracy(run, val) for run in runs]
+    accuracies = tuple(100 * accuracy.top1 for accuracy in measured)
+    return TableRow(name, backbone, accuracies, get_recipe(name).paper.get(backbone), measured[0].unreadable)
 
 
-def _measure_top1(run: TrainSettings, val: str | None) -> float:
+def _measure_accuracy(run: TrainSettings, val: str | None) -> _Accuracy:
     """Return the top-1 accuracy of a finished run on validation folders, which is saved in the run's folder.
 
     Without `val` it is the accuracy on the augmented training images of the last epoch.
     """
     folder = RunFolder(run.output_folder())
     if val is None:
-        return float(folder.read_json(RESULT)["probe_accuracy"])
+        return _Accuracy(float(folder.read_json(RESULT)["probe_accuracy"]), {})
     trained = load_trained(f"{folder.location}/{LAST}")
     assert trained.classes is not None, "make_rows has checked that the data set has classes"
     images = open_val_folders(val, trained.classes)
     identity = {"val": val, "images": images.identity, "checkpoint": trained.sha256}
     saved = folder.read_json(VALIDATION) or {}
     if saved.items() >= identity.items():
-        return float(saved["accuracy"])
+        return _Accuracy(float(saved["accuracy"]), saved.get("unreadable", {}))
     device = default_device()
     threads = run.threads_per_worker(device.type)
-    crops = read_folder_images(images, trained.classes, trained.config.image_size, threads)
+    unreadable: dict[str, str] = {}
+    crops = read_folder_images(images, trained.classes, trained.config.image_size, unreadable, threads)
     accuracy = measure_accuracy(trained.model.to(device), crops, device)
-    folder.write_json(VALIDATION, {**identity, "accuracy": accuracy})
-    return accuracy
+    folder.write_json(VALIDATION, {**identity, "accuracy": accuracy, "unreadable": unreadable})
+    return _Accuracy(accuracy, unreadable)

@@ -2,24 +2,24 @@
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import mean
 
 from matplotlib.figure import Figure
 
 from common.intervals import format_mean, standard_error
 from common.storage.run_folder import RunFolder
+from common.text import join_names, pluralize
 from trainer.studies.config import TableSettings
-from trainer.studies.table import TableRow
-
-MARKDOWN, CSV, PLOT = "table.md", "table.csv", "table.png"
+from trainer.studies.table import CSV, MARKDOWN, PLOT, TableRow
 
 
 def save_table(rows: Sequence[TableRow], settings: TableSettings) -> str:
     """Write the table in all three formats to the study's folder, and return its Markdown. Raises UserError."""
     folder = RunFolder(settings.study_folder())
     folder.path.mkdir(parents=True, exist_ok=True)
-    text = f"{format_markdown(rows)}\n{describe_accuracy(settings)}\n"
+    unreadable = {name: reason for row in rows for name, reason in row.unreadable.items()}
+    text = f"{format_markdown(rows)}\n{describe_accuracy(settings, unreadable)}\n"
     folder.write(MARKDOWN, text)
     folder.write(CSV, format_csv(rows))
     draw_table(rows, str(folder.path / PLOT))
@@ -27,12 +27,16 @@ def save_table(rows: Sequence[TableRow], settings: TableSettings) -> str:
     return text
 
 
-def describe_accuracy(settings: TableSettings) -> str:
-    """Return the sentence below the table: on which images the accuracies were measured."""
+def describe_accuracy(settings: TableSettings, unreadable: Mapping[str, str]) -> str:
+    """Return the note below the table: on which images the accuracies were measured, and which cannot be read."""
     if settings.val is not None:
-        return (
+        note = (
             f"Top-1 accuracy of the probe or classifier after the last epoch, on 87.5 % center crops of {settings.val}."
         )
+        if unreadable:
+            listed = join_names([f"{name} ({reason})" for name, reason in unreadable.items()])
+            note += f" {pluralize(len(unreadable), 'unreadable image')} excluded: {listed}."
+        return note
     return (
         "Top-1 accuracy of the probe or classifier on the augmented training images of the last epoch. These are not "
         "validation images (see --val): supervised recipes have memorized them."

@@ -14,7 +14,7 @@ from common.page import Html
 from common.text import join_names, pluralize
 from labeler.teacher.evaluation.predict import predict_map
 from labeler.teacher.evaluation.scoring import ImageScores
-from labeler.teacher.evaluation.summary import METRICS, PREDICTIONS, Evaluation, format_score_rows
+from labeler.teacher.evaluation.summary import METRIC_LABELS, PREDICTIONS, Evaluation, format_score_rows
 from labeler.teacher.model import TeacherModel
 
 IMAGES_PER_GROUP = 4  # images in each group: best, middle, worst
@@ -149,7 +149,9 @@ def _comparison_figure(image: FixatedImage, scores: ImageScores, teacher: Teache
         page.attention_picture(photograph, page.normalize_map(attention.cpu().numpy()), np.empty((0, 3)), size)
         for attention in maps
     ]
-    details = [f"{SHORT_METRICS.get(metric, METRICS[metric])} {value:.2f}" for metric, value in scores.teacher.items()]
+    details = [
+        f"{SHORT_METRICS.get(metric, METRIC_LABELS[metric])} {value:.2f}" for metric, value in scores.teacher.items()
+    ]
     if scores.human_split_half:
         details.append(f"human split-half CC {scores.human_split_half['cc']:.2f}")
     return page.figure(page.element("div", *pair, class_="pair"), page.breakable(image.name), " · ".join(details))

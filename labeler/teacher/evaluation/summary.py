@@ -14,7 +14,7 @@ from labeler.teacher.evaluation.scoring import ImageScores, Scores
 
 # labels of predictions and metrics by their keys in results files
 PREDICTIONS = {"teacher": "teacher", "centre_prior": "center prior", "human_split_half": "human split-half"}
-METRICS = {
+METRIC_LABELS = {
     "cc": "CC",
     "kld": "KLD (lower is better)",
     "nss": "NSS",
@@ -51,7 +51,9 @@ def summarize(evaluation: Evaluation, seed: int) -> dict[str, Any]:
         "constant_maps": sum(image_scores.constant for image_scores in scores),
         "without_split_half": sum(image_scores.human_split_half is None for image_scores in scores),
         **{
-            prediction: {metric: bootstrap_mean(evaluation.values(prediction, metric), seed) for metric in METRICS}
+            prediction: {
+                metric: bootstrap_mean(evaluation.values(prediction, metric), seed) for metric in METRIC_LABELS
+            }
             for prediction in PREDICTIONS
         },
     }
@@ -61,7 +63,7 @@ def format_score_rows(summary: Mapping[str, Any]) -> list[tuple[str, ...]]:
     """Return a row of text for each metric: its label, then mean and interval of each prediction."""
     return [
         (label, *(format_score(summary[prediction][metric]) for prediction in PREDICTIONS))
-        for metric, label in METRICS.items()
+        for metric, label in METRIC_LABELS.items()
     ]
 
 
@@ -88,9 +90,9 @@ def format_per_image_csv(evaluations: Sequence[Evaluation]) -> str:
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["data", "image", *METRICS, "human_split_half_cc"])
+    writer.writerow(["data", "image", *METRIC_LABELS, "human_split_half_cc"])
     for evaluation in evaluations:
-        columns = [evaluation.values("teacher", metric) for metric in METRICS]
+        columns = [evaluation.values("teacher", metric) for metric in METRIC_LABELS]
         columns.append(evaluation.values("human_split_half", "cc"))
         for image_scores, *values in zip(evaluation.scores, *columns, strict=True):
             cells = ["" if np.isnan(value) else f"{value:.6g}" for value in values]

@@ -18,10 +18,10 @@ from common.page import Html, write_page
 from common.storage import LocalStorage
 from common.storage.files import open_atomically, write_atomically
 from common.storage.run_folder import RunFolder
-from common.training import METRICS, MetricLog, save_checkpoint
+from common.training import METRICS_FILE, MetricLog, save_checkpoint
 from tests.support.jobs import ROOT
 
-NAME = METRICS  # of the file that every writer replaces
+NAME = METRICS_FILE  # of the file that every writer replaces
 OLD = "".join(json.dumps({"step": step, "loss": 0.5}) + "\n" for step in range(10_000))  # 300 KB
 NEW = "new content " * 30_000
 LIMIT = 64 << 10  # bytes after which a write is interrupted

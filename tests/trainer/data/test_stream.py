@@ -37,10 +37,12 @@ def read_batches(folder, first=0, end=8, **options):
 
 def equal(first, second):
     """Return True if two batches are equal, except for the number of skipped samples."""
-    return all(
-        torch.equal(x, y) if isinstance(x, torch.Tensor) else np.array_equal(np.concatenate(x), np.concatenate(y))
-        for x, y in zip(first[:6], second[:6], strict=True)
-    ) and (first.keys == second.keys)
+    tensors = ("views", "clean", "augmentation", "attention", "labels")
+    return (
+        all(torch.equal(getattr(first, name), getattr(second, name)) for name in tensors)
+        and all(np.array_equal(x, y) for x, y in zip(first.gaze, second.gaze, strict=True))
+        and first.keys == second.keys
+    )
 
 
 def all_equal(first, second):

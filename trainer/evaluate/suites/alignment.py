@@ -16,7 +16,7 @@ from common import page
 from common.errors import UserError
 from common.page import Html
 from trainer.evaluate import plots
-from trainer.evaluate.alignment_scores import METRICS, Scores, compare_models, summarize_scores
+from trainer.evaluate.alignment_scores import ALIGNMENT_METRICS, Scores, compare_models, summarize_scores
 from trainer.evaluate.attention_maps import Images, group_images, predict_maps, score_models, with_attention
 from trainer.evaluate.images.image_sets import ImageSet
 from trainer.evaluate.suite import MODEL, Context, Findings, Headline, Row, Suite
@@ -107,7 +107,7 @@ def choose_examples(context: Context, images: Images, scores: Mapping[str, Score
 
 def _rows(scores: Mapping[str, Scores]) -> list[Row]:
     return [
-        {"model": name, "data": data, "image": image, **{metric: values.get(metric) for metric in METRICS}}
+        {"model": name, "data": data, "image": image, **{metric: values.get(metric) for metric in ALIGNMENT_METRICS}}
         for name, by_image in scores.items()
         for (data, image), values in by_image.items()
     ]

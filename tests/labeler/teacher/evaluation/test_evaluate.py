@@ -14,7 +14,7 @@ from common.errors import UserError
 from common.saliency import cc, nss
 from labeler.teacher.evaluate import main
 from labeler.teacher.evaluation.predict import predict_map
-from labeler.teacher.evaluation.summary import METRICS, PREDICTIONS
+from labeler.teacher.evaluation.summary import METRIC_LABELS, PREDICTIONS
 from labeler.teacher.training.data import open_training_data
 from labeler.teacher.weights import load_teacher
 from tests.support.fixation_data import paint_human_maps, random_fixations, write_fixation_data
@@ -59,7 +59,7 @@ def test_evaluation_prints_tables_and_json_and_writes_three_files(tmp_path: Path
     assert list(report["data"]) == locations
     for summary in report["data"].values():
         for prediction in PREDICTIONS:
-            for metric in METRICS:
+            for metric in METRIC_LABELS:
                 low, high = summary[prediction][metric]["ci95"]
                 assert low <= summary[prediction][metric]["mean"] <= high
     results = load_strict_json((output / "results.json").read_text())
@@ -163,8 +163,8 @@ def test_gpu_scores_equal_cpu_scores(tmp_path: Path) -> None:
         output = tmp_path / device
         assert main(["--data", location, "--teacher", TEACHER, "--device", device, "--output", str(output)]) == 0
     for cpu, cuda in zip(read_rows(tmp_path / "cpu"), read_rows(tmp_path / "cuda"), strict=True):
-        assert [float(cuda[name]) for name in METRICS] == pytest.approx(
-            [float(cpu[name]) for name in METRICS], abs=1e-3
+        assert [float(cuda[name]) for name in METRIC_LABELS] == pytest.approx(
+            [float(cpu[name]) for name in METRIC_LABELS], abs=1e-3
         )
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from labeler.teacher.evaluation.scoring import ImageScores
 from labeler.teacher.evaluation.summary import (
-    METRICS,
+    METRIC_LABELS,
     PREDICTIONS,
     Evaluation,
     format_per_image_csv,
@@ -17,7 +17,7 @@ from labeler.teacher.evaluation.summary import (
 
 
 def scores(value: float, **others: float) -> dict[str, float]:
-    return {**dict.fromkeys(METRICS, value), **others}
+    return {**dict.fromkeys(METRIC_LABELS, value), **others}
 
 
 def evaluation() -> Evaluation:
@@ -45,7 +45,7 @@ def test_table_is_aligned_and_holds_every_mean() -> None:
     lines = format_table("csv:data", summarize(evaluation(), seed=0)).splitlines()
     assert lines[0] == "csv:data: 3 images, mean [95 % interval]"
     starts = [lines[1].index(name) for name in PREDICTIONS.values()]
-    for line, label in zip(lines[2:], METRICS.values(), strict=True):
+    for line, label in zip(lines[2:], METRIC_LABELS.values(), strict=True):
         assert line.startswith(label)
         assert all(line[start - 1] == " " and line[start].isdigit() for start in starts)
     assert lines[2][starts[2] :].startswith("0.800 [0.700, 0.900]")
@@ -55,7 +55,7 @@ def test_csv_has_a_row_per_image_with_empty_cells_for_undefined_scores() -> None
     rows = list(
         csv.DictReader(io.StringIO(format_per_image_csv([evaluation(), evaluation()._replace(data="csv:more")])))
     )
-    assert list(rows[0]) == ["data", "image", *METRICS, "human_split_half_cc"]
+    assert list(rows[0]) == ["data", "image", *METRIC_LABELS, "human_split_half_cc"]
     assert [row["image"] for row in rows] == ["a.jpg", "b, c.jpg", "d.jpg"] * 2
     assert [row["data"] for row in rows] == ["csv:data"] * 3 + ["csv:more"] * 3
     assert [row["cc"] for row in rows[:3]] == ["0.5", "0", "1"]
