@@ -3,6 +3,7 @@
 # make test-promises  those slow tests that CI runs too: kill and resume, set-aside shards, failing stores, documents
 # make test-slow  all slow tests: clusters, killed processes, failing stores, the commands of the documents
 # make test-all   both
+# make lowest     the quick tests with the lowest versions of the dependencies that pyproject.toml allows, in .venv-lowest
 # make lint       ruff and mypy
 # make bench      every benchmark, and a table of the results that have a bar
 # make reproduce  the paper's comparison at small scale (trainer/evaluate/RESULTS.md). Takes hours on a CPU; after an
@@ -11,16 +12,18 @@
 #                   PEOPLE=FORMAT:FOLDER  eye tracking, such as osie-eye:OSIE (formats: trainer/evaluate/README.md)
 #                   CIFAR=PATH            CIFAR-10's test images: class folders, a tar of them, or cifar-10-batches-py
 #                 Optional: EPOCHS=10     epochs of each training run
-# make clean      remove the virtual environment, runs/ and build products
+# make clean      remove the virtual environments, runs/ and build products
 
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
+LOWEST := .venv-lowest
+EXTRAS := demo,teacher,eval,export
 
 EPOCHS ?= 10
 REPRODUCTION := runs/reproduction
 
-.PHONY: demo test test-promises test-slow test-all lint bench reproduce reproduce-inputs reproduce-labels clean
+.PHONY: demo test test-promises test-slow test-all lowest lint bench reproduce reproduce-inputs reproduce-labels clean
 
 demo: $(INSTALLED)
 	$(BIN)/python -m labeler.run $(if $(TEACHER),--teacher $(TEACHER))
@@ -38,6 +41,9 @@ test-slow: $(INSTALLED)
 	$(BIN)/python -m pytest -m slow $(ARGS)
 
 test-all: test test-slow
+
+lowest: $(LOWEST)/installed
+	$(LOWEST)/bin/python -m pytest -m "not slow" --ignore tests/integration --numprocesses 2 --dist loadfile $(ARGS)
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
@@ -80,8 +86,18 @@ reproduce-inputs:
 $(INSTALLED): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[teacher,eval,export,dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[$(EXTRAS),dev]'
 	touch $(INSTALLED)
 
+# Only the direct dependencies are at their lowest; theirs, and the development tools, are the newest that fit.
+$(LOWEST)/installed: pyproject.toml
+	test -x $(LOWEST)/bin/python || $(PYTHON) -m venv $(LOWEST)
+	$(LOWEST)/bin/python -m pip install --quiet --upgrade uv
+	$(LOWEST)/bin/uv pip compile --quiet --python $(LOWEST) --no-deps --resolution lowest-direct \
+		$(patsubst %,--extra %,$(subst $(comma), ,$(EXTRAS))) --output-file $(LOWEST)/constraints.txt pyproject.toml
+	$(LOWEST)/bin/uv pip install --quiet --python $(LOWEST) --constraint $(LOWEST)/constraints.txt \
+		--editable '.[$(EXTRAS),dev]'
+	touch $@
+
 clean:
-	rm -rf .venv runs build *.egg-info
+	rm -rf .venv $(LOWEST) runs build *.egg-info

@@ -5,7 +5,8 @@ import importlib
 from common.errors import UserError, describe_error
 
 EXTRAS = {
-    "eval": ("imagecorruptions", "matplotlib"),
+    "demo": ("skimage",),
+    "eval": ("cv2", "imagecorruptions", "matplotlib"),
     "export": ("onnx", "onnxscript"),
     "teacher": ("tflite",),
 }

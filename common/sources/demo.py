@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from common.errors import UserError
+from common.extras import require_extra
 from common.sources.scenes import CLASS_NAMES, render_scene
 from common.storage.files import cache_folder
 
@@ -66,10 +67,8 @@ def _write_once(folder: Path, write: Callable[[Path], None]) -> None:
 
 
 def _write_photos(folder: Path) -> None:
-    try:
-        source = importlib.resources.files("skimage") / "data"
-    except ImportError as error:
-        raise UserError("the demo photographs are part of scikit-image; run pip install scikit-image") from error
+    require_extra("demo", "demo:photos")  # the photographs are part of scikit-image
+    source = importlib.resources.files("skimage") / "data"
     for photo in PHOTOS:
         (folder / photo).write_bytes((source / photo).read_bytes())
 

@@ -102,7 +102,7 @@ def get_client(patient: bool = True) -> Any:
     )
     try:
         client = session.client("s3", config=config, **_region(session))
-        if "amazonaws.com" in client.meta.endpoint_url or _addressing_style(session):
+        if "amazonaws.com" in client.meta.endpoint_url or _addressing_style(client):
             return client
         # S3-compatible stores rarely have a host name for each bucket
         return session.client("s3", config=config.merge(Config(s3={"addressing_style": "path"})), **_region(session))
@@ -238,9 +238,9 @@ def _region(session: boto3.Session) -> dict[str, str]:
     return {} if session.region_name else {"region_name": os.environ.get("AWS_REGION", "us-east-1")}
 
 
-def _addressing_style(session: boto3.Session) -> str | None:
-    """Return `s3.addressing_style` of the user's AWS configuration."""
-    return (session._session.get_scoped_config().get("s3") or {}).get("addressing_style")
+def _addressing_style(client: Any) -> str | None:
+    """Return `s3.addressing_style` of the user's AWS configuration, from which the client was made."""
+    return (client.meta.config.s3 or {}).get("addressing_style")
 
 
 def _endpoint(client: Any) -> str:

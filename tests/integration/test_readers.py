@@ -177,11 +177,10 @@ def test_ray_data_can_read_it(ray_data: Any, finished: FinishedDataset) -> None:
 def test_croissant_metadata_is_valid_and_its_records_can_be_read(
     finished: FinishedDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import mlcroissant
-    from etils import epath
-
     # its cache identifies a tar by its name alone, and would return train-000000.tar of another data set
-    monkeypatch.setattr("mlcroissant._src.operation_graph.operations.extract.EXTRACT_PATH", epath.Path(tmp_path))
+    monkeypatch.setenv("CROISSANT_CACHE", str(tmp_path))
+    import mlcroissant  # reads the variable
+
     croissant = mlcroissant.Dataset(jsonld=finished.folder / "croissant.json")
     assert not croissant.metadata.ctx.issues.errors
     assert all("datePublished" in warning for warning in croissant.metadata.ctx.issues.warnings)

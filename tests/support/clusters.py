@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import random
+import re
 import secrets
 import shutil
 import signal
@@ -90,6 +91,13 @@ class Cluster:
         log = self.folder / f"submission{len(self._submissions)}.log"
         self._submissions.append(Submission(submit, _clean_environment() | self._authentication, log))
         return self._submissions[-1]
+
+    def stop(self, submission: Submission) -> None:
+        """Stop a submitted job as `ray job stop` does: SIGTERM, and SIGKILL after three seconds."""
+        job = re.search(r"raysubmit_\w+", submission.log)
+        assert job, submission.log
+        line = [str(RAY), "job", "stop", "--address", self._dashboard, job[0]]
+        subprocess.run(line, env=_clean_environment() | self._authentication, check=True, stdout=subprocess.DEVNULL)
 
     def fill(self) -> None:
         """Start the missing nodes, and wait until all have joined the cluster."""

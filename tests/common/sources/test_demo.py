@@ -72,7 +72,7 @@ def test_images_are_written_with_the_same_bytes_every_time(name: str, cache: Pat
 
 def test_photos_without_scikit_image_are_a_user_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "skimage", None)
-    with pytest.raises(UserError, match="pip install scikit-image"):
+    with pytest.raises(UserError, match=r"demo:photos needs the package skimage .*\[demo\]"):
         demo.demo_folder("photos")
 
 

@@ -241,6 +241,40 @@ def test_absent_wrong_and_insufficient_credentials_have_different_errors(
         open_storage(f"s3://{bucket}/data")
 
 
+@pytest.mark.parametrize(
+    ("endpoint", "configured", "url"),
+    [
+        ("http://store.test", "", "http://store.test/bucket/key"),
+        ("http://store.test", "s3 =\n    addressing_style = virtual", "http://bucket.store.test/key"),
+        ("http://store.test", "s3 =\n    addressing_style = path", "http://store.test/bucket/key"),
+        (None, "", "https://bucket.s3.amazonaws.com/key"),
+        (None, "s3 =\n    addressing_style = path", "https://s3.eu-west-1.amazonaws.com/bucket/key"),
+    ],
+)
+def test_addressing_style_is_that_of_the_aws_configuration(
+    endpoint: str | None,
+    configured: str,
+    url: str,
+    s3_environment: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "config").write_text(f"[profile ours]\nregion = eu-west-1\n{configured}\n")
+    for name in s3_environment:
+        monkeypatch.delenv(name)
+    environment = {"AWS_CONFIG_FILE": str(tmp_path / "config"), "AWS_PROFILE": "ours"}
+    keys = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": SECRET}
+    set_environment(environment | keys | ({"AWS_ENDPOINT_URL": endpoint} if endpoint else {}), monkeypatch)
+    signed = s3_client.get_client().generate_presigned_url("get_object", {"Bucket": "bucket", "Key": "key"})
+    assert signed.partition("?")[0] == url
+
+
+def test_modification_times_are_not_parsed(storage: S3Storage) -> None:
+    storage.replace("object", b"1")
+    (entry,) = s3_client.list_page(s3_client.parse_location(storage.location))["Contents"]
+    assert isinstance(entry["LastModified"], str)
+
+
 def test_put_requests_encryption_and_sends_checksum(
     storage: S3Storage, proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -31,7 +31,7 @@ def test_projection_is_a_chain_of_standardized_linear_layers_with_relu_in_betwee
 def test_projection_with_group_norm_does_not_depend_on_other_images():
     torch.manual_seed(0)
     head, features = ProjectionHead(64, 3, "group").train(), make_features()
-    torch.testing.assert_close(head(features)[4:6], head(features[4:6]))
+    torch.testing.assert_close(head(features)[4:6], head(features[4:6]), rtol=1e-2, atol=1e-3)
     hidden = features.double().numpy() @ head.layers[0].weight.detach().double().numpy().T
     expected = standardize(hidden.reshape(-1, 32, 2), 2).reshape(-1, 64)
     np.testing.assert_allclose(head.layers[:2](features).detach().numpy(), expected, atol=1e-3)

@@ -17,8 +17,17 @@ CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "hors
 TEST_BATCH = "test_batch"
 SEVERITIES = 5
 IMAGE_SHAPE = (32, 32, 3)
-# what pickled arrays refer to: names with their top-level module, as submodules differ between numpy's versions
-ALLOWED_GLOBALS = {("_reconstruct", "numpy"), ("ndarray", "numpy"), ("dtype", "numpy"), ("scalar", "numpy")}
+# modules and names that pickled arrays and numbers refer to; numpy 2 renamed the module `numpy.core` of numpy 1
+ALLOWED_GLOBALS = {
+    ("numpy", "dtype"),
+    ("numpy", "ndarray"),
+    ("numpy.core.multiarray", "_reconstruct"),
+    ("numpy.core.multiarray", "scalar"),
+    ("numpy._core.multiarray", "_reconstruct"),
+    ("numpy._core.multiarray", "scalar"),
+    ("numpy.core.numeric", "_frombuffer"),  # from protocol 5 on, the default of Python 3.14
+    ("numpy._core.numeric", "_frombuffer"),
+}
 
 
 class ArrayImages:
@@ -64,9 +73,9 @@ class _ArrayUnpickler(pickle.Unpickler):
     """Unpickler that creates numpy arrays and nothing else, since a pickle can run any program."""
 
     def find_class(self, module: str, name: str) -> Any:
-        if (name, module.partition(".")[0]) not in ALLOWED_GLOBALS:
+        if (module, name) not in ALLOWED_GLOBALS:
             raise pickle.UnpicklingError(f"expected arrays of numbers, found {module}.{name}")
-        return super().find_class(module.replace("numpy.core", "numpy._core"), name)
+        return super().find_class(module.replace("numpy.core.", "numpy._core."), name)
 
 
 def open_cifar_c(

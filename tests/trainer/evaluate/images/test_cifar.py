@@ -31,6 +31,42 @@ def test_published_batch_is_read(tmp_path):
     assert torch.equal(images.read(2), torch.from_numpy(pixels[2]).permute(2, 0, 1))
 
 
+@pytest.mark.parametrize("protocol", range(3, pickle.HIGHEST_PROTOCOL + 1))
+def test_batch_in_any_pickle_protocol_of_python_3_is_read(tmp_path, protocol):
+    pixels, labels = random_pixels(2), np.array([3, 1])
+    batch = {b"data": pixels.transpose(0, 3, 1, 2).reshape(2, -1), b"labels": list(labels)}
+    content = pickle.dumps(batch, protocol)
+    for core in ("_core", "core") if protocol == 3 else ("_core",):  # protocol 4 stores the length of the module's name
+        (tmp_path / "test_batch").write_bytes(content.replace(b"numpy._core", f"numpy.{core}".encode()))
+        opened = open_cifar(str(tmp_path))
+        assert opened.labels.tolist() == [3, 1]
+        assert torch.equal(opened.read(1), torch.from_numpy(pixels[1]).permute(2, 0, 1))
+
+
+def test_batch_of_python_2_and_numpy_1_is_read(tmp_path):
+    """The published batch is one: its strings are bytes, and numpy's functions are in `numpy.core`."""
+    pixels = random_pixels(1)
+    array = pixels.transpose(0, 3, 1, 2).tobytes()
+    (tmp_path / "test_batch").write_bytes(
+        b"\x80\x02}(U\x06labels](K\x07eU\x04data"
+        b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(K\x00tU\x01btR"
+        b"(K\x01(K\x01M\x00\x0ctcnumpy\ndtype\n(U\x02u1K\x00K\x01tR(K\x03U\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb"
+        b"\x89T" + len(array).to_bytes(4, "little") + array + b"tbu."
+    )
+    opened = open_cifar(str(tmp_path))
+    assert opened.labels.tolist() == [7]
+    assert torch.equal(opened.read(0), torch.from_numpy(pixels[0]).permute(2, 0, 1))
+
+
+@pytest.mark.parametrize(
+    "name", ["numpy\nload", "numpy.f2py.crackfortran\nmyeval", "numpy.other\nscalar", "other\ndtype"]
+)
+def test_batch_that_refers_to_anything_but_arrays_is_refused(tmp_path, name):
+    (tmp_path / "test_batch").write_bytes(b"\x80\x02c" + name.encode() + b"\n.")
+    with pytest.raises(UserError, match=f"expected arrays of numbers, found {name.replace(chr(10), '.')}"):
+        open_cifar(str(tmp_path))
+
+
 def test_batch_that_would_run_a_program_is_refused(tmp_path):
     class Program:
         def __reduce__(self):
