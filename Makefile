@@ -6,6 +6,7 @@
 # make lowest     the quick tests with the lowest versions of the dependencies that pyproject.toml allows, in .venv-lowest
 # make lint       ruff and mypy
 # make bench      every benchmark, and a table of the results that have a bar
+# make mutants    change the code in small ways and count the changes that the tests notice (tests/README.md)
 # make reproduce  the paper's comparison at small scale (trainer/evaluate/RESULTS.md). Takes hours on a CPU; after an
 #                 interruption, run it again to resume. Required, none has a default:
 #                   PHOTOS=FOLDER         with train/ and val/, each with one folder per class
@@ -23,7 +24,7 @@ EXTRAS := demo,teacher,eval,export
 EPOCHS ?= 10
 REPRODUCTION := runs/reproduction
 
-.PHONY: demo test test-promises test-slow test-all lowest lint bench reproduce reproduce-inputs reproduce-labels clean
+.PHONY: demo test test-promises test-slow test-all lowest lint bench mutants reproduce reproduce-inputs reproduce-labels clean
 
 demo: $(INSTALLED)
 	$(BIN)/python -m labeler.run $(if $(TEACHER),--teacher $(TEACHER))
@@ -52,6 +53,9 @@ lint: $(INSTALLED)
 
 bench: $(INSTALLED)
 	$(BIN)/python tests/benchmarks/run_all.py
+
+mutants: $(INSTALLED)
+	$(BIN)/python tests/mutants/run.py $(ARGS)
 
 LABELS := $(REPRODUCTION)/imagenette
 ROWS := contrastive contrastive-attn-teacher

@@ -43,8 +43,8 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Load a checkpoint's state, with tensors on the CPU. Raises UserError if the file is not a checkpoint."""
-    state = load_torch_file(str(path), path)
+    """Load the state of a run to be resumed, with tensors on the CPU. Raises UserError if it is not a checkpoint."""
+    state = load_torch_file(str(path), path, advice="restore it, or remove it to train from the start")
     if not isinstance(state, dict):
         raise UserError(f"{path}: expected a checkpoint, found a {type(state).__name__}")
     return state

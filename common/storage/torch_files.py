@@ -18,12 +18,13 @@ SAMPLE_SIZE = 512  # bytes at the beginning of a file by which text is recognize
 QUOTE_LENGTH = 40  # characters of a text that an error quotes
 
 
-def load_torch_file(location: str, file: Path | bytes) -> Any:
+def load_torch_file(location: str, file: Path | bytes, advice: str = "name another file, or restore this one") -> Any:
     """Load a file that `torch.save` wrote, with tensors on the CPU, without running code that it may contain.
 
     Args:
         location: name of the file for error messages.
         file: its path or its content.
+        advice: what to do about another or a damaged file, for error messages.
 
     Raises UserError if it is another or a damaged file, or contains pickled objects other than tensors and plain
     values.
@@ -37,8 +38,8 @@ def load_torch_file(location: str, file: Path | bytes) -> Any:
                 "save the model's state_dict() instead"
             ) from None
         raise UserError(
-            f"{location}: expected a checkpoint or weights, written by torch.save, found {_describe_file(file)}; name "
-            "another file, or restore this one"
+            f"{location}: expected a checkpoint or weights, written by torch.save, found {_describe_file(file)}; "
+            f"{advice}"
         ) from None
 
 

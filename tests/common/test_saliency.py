@@ -4,10 +4,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from PIL import Image
 from scipy.stats import mannwhitneyu
 
 from common.fixations.maps import blur_fixations
-from common.saliency import auc_judd, cc, kld, nss, shuffled_auc, sim
+from common.saliency import auc_judd, cc, is_constant, kld, nss, resize_map, score_map, shuffled_auc, sim
 from tests.support.saliency import (
     HEIGHT,
     WIDTH,
@@ -169,3 +170,46 @@ def test_prediction_is_resized_to_the_size_of_the_target() -> None:
 def test_shrinking_a_prediction_averages_its_pixels() -> None:
     checkerboard = (torch.arange(64)[:, None] + torch.arange(64)).remainder(2)[None].double()
     assert sim(checkerboard, torch.ones(1, 8, 8)).item() > 0.98
+
+
+@pytest.mark.parametrize("size", [(5, 6), (30, 41), (12, 17), (7, 40), (12, 40), (30, 17)])
+def test_maps_are_resized_as_pillow_does(size: tuple[int, int]) -> None:
+    attention = make_maps(1, seed=1)[0].float()
+    attention = attention / attention.max()
+    expected = np.asarray(Image.fromarray(attention.numpy()).resize(size[::-1], Image.Resampling.BILINEAR))
+    np.testing.assert_allclose(resize_map(attention, size).numpy(), expected, atol=1e-5)
+    target = make_maps(1, seed=2, height=size[0], width=size[1])
+    assert cc(attention[None], target).item() == pytest.approx(matlab_cc(expected, target[0].numpy()), abs=1e-5)
+
+
+def test_resizing_a_constant_map_leaves_it_exactly_constant() -> None:
+    constant = torch.full((7, 9), 0.1)
+    resized = resize_map(constant, (300, 333))
+    assert resized.shape == (300, 333)
+    assert (resized == 0.1).all()
+    assert is_constant(resized)
+    assert not is_constant(torch.tensor([[1.0, 1.0], [1.0, 1.0 + 2**-23]]))
+
+
+def test_score_map_computes_each_metric() -> None:
+    prediction, target = make_maps(1, seed=1)[0], make_maps(1, seed=2)[0]
+    fixations, others = distinct_points(7, seed=3), distinct_points(9, seed=4)
+    p, q, pixels = prediction.numpy(), target.numpy(), to_pixels(fixations)
+    expected = {
+        "cc": matlab_cc(p, q),
+        "kld": matlab_kld(p, q),
+        "nss": matlab_nss(p, *pixels),
+        "sim": np.minimum(p / p.sum(), q / q.sum()).sum(),
+        "auc_judd": matlab_auc_judd(p, *pixels),
+    }
+    assert score_map(prediction, target, fixations) == pytest.approx(expected)
+    expected["shuffled_auc"] = mannwhitneyu(p[pixels], p[to_pixels(others)]).statistic / (7 * 9)
+    scores = score_map(prediction, target, fixations, others)
+    assert scores == pytest.approx(expected)
+    assert all(type(score) is float for score in scores.values())
+
+
+def test_score_map_resizes_the_prediction_to_the_size_of_the_target() -> None:
+    prediction, target, fixations = make_maps(1, 1, 6, 8)[0], make_maps(1, seed=2)[0], distinct_points(7, seed=3)
+    expected = score_map(resize_map(prediction, (HEIGHT, WIDTH)), target, fixations, fixations)
+    assert score_map(prediction, target, fixations, fixations) == expected

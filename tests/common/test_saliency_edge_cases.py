@@ -1,3 +1,5 @@
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -40,6 +42,27 @@ def test_a_map_of_zeros_is_treated_as_uniform() -> None:
     target, zeros = make_maps(2, seed=1), torch.zeros(2, HEIGHT, WIDTH)
     assert torch.equal(kld(zeros, target), kld(zeros + 1, target))
     assert torch.equal(sim(zeros, target), sim(zeros + 1, target))
+
+
+def test_a_map_with_a_single_positive_pixel_is_a_distribution() -> None:
+    single = torch.zeros(1, 2, 2)
+    single[0, 1, 0] = 1
+    assert sim(single, single).item() == 1
+    assert sim(single, torch.ones(1, 2, 2)).item() == 0.25
+    assert kld(single, single).item() == 0
+
+
+def test_maps_of_subnormal_numbers_are_distributions() -> None:
+    values = torch.tensor([[[1.0, 3.0]]])
+    assert sim(values * 1e-40, values).item() == pytest.approx(1, abs=1e-3)
+
+
+def test_values_within_16_machine_epsilons_count_as_constant() -> None:
+    ramp = torch.arange(3.0).expand(1, 1, 3)
+    for epsilons, constant in ((16, True), (17, False)):
+        almost = torch.ones(1, 1, 3)
+        almost[..., 0] -= epsilons * torch.finfo(torch.float32).eps
+        assert (cc(almost, ramp).item() == 0) == constant
 
 
 def test_images_without_points_are_excluded_from_the_mean() -> None:
@@ -92,14 +115,17 @@ def test_error_for_many_maps_lists_the_first_ten() -> None:
 @pytest.mark.parametrize("metric", [kld, sim])
 def test_negative_values_are_rejected_by_kld_and_sim(metric) -> None:
     with pytest.raises(ValueError, match=r"prediction: expected non-negative maps, found values below 0 in images 1$"):
-        metric(torch.tensor([[[1.0, 2]], [[1, -1]]]), torch.ones(2, 1, 2))
+        metric(torch.tensor([[[0.0, 2]], [[1, -1]]]), torch.ones(2, 1, 2))
+    with pytest.raises(ValueError, match=r"target: expected non-negative maps, found values below 0 in images 0$"):
+        metric(torch.ones(2, 1, 2), torch.tensor([[[1.0, -2]], [[1, 1]]]))
 
 
 @pytest.mark.parametrize("point", [(np.nan, 0.5), (0.5, np.inf), (-0.01, 0.5), (0.5, 1.01), (320, 240)])
 def test_error_for_a_point_outside_of_the_frame_names_argument_and_image(point: tuple[float, float]) -> None:
     good, bad = make_points([2, 0, 3], seed=1), make_points([2, 0, 3], seed=1)
     bad[2][1] = point
-    with pytest.raises(ValueError, match=r"^points: expected x, y in \[0, 1\], found .* in images 2$"):
+    found = re.escape(str([float(coordinate) for coordinate in point]))
+    with pytest.raises(ValueError, match=rf"^points: expected x, y in \[0, 1\], found {found} in images 2$"):
         nss(make_maps(3, 1), bad)
     with pytest.raises(ValueError, match=r"^other_points: expected x, y in \[0, 1\], found .* in images 2$"):
         shuffled_auc(make_maps(3, 1), good, bad)
@@ -128,3 +154,8 @@ def test_invalid_shapes_and_arguments_are_rejected() -> None:
             blur_fixations(np.zeros((1, 2)), 4, 4, sigma)
     with pytest.raises(ValueError, match="share: expected a share of the frame above 0, found 0"):
         center_prior(3, 4, share=0)
+
+
+def test_points_may_be_tensors_that_require_gradients() -> None:
+    prediction, [points] = make_maps(1, seed=1), make_points([5], seed=2)
+    assert torch.equal(nss(prediction, [torch.tensor(points, requires_grad=True)]), nss(prediction, [points]))

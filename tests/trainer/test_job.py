@@ -65,6 +65,29 @@ def test_run_writes_settings_metrics_checkpoints_and_result(discs, finished):
     assert (result["steps"], result["samples"], result["chance"]) == (6, 36, 0.25)
 
 
+def test_data_set_as_output_is_refused_and_not_changed(discs, tmp_path):
+    output = shutil.copytree(discs, tmp_path / "data set")
+    (output / "README.md").write_text("the card of the data set")
+    before = {path: path.read_bytes() for path in output.iterdir()}
+    with pytest.raises(UserError, match=r"--output .*: expected a new folder, or a run to resume; found other files"):
+        run_training(make_settings(discs, output))
+    assert {path: path.read_bytes() for path in output.rglob("*")} == before
+
+
+def test_folder_of_runs_is_refused(discs, finished):
+    with pytest.raises(UserError, match=r"such as finished/README\.md; choose another folder"):
+        run_training(make_settings(discs, finished.parent))
+
+
+def test_run_whose_settings_file_was_removed_is_resumed(discs, finished, tmp_path):
+    """An error about a damaged file advises to remove it."""
+    output = shutil.copytree(finished, tmp_path / "run")
+    (output / "config.json").unlink()
+    (output / "notes.txt").write_text("of the user")
+    run_training(make_settings(discs, output))
+    assert (output / "config.json").read_text() == (finished / "config.json").read_text()
+
+
 @pytest.mark.parametrize("step", [1, 2, 4, 5])
 def test_resumed_run_equals_an_uninterrupted_one(discs, finished, tmp_path, monkeypatch, step):
     settings = make_settings(discs, tmp_path / "run")
@@ -221,7 +244,7 @@ def test_micro_batch_of_one_image_with_batch_norm_raises_an_error(discs, tmp_pat
 def test_file_that_is_not_a_checkpoint_is_named_in_the_error(discs, finished, tmp_path):
     output = shutil.copytree(finished, tmp_path / "run")
     (output / "checkpoints/last").write_bytes(b"")
-    with pytest.raises(UserError, match="checkpoints/last: cannot be read as a checkpoint"):
+    with pytest.raises(UserError, match=r"checkpoints/last: expected a checkpoint .*, found an empty file; restore it"):
         run_training(make_settings(discs, output))
     torch.save({}, output / "checkpoints/last")
     with pytest.raises(UserError, match="checkpoints/last: expected a checkpoint of the recipe"):

@@ -8,7 +8,7 @@ import torch.distributed
 import torch.nn.functional as F
 from torch.nn.parallel import DistributedDataParallel
 
-from trainer.losses import attention_loss, nt_xent
+from trainer.losses import attention_loss, gather_embeddings, nt_xent
 
 
 def random_embeddings(n=8, dimensions=5, seed=0, dtype=torch.float32):
@@ -61,13 +61,25 @@ def test_nt_xent_is_computed_in_float32_under_autocast():
 
 @pytest.mark.parametrize(("z1", "z2"), [((4, 3), (5, 3)), ((4, 3), (4, 2)), ((4,), (4,))])
 def test_embeddings_of_different_shapes_are_rejected(z1, z2):
-    with pytest.raises(ValueError, match="expected embeddings"):
+    with pytest.raises(ValueError, match=r"expected embeddings \[n, D\] of two views, found \["):
         nt_xent(torch.ones(z1), torch.ones(z2))
 
 
 def test_unknown_reduction_is_rejected():
     with pytest.raises(ValueError, match="expected sum_of_views or mean, found 'sum'"):
         nt_xent(*random_embeddings(), reduction="sum")
+
+
+def test_defaults_of_nt_xent_are_those_of_simclr():
+    z1, z2 = random_embeddings()
+    assert torch.equal(nt_xent(z1, z2), nt_xent(z1, z2, temperature=0.1, reduction="sum_of_views"))
+
+
+def test_gathering_without_a_process_group_changes_nothing():
+    embeddings = random_embeddings()[0]
+    gathered, own_rows = gather_embeddings(embeddings)
+    assert gathered is embeddings
+    assert own_rows.tolist() == list(range(8))
 
 
 def make_network():
@@ -127,6 +139,29 @@ def test_attention_loss_is_the_weighted_difference_of_kld_and_nss():
     z = (first[1, 0] - first.mean()) / first.std(correction=0)
     torch.testing.assert_close(terms.nss, z)  # the image without points is excluded
     torch.testing.assert_close(terms.loss, 2 * terms.kld - 0.5 * terms.nss)
+
+
+def test_defaults_of_the_attention_loss_are_those_of_the_paper():
+    terms = attention_loss(*attention_example())
+    torch.testing.assert_close(terms.loss, terms.kld - 0.1 * terms.nss)
+
+
+def test_nss_is_0_if_no_image_has_points():
+    prediction, target, _ = attention_example()
+    terms = attention_loss(prediction.requires_grad_(), target, [np.zeros((0, 2))] * 6)
+    assert terms.nss.item() == 0
+    assert torch.equal(terms.loss, terms.kld)
+    terms.loss.backward()
+    assert prediction.grad.isfinite().all()
+
+
+def test_attention_loss_is_computed_in_float32_under_autocast():
+    prediction, target, points = attention_example()
+    prediction, target = prediction.bfloat16(), target.bfloat16()
+    with torch.autocast("cpu", torch.bfloat16):
+        terms = attention_loss(prediction, target, points)
+    assert all(term.dtype == torch.float32 for term in terms)
+    assert terms == attention_loss(prediction.float(), target.float(), points)
 
 
 def run_attention_rank(rank, world_size, port, queue):

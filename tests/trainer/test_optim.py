@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from trainer.model.heads import LinearProbe
-from trainer.optim import LARS, parameter_groups
+from trainer.optim import CLASSIFIER, LARS, SIMCLR, Schedule, parameter_groups, probe_learning_rate
 
 
 def reference_lars(weights, gradients, learning_rates, momentum, decay):
@@ -82,6 +82,63 @@ def test_lars_continues_identically_from_its_state_dict():
     assert torch.equal(first, second)
 
 
-def test_negative_hyperparameters_are_rejected():
-    with pytest.raises(ValueError, match="expected nothing below 0"):
-        LARS([nn.Parameter(torch.ones(1))], lr=-1)
+@pytest.mark.parametrize("name", ["lr", "momentum", "weight_decay"])
+def test_negative_hyperparameters_are_rejected(name):
+    LARS([nn.Parameter(torch.ones(1))], **{"lr": 0, "momentum": 0, "weight_decay": 0})
+    with pytest.raises(ValueError, match=r"expected nothing below 0, found lr .*-1"):
+        LARS([nn.Parameter(torch.ones(1))], **{"lr": 1, "momentum": 1, "weight_decay": 1, name: -1})
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1e3])
+def test_trust_is_a_ratio_of_norms_of_any_size(scale):
+    start, gradient = scale * np.ones(3), np.array([0.1, 0.2, -0.3])
+    for first, second in ((start, gradient), (gradient, start)):
+        weights = nn.Parameter(torch.tensor(first))
+        optimizer = LARS([weights], lr=0.5)
+        weights.grad = torch.tensor(second)
+        optimizer.step()
+        expected = reference_lars(first, [second], [0.5], 0.9, 0)
+        np.testing.assert_allclose(weights.detach().numpy(), expected, rtol=1e-12)
+
+
+def test_closure_is_evaluated_with_gradients_and_its_loss_is_returned():
+    weights = nn.Parameter(torch.ones(3))
+    optimizer = LARS([{"params": [weights], "adapt": False}], lr=0.5)
+
+    def closure():
+        loss = 2 * weights.sum()
+        loss.backward()
+        return loss
+
+    assert optimizer.step(closure).item() == 6
+    assert weights.tolist() == [0, 0, 0]
+    assert optimizer.step() is None
+
+
+def test_parameters_without_a_gradient_are_not_updated():
+    frozen, weights = nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(3))
+    optimizer = LARS([frozen, weights], lr=0.5)
+    weights.grad = torch.ones(3)
+    optimizer.step()
+    assert frozen.tolist() == [1, 1, 1]
+    assert weights.tolist() != [1, 1, 1]
+
+
+def test_groups_without_parameters_and_frozen_parameters_are_omitted():
+    model = nn.Sequential(nn.Linear(3, 2, bias=False), nn.Linear(2, 2, bias=False).requires_grad_(False))
+    [group] = parameter_groups(model, 0.1)
+    assert group == {"params": [model[0].weight], "weight_decay": 0.1, "adapt": True, "scale": 1.0}
+    assert [group["scale"] for group in parameter_groups(LinearProbe(4, 2), 0.1)] == [1.0]
+
+
+def test_schedule_rises_linearly_and_falls_along_a_cosine_to_0():
+    schedule = Schedule(peak=2.0, steps=110, warmup_steps=10)
+    assert [schedule.learning_rate(step) for step in (0, 4, 9, 10)] == pytest.approx([0.2, 1.0, 2.0, 2.0])
+    assert [schedule.learning_rate(step) for step in (35, 60, 110)] == pytest.approx([1 + 0.5**0.5, 1.0, 0.0])
+
+
+def test_learning_rates_scale_with_the_batch_size():
+    assert probe_learning_rate(256) == 0.1
+    assert probe_learning_rate(1024) == pytest.approx(0.4)
+    assert CLASSIFIER.peak_learning_rate(512) == pytest.approx(0.2)
+    assert SIMCLR.peak_learning_rate(4096) == pytest.approx(4.8)  # the learning rate of the SimCLR reference

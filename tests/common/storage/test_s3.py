@@ -1,10 +1,13 @@
 """S3 storage and sources against a real server, with the faults of real networks."""
 
+import base64
 import hashlib
 import io
 import multiprocessing
 import os
+import sys
 import tarfile
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -286,7 +289,69 @@ def test_put_requests_encryption_and_sends_checksum(
     assert sent["x-amz-server-side-encryption"] == "aws:kms"
     assert sent["x-amz-server-side-encryption-aws-kms-key-id"] == "my-key"
     assert (sent["If-None-Match"], sent["Content-Length"]) == ("*", "7")
-    assert sent["Content-MD5"]
+    assert sent["Content-MD5"] == base64.b64encode(hashlib.md5(b"content").digest()).decode()
+
+
+def test_no_encryption_is_requested_by_default(
+    storage: S3Storage, proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(SSE, raising=False)
+    monkeypatch.delenv(SSE_KMS_KEY, raising=False)
+    storage.put("name", b"content")
+    (sent,) = [request.headers for request in proxy.requests if request.method == "PUT"]
+    assert not [name for name in sent if name.lower().startswith("x-amz-server-side-encryption")]
+
+
+def test_object_that_the_store_refuses_to_create_is_an_error_after_all_attempts(
+    storage: S3Storage, proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pauses: list[int] = []
+    monkeypatch.setattr(s3_client, "backoff", lambda attempt: pauses.append(attempt) or 0)
+    proxy.add(Status(412, "PreconditionFailed"), when=lambda request: request.method == "PUT", times=None)
+    with pytest.raises(s3_client.S3Error, match=r"data/set/name: the store refuses to create this object"):
+        storage.put("name", b"content")
+    assert sum(request.method == "PUT" for request in proxy.requests) == s3_client.MAX_ATTEMPTS
+    assert pauses == list(range(1, s3_client.MAX_ATTEMPTS + 1))
+
+
+def test_whole_bucket_is_a_storage(bucket: str, s3_environment: dict[str, str]) -> None:
+    storage = open_storage(f"s3://{bucket}")
+    assert storage.put("x", b"1")
+    assert storage.put("records/y", b"2")
+    assert (storage.list(), storage.list("records")) == (["x"], ["records/y"])
+    assert s3_client.get_client().get_object(Bucket=bucket, Key="records/y")["Body"].read() == b"2"
+
+
+def test_all_pages_of_a_listing_are_read_without_folder_markers(
+    storage: S3Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pages = {
+        "": {"Contents": [{"Key": "data/set/records/b"}], "IsTruncated": True, "NextContinuationToken": "2"},
+        "2": {"IsTruncated": True, "NextContinuationToken": "3"},
+        "3": {"Contents": [{"Key": "data/set/records/"}, {"Key": "data/set/records/a"}], "IsTruncated": False},
+    }
+    requested = []
+
+    def list_page(prefix: s3_client.S3Location, token: str, delimiter: str) -> dict[str, object]:
+        requested.append((prefix.key, token, delimiter))
+        return pages[token]
+
+    monkeypatch.setattr(s3_client, "list_page", list_page)
+    assert storage.list("records") == ["records/a", "records/b"]
+    assert requested == [("data/set/records/", token, "/") for token in pages]
+
+
+def test_space_in_the_bucket_is_not_limited_and_scratch_files_are_local(storage: S3Storage, tmp_path: Path) -> None:
+    assert storage.free_bytes() == sys.maxsize
+    assert storage.largest_object == 5 * 2**30
+    free = os.statvfs(tempfile.gettempdir())
+    assert storage.scratch_bytes() == pytest.approx(free.f_bavail * free.f_frsize, rel=0.1)
+
+
+def test_unfinished_probe_that_may_not_be_deleted_is_no_error(storage: S3Storage, proxy: FaultProxy) -> None:
+    proxy.add(Status(403, "AccessDenied"), when=lambda request: request.method == "DELETE", times=None)
+    storage.check_writable()
+    assert [request.method for request in proxy.requests].count("PUT") == 2
 
 
 @pytest.fixture

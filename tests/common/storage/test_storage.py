@@ -2,6 +2,7 @@ import contextlib
 import multiprocessing
 import os
 import signal
+import stat
 import subprocess
 import sys
 import threading
@@ -139,6 +140,54 @@ def test_replace_creates_and_overwrites(storage: LocalStorage) -> None:
         assert storage.read("records/x") == content
 
 
+def test_read_range_reads_up_to_the_end(storage: LocalStorage) -> None:
+    storage.put("x", bytes(range(100)))
+    assert storage.read_range("x", 10, 5) == bytes(range(10, 15))
+    assert storage.read_range("x", 98, 5) == bytes([98, 99])
+
+
+def test_one_of_many_threads_that_swap_a_name_succeeds(storage: LocalStorage) -> None:
+    storage.put("manifest.json", b"0")
+    with ThreadPoolExecutor(8) as pool:
+        swapped = list(pool.map(lambda number: storage.swap("manifest.json", b"0", b"%d" % number), range(1, 33)))
+    assert swapped.count(True) == 1
+    assert storage.read("manifest.json") == b"%d" % (swapped.index(True) + 1)
+
+
+@pytest.mark.parametrize("write", ["put", "replace"])
+def test_content_and_then_its_name_are_flushed_to_disk(
+    write: str, storage: LocalStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A power failure must leave the whole file or none, so the content is flushed before it gets its name."""
+    path = storage.root / "records" / "x"
+    synced = []
+
+    def fsync(descriptor: int) -> None:
+        kind = "folder" if stat.S_ISDIR(os.fstat(descriptor).st_mode) else f"{os.fstat(descriptor).st_size} bytes"
+        assert kind != "folder" or os.path.samestat(os.fstat(descriptor), path.parent.stat())
+        synced.append((kind, path.exists()))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    getattr(storage, write)("records/x", b"1234")
+    assert synced == [("4 bytes", False), ("folder", True)]
+
+
+def test_no_descriptors_stay_open(storage: LocalStorage) -> None:
+    storage.put("x", b"1")
+    before = sorted(os.listdir("/dev/fd"))
+    storage.put("y", b"1")
+    storage.replace("x", b"2")
+    storage.swap("x", b"2", b"3")
+    storage.check_writable()
+    storage.sweep()
+    assert sorted(os.listdir("/dev/fd")) == before
+
+
+def test_location_is_the_folder_and_size_is_not_limited(storage: LocalStorage) -> None:
+    assert storage.location == str(storage.root)
+    assert storage.largest_object == sys.maxsize
+
+
 def test_open_file_has_old_content_after_replace(storage: LocalStorage) -> None:
     storage.put("x", b"old")
     with storage.open("x") as file:
@@ -259,7 +308,7 @@ def test_check_writable_creates_folder_and_leaves_it_empty(storage: LocalStorage
 @pytest.mark.parametrize("below", ["", "below", "below/deeper"])
 def test_file_instead_of_folder_is_a_user_error(below: str, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match=r"cannot write to .*file"):
+    with pytest.raises(UserError, match=r"cannot write to .*file.*: (Not a directory|File exists); expected"):
         LocalStorage(tmp_path / "file" / below).check_writable()
 
 

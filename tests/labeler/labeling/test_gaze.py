@@ -147,12 +147,20 @@ def test_constant_map_raises_image_failure(value: float, shape: tuple[int, int])
     with pytest.raises(ImageFailure) as failure:
         gaze_points(np.full(shape, value), SIGMA)
     assert failure.value.reason == Reason.CONSTANT_MAP
+    assert f"{value:g}" in failure.value.message
+
+
+def test_relative_difference_up_to_a_millionth_counts_as_constant() -> None:
+    with pytest.raises(ImageFailure, match="1e\\+06 at every pixel"):
+        gaze_points(np.array([[1_000_000, 999_999]]), SIGMA)
+    assert len(gaze_points(np.array([[1_000_000, 999_998]]), SIGMA))
 
 
 def test_map_without_positive_values_raises_image_failure() -> None:
     with pytest.raises(ImageFailure) as failure:
-        gaze_points(-gaussian_at(5, 5), SIGMA)
+        gaze_points(-gaussian_at(5, 5) - 2, SIGMA)
     assert failure.value.reason == Reason.CONSTANT_MAP
+    assert failure.value.message == "the map's maximum is -2, expected a positive one"
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e300])
@@ -164,6 +172,7 @@ def test_non_finite_map_raises_image_failure(value: float, everywhere: bool) -> 
     with pytest.raises(ImageFailure) as failure:
         gaze_points(attention, SIGMA)
     assert failure.value.reason == Reason.NON_FINITE_MAP
+    assert "NaN or infinity" in failure.value.message
 
 
 @pytest.mark.parametrize("sigma", [0.0, 1e-6, 0.01, 0.1])
@@ -175,7 +184,16 @@ def test_tiny_sigma_gives_one_point_per_pixel(sigma: float) -> None:
 
 
 def test_tiny_sigma_on_a_large_map_stops_at_max_points() -> None:
-    assert len(gaze_points(1 - 0.1 * gaussian_at(60, 80), 1e-3, max_points=200)) == 200
+    attention = 1 - 0.1 * gaussian_at(60, 80)
+    assert len(gaze_points(attention, 1e-3, max_points=150)) == 150
+    assert len(gaze_points(attention, 1e-3)) == 200  # the default
+
+
+def test_point_exactly_at_the_threshold_is_returned() -> None:
+    attention = np.array([[1.0, 0.0, 0.5, 0.0, 0.2, 0.0, 0.19]])
+    assert gaze_points(attention, 1e-3, threshold=0.5)[:, 2].tolist() == [1.0, 0.5]
+    assert len(gaze_points(attention.astype(np.float32), 1e-3, threshold=float(np.float32(0.2)))) == 3
+    assert len(gaze_points(attention, 1e-3)) == 3  # the default is 0.2, slightly less than its float32
 
 
 def test_sigma_larger_than_the_map_gives_one_point() -> None:

@@ -1,6 +1,7 @@
 import io
 import json
 import shutil
+import socket
 import subprocess
 import tarfile
 from pathlib import Path
@@ -17,6 +18,7 @@ from common.manifest import ShardRecord, sha256
 from common.orientation import map_to_stored
 from common.shards import decode_map, decode_points
 from labeler.labeling.shard import NoSpace, ShardConflict
+from labeler.planning.space import estimate_shard_bytes
 from labeler.teacher.weights import CustomTeacher
 from tests.support.jobs import checksums, members, photographs, planned, planned_shard, shard_labeler
 from tests.support.pictures import jpeg
@@ -78,7 +80,36 @@ def test_record_describes_the_committed_shard(images: Path, tmp_path: Path) -> N
     assert record == ShardRecord.model_validate_json((output / RECORD).read_bytes())
     assert (record.sha256, record.bytes) == (sha256(content), len(content))
     assert record.shard == TAR
-    assert {"fetch", "decode", "teacher", "encode", "total"} <= record.seconds.keys()
+    assert {"fetch", "decode", "teacher", "encode", "wait", "write", "commit", "total"} <= record.seconds.keys()
+    assert (record.host, record.device, record.attempt) == (socket.gethostname(), "cpu", 1)
+
+
+def test_record_counts_the_attempts(images: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    assert shard_labeler(planned(images, output), output).label(0, attempt=3).attempt == 3
+
+
+def test_shard_that_does_not_fit_in_the_scratch_space_is_not_begun(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "out"
+    labeler = shard_labeler(planned(images, output), output)
+    sizes = [path.stat().st_size for path in images.rglob("*.jpg")]
+    needed = estimate_shard_bytes(len(sizes), sum(sizes), include_images=True)
+    monkeypatch.setattr(labeler.storage, "scratch_bytes", lambda: needed - 1)
+    monkeypatch.setattr(labeler.source, "read", lambda image: pytest.fail("an image was read"))
+    with pytest.raises(NoSpace, match=f"about {needed:,} bytes of scratch space .*, {needed - 1:,} are free"):
+        labeler.label(0)
+    monkeypatch.undo()
+    monkeypatch.setattr(labeler.storage, "scratch_bytes", lambda: needed)
+    assert labeler.label(0).samples == 11
+
+
+def test_scratch_space_of_a_shard_without_images_is_smaller(images: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    labeler = shard_labeler(planned(images, output, include_images=False), output)
+    labeler.storage.scratch_bytes = lambda: estimate_shard_bytes(11, 0, include_images=False)
+    assert labeler.label(0).samples == 11
 
 
 def test_tar_headers_hold_no_times_or_owners(images: Path, tmp_path: Path) -> None:
@@ -173,7 +204,9 @@ def test_failed_images_are_recorded_and_the_others_stay_in_order(images: Path, t
         (first.key, Reason.MISSING),
         (second.key, Reason.CHANGED),
     ]
-    assert record.failures == {Reason.CHANGED: 1, Reason.MISSING: 1}
+    assert [failure.uri for failure in record.failed] == [first.ref.uri, second.ref.uri]
+    assert all(failure.message for failure in record.failed)
+    assert list(record.failures.items()) == [(Reason.CHANGED, 1), (Reason.MISSING, 1)]
     keys = [name.split(".")[0] for name in members(output / TAR) if name.endswith(".json")]
     assert keys == [f"{key:09d}" for key in range(2, 11)]
 
@@ -225,7 +258,8 @@ def test_existing_shard_with_other_bytes_is_a_conflict_and_is_not_overwritten(im
     output = tmp_path / "out"
     labeler = shard_labeler(planned(images, output), output)
     (output / TAR).write_bytes(b"somebody else's")
-    with pytest.raises(ShardConflict, match="Nothing was overwritten"):
+    found = sha256(b"somebody else's")[:12]
+    with pytest.raises(ShardConflict, match=f"{TAR} exists with checksum {found}, this run made [0-9a-f]{{12}}: .*"):
         labeler.label(0)
     assert (output / TAR).read_bytes() == b"somebody else's"
     assert not (output / RECORD).exists()

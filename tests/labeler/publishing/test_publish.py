@@ -224,6 +224,78 @@ def test_larger_fraction_publishes_what_a_smaller_one_refused(storage: LocalStor
     assert read_manifest(storage).failed == 6
 
 
+def test_published_data_set_is_never_withdrawn(storage: LocalStorage, plan: Plan) -> None:
+    for shard in range(3):
+        commit(storage, plan, shard, {0: Reason.EMPTY})
+    assert publish(storage, [plan], 1)[1]
+    assert publish(storage, [plan], 0)[1]
+
+
+def test_manifest_of_a_later_generation_describes_all_shards_and_names_its_parent(
+    storage: LocalStorage, plan: Plan
+) -> None:
+    for shard in range(3):
+        commit(storage, plan, shard)
+    publish(storage, [plan], 0)
+    first = storage.read("manifest.json")
+    assert (read_manifest(storage).generation, read_manifest(storage).parent) == (0, None)
+    later = make_test_plan([f"n00000003/{index}.jpg" for index in range(15)], previous=plan)
+    for shard in later.shard_indices:
+        commit(storage, later, shard)
+    outcome, published = publish(storage, [plan, later], 0)
+    manifest = read_manifest(storage)
+    assert published
+    assert outcome.planned == manifest.planned == manifest.written == 45
+    assert (manifest.generation, manifest.parent, manifest.classes) == (1, sha256(first), 4)
+    assert manifest.fingerprint == later.fingerprint
+    assert [shard.name for shard in manifest.shards] == [shard_name(shard) for shard in range(5)]
+    assert json.loads(storage.read("classes.json"))["3"] == "n00000003"
+
+    published_files = checksums(storage.root)
+    outcome, published = publish(storage, [plan], 0)  # by a job that does not know the later generation
+    assert (outcome.planned, published) == (30, True)
+    assert checksums(storage.root) == published_files
+
+
+def test_incomplete_later_generation_changes_no_published_file(storage: LocalStorage, plan: Plan) -> None:
+    for shard in range(3):
+        commit(storage, plan, shard)
+    publish(storage, [plan], 1)
+    later = make_test_plan([f"n00000003/{index}.jpg" for index in range(15)], previous=plan)
+    commit(storage, later, later.first_shard, {1: Reason.EMPTY})
+    before = checksums(storage.root)
+    outcome, published = publish(storage, [plan, later], 1)
+    assert (published, outcome.unfinished) == (False, [later.first_shard + 1])
+    assert checksums(storage.root) == before
+
+
+def test_manifest_that_another_job_replaced_meanwhile_is_a_user_error(
+    storage: LocalStorage, plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for shard in range(3):
+        commit(storage, plan, shard)
+    monkeypatch.setattr(storage, "swap", lambda name, expected, content: False)
+    with pytest.raises(UserError, match=f"{storage.location}/manifest.json: another job replaced it just now"):
+        publish(storage, [plan], 0)
+
+
+@pytest.mark.parametrize("include_images", [True, False])
+def test_manifest_states_the_settings_that_readers_need(include_images: bool, storage: LocalStorage) -> None:
+    plan = make_test_plan(["a.jpg", "b.jpg"], include_images=include_images, map_size=96)
+    commit(storage, plan, 0)
+    publish(storage, [plan], 0)
+    manifest = read_manifest(storage)
+    assert (manifest.include_images, manifest.map_size, manifest.classes) == (include_images, 96, None)
+    assert manifest.shards[0].bytes == len(empty_tar())
+
+
+def test_reasons_of_failures_are_sorted(storage: LocalStorage, plan: Plan) -> None:
+    for shard, reason in enumerate((Reason.TOO_SMALL, Reason.CORRUPT, Reason.EMPTY)):
+        commit(storage, plan, shard, {0: reason})
+    publish(storage, [plan], 1)
+    assert list(read_manifest(storage).failures) == sorted([Reason.TOO_SMALL, Reason.CORRUPT, Reason.EMPTY])
+
+
 def test_failures_are_listed_in_the_order_of_their_keys(storage: LocalStorage, plan: Plan) -> None:
     for shard in (2, 0, 1):
         commit(storage, plan, shard, {2: Reason.EMPTY, 7: Reason.CORRUPT})

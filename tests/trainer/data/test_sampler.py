@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.errors import UserError
-from trainer.data.sampler import Sampler, rank_slots
+from trainer.data.sampler import MAX_LANES, Sampler, rank_slots
 
 shard_sizes = st.lists(st.integers(0, 40), min_size=1, max_size=12).filter(lambda sizes: sum(sizes) >= 12)
 
@@ -34,6 +34,41 @@ def test_samples_of_an_epoch_are_distinct_and_exist(sizes, batch, epoch):
 def test_batches_do_not_depend_on_the_number_of_ranks(sizes, world_size):
     sampler = Sampler(sizes, 12, seed=0)
     assert samples_of_epoch(sampler, 1, world_size) == samples_of_epoch(sampler, 1)
+
+
+def reference_epoch(sizes, batch, seed, epoch):
+    """Return the batches of an epoch: lists of (shard, index). Seeds and layout are part of the format of a run."""
+    sequence = []
+    for shard in np.random.default_rng([seed, 0, epoch]).permutation(len(sizes)):
+        order = np.random.default_rng([seed, 1, epoch, shard]).permutation(sizes[shard])
+        sequence += [(int(shard), int(index)) for index in order]
+    lanes = next(lanes for lanes in range(32, 0, -1) if batch % lanes == 0)
+    starts, share = [lane * len(sequence) // lanes for lane in range(lanes)], batch // lanes
+    return [
+        [sample for start in starts for sample in sequence[start + step * share : start + (step + 1) * share]]
+        for step in range(len(sequence) // batch)
+    ]
+
+
+@pytest.mark.parametrize(("sizes", "batch"), [([30, 0, 20, 41], 7), ([50] * 9, 64), ([90, 1, 9], 99), ([8], 1)])
+def test_batches_are_those_of_the_reference(sizes, batch):
+    sampler = Sampler(sizes, batch, seed=3)
+    expected = [found for epoch in range(2) for found in reference_epoch(sizes, batch, 3, epoch)]
+    for step, samples in enumerate(expected):
+        locations = sampler.locate(step, range(batch))
+        assert list(zip(locations.shards.tolist(), locations.indices.tolist(), strict=True)) == samples
+        assert (locations.shards.dtype, locations.indices.dtype) == (np.int64, np.int64)
+        assert sampler.epoch(step) == step * 2 // len(expected)
+
+
+@pytest.mark.parametrize(("batch", "lanes"), [(1, 1), (31, 31), (33, 11), (64, 32), (37, 1), (2048, 32)])
+def test_lanes_are_the_largest_divisor_of_the_batch_up_to_the_limit(batch, lanes):
+    assert MAX_LANES == 32
+    assert Sampler([5000], batch, 0).lanes == lanes
+
+
+def test_data_set_of_exactly_one_batch_is_accepted():
+    assert Sampler([3, 4], 7, 0).steps_per_epoch == 1
 
 
 def test_order_depends_on_seed_and_epoch_only():
@@ -83,6 +118,9 @@ def test_too_few_samples_are_rejected():
 def test_batch_size_that_is_no_multiple_of_ranks_is_rejected():
     with pytest.raises(UserError, match="--batch-size 10: expected a multiple of the number of workers, 3"):
         rank_slots(10, 3, 0)
+    with pytest.raises(UserError, match="--human-batch-size 10: expected a multiple"):
+        rank_slots(10, 4, 0, "--human-batch-size")
+    assert [rank_slots(12, 3, rank) for rank in range(3)] == [range(4), range(4, 8), range(8, 12)]
 
 
 def test_one_of_eight_ranks_needs_few_of_imagenets_shards_at_a_time():

@@ -1,5 +1,7 @@
 import contextlib
 import math
+import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -85,6 +87,37 @@ def test_unreadable_images_are_named_in_results_and_page(checkpoints, val, tmp_p
     assert result["linear"]["images"] == 23
     assert result["left_out"] == {}
     assert "val: 1 unreadable image excluded: red/000.jpg (not_an_image" in (tmp_path / "out/index.html").read_text()
+
+
+@pytest.mark.parametrize("features", [None, "OUT/cache", "OUT"])
+def test_interrupted_evaluation_is_resumed(features, checkpoints, val, tmp_path, monkeypatch):
+    flags = ["--suite=linear,retrieval", f"--val={val}", "--queries=5"]
+    flags += [f"--features={features.replace('OUT', str(tmp_path / 'out'))}"] if features else []
+    with monkeypatch.context() as patch:
+        patch.setattr("trainer.evaluate.job.summarize_models", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            evaluate(checkpoints[:1], tmp_path / "out", *flags)
+    assert not (tmp_path / "out/glance.csv").exists()
+    monkeypatch.setattr("trainer.evaluate.job.extract_features", lambda *_: pytest.fail("features were saved"))
+    evaluate(checkpoints[:1], tmp_path / "out", *flags)
+    assert "retrieval" in read_results(tmp_path / "out")[MODEL_NAMES[0]]
+
+
+def test_report_may_lie_in_the_folder_of_a_run_but_not_be_mixed_with_it(checkpoints, val, tmp_path):
+    run = shutil.copytree(Path(checkpoints[0]).parents[1], tmp_path / "run")
+    evaluate([str(run / "checkpoints/best")], run / "report", "--suite=linear", f"--val={val}")
+    assert (run / "report/index.html").exists()
+    with pytest.raises(UserError, match=r"expected a new folder, or a report to resume; found other files, such as"):
+        evaluate([str(run / "checkpoints/best")], run, "--suite=linear", f"--val={val}")
+
+
+@pytest.mark.parametrize("name", ["train-000000.tar", "per_image.csv", "photos/deep/cat.jpg"])
+def test_folder_with_other_files_is_refused(name, checkpoints, val, tmp_path):
+    """For example a data set, or the report of labeler.teacher.evaluate, which has files of the same names."""
+    write(tmp_path / "out", {"results.json": b"{}", "index.html": b"", name: b"1"})
+    with pytest.raises(UserError, match="expected a new folder, or a report to resume; found other files"):
+        evaluate(checkpoints[:1], tmp_path / "out", "--suite=linear", f"--val={val}")
+    assert (tmp_path / "out/results.json").read_bytes() == b"{}"
 
 
 def test_plain_weights_file_is_a_baseline(val, human, tmp_path):

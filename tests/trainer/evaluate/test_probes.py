@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -6,7 +8,7 @@ from torch import nn
 
 from common.errors import UserError
 from trainer.evaluate.features import FeatureSet
-from trainer.evaluate.probes import Classifier, fit_linear_probe
+from trainer.evaluate.probes import Classifier, Probes, fit_linear_probe
 
 CPU = torch.device("cpu")
 
@@ -109,3 +111,101 @@ def test_scores_that_are_not_finite_are_refused(value):
     features = FeatureSet(np.full((2, 3), value, np.float32), np.zeros(2, int), np.arange(2), {})
     with pytest.raises(UserError, match=r"the offline probe of --train: .* found NaN or infinity"):
         Classifier("offline", nn.Identity(), ["a", "b", "c"], "--train").accuracy(features, ["a", "b", "c"], CPU)
+
+
+def test_images_are_classified_in_chunks(monkeypatch):
+    monkeypatch.setattr("trainer.evaluate.probes.VECTORS_PER_CHUNK", 4)
+    rows = []
+
+    def logits(vectors):
+        rows.append(len(vectors))
+        return vectors
+
+    features = FeatureSet(np.eye(10, dtype=np.float32), np.array([0, 1, 2, 3, 4, 5, 6, 7, 8, 0]), np.arange(10), {})
+    names = [str(number) for number in range(10)]
+    assert Classifier("offline", logits, names, "").accuracy(features, names, CPU)["top1"] == 0.9
+    assert rows == [4, 4, 2]
+
+
+# --- classifiers of models
+
+
+def make_model(classes=None, outputs=3, name="model"):
+    """Return a model whose classifier, if `outputs` is not 0, scores class k by feature k."""
+    scores = (lambda vectors: vectors[:, :outputs]) if outputs else lambda vectors: None
+    return SimpleNamespace(name=name, location=f"{name}.pt", channels=4, classes=classes, logits_of=scores)
+
+
+class Store:
+    """Features of training images, all of the same model; counts how often they are asked for."""
+
+    def __init__(self):
+        self.requests = []
+
+    def get(self, model, images):
+        self.requests.append((model.name, images))
+        return FeatureSet(np.tile(np.eye(4, dtype=np.float32), (8, 1)), np.tile([0, 1, 2, 0], 8), np.arange(32), {})
+
+
+def make_probes(train=None, store=None):
+    images = None if train is None else SimpleNamespace(classes=train)
+    return Probes(store or Store(), lambda: images, epochs=5, seed=1, device=CPU)
+
+
+def test_concurrent_classifier_has_the_classes_of_the_training():
+    classifier = make_probes().concurrent(make_model(["x", "y", "z"]), ["a", "b"])
+    assert (classifier.kind, classifier.classes) == ("concurrent", ["x", "y", "z"])
+    assert classifier.source == "model's training"
+    assert classifier.logits(torch.eye(4)).shape == (4, 3)
+
+
+def test_concurrent_classifier_without_class_names_takes_as_many_class_folders_in_order():
+    assert make_probes().concurrent(make_model(), ["a", "b", "c"]).classes == ["a", "b", "c"]
+
+
+def test_classifier_without_class_names_that_does_not_fit_needs_an_offline_probe():
+    message = r"model.pt: knows 3 classes without their names, found 2 class folders; expected as many, .* --train"
+    with pytest.raises(UserError, match=message):
+        make_probes().concurrent(make_model(), ["a", "b"])
+    probes = make_probes(train=["a", "b"])
+    assert probes.concurrent(make_model(), ["a", "b"]) is None
+    models = [make_model(), make_model(outputs=2, name="other"), make_model(["x", "y", "z"]), make_model(outputs=0)]
+    assert probes.notes(models, ["a", "b"]) == [
+        "model knows 3 classes without their names, found 2 class folders: only an offline probe is measured."
+    ]
+
+
+def test_offline_probe_is_trained_once_on_the_features_of_train():
+    store = Store()
+    probes = make_probes(["a", "b", "c"], store)
+    classifier = probes.offline(make_model(outputs=0))
+    assert (classifier.kind, classifier.classes, classifier.source) == ("offline", ["a", "b", "c"], "model on --train")
+    features = store.get(make_model(), None)
+    expected = fit_linear_probe(torch.from_numpy(features.vectors), torch.from_numpy(features.labels), 3, 5, 1, CPU)
+    assert torch.equal(classifier.logits.weight, expected.weight)
+    assert probes.offline(make_model(outputs=0)) is classifier
+    assert probes.offline(make_model(outputs=0, name="other")) is not classifier
+    assert [name for name, _ in store.requests] == ["model", "model", "other"]
+    assert store.requests[0][1].classes == ["a", "b", "c"]
+
+
+def test_without_train_there_is_no_offline_probe():
+    assert make_probes().offline(make_model()) is None
+    assert make_probes().concurrent(make_model(outputs=0), ["a"]) is None
+
+
+def test_concurrent_classifier_is_preferred_to_an_offline_one():
+    probes = make_probes(["a", "b", "c"])
+    assert probes.concurrent_or_offline(make_model(), ["a", "b", "c"]).kind == "concurrent"
+    assert probes.concurrent_or_offline(make_model(outputs=0), ["a", "b", "c"]).kind == "offline"
+
+
+def test_check_rejects_models_without_a_classifier_and_other_classes():
+    with pytest.raises(UserError, match=r"model.pt: has no linear probe of its own; name images with --train"):
+        make_probes().check(make_model(outputs=0), ["a"], "--val")
+    with pytest.raises(UserError, match=r"the 3 classes of model's training, found 2 with 1 missing \(z"):
+        make_probes().check(make_model(["x", "y", "z"]), ["x", "y"], "--val")
+    with pytest.raises(UserError, match=r"the 2 classes of --train, found 3 with 1 unknown \(z"):
+        make_probes(["x", "y"]).check(make_model(["x", "y", "z"]), ["x", "y", "z"], "--val")
+    make_probes(["x", "y"]).check(make_model(outputs=0), ["y", "x"], "--val")
+    make_probes().check(make_model(["x", "y", "z"]), ["z", "y", "x"], "--val")

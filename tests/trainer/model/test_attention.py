@@ -86,6 +86,19 @@ def test_map_is_the_sigmoid_of_a_linear_combination_of_one_map_per_stage(select)
     np.testing.assert_allclose(predicted.numpy(), predict_in_loops(features, readout, select), atol=1e-6)
 
 
+def test_default_is_the_channel_with_the_highest_mean():
+    features = make_features()
+    default, chosen = AttentionReadout(), AttentionReadout("gap_argmax")
+    chosen.load_state_dict(default.state_dict())
+    assert default.select == "gap_argmax"
+    assert torch.equal(default(features, SIZE), chosen(features, SIZE))
+
+
+def test_prediction_is_float32_under_autocast():
+    with torch.autocast("cpu", torch.bfloat16):
+        assert make_readout("gap_argmax")(make_features(), SIZE).dtype == torch.float32
+
+
 def test_selections_differ():
     with torch.no_grad():
         maps = {select: make_readout(select)(make_features(), SIZE) for select in SELECTIONS}

@@ -58,7 +58,7 @@ def test_labels_of_class_folders_are_class_indices_of_the_model(tmp_path):
     for name, value in (("lime", 100), ("red", 200)):
         (tmp_path / name).mkdir()
         Image.new("RGB", (40, 30), (value, 0, 0)).save(tmp_path / name / "0.png")
-    images = list(read_folder_images(open_val_folders(str(tmp_path), ["red", "lime"]), ["red", "lime"], 16))
+    images = list(read_folder_images(open_val_folders(str(tmp_path), ["red", "lime"]), ["red", "lime"], 16, {}))
     assert [(image.label, int(image.image[0, 0, 0])) for image in images] == [(1, 100), (0, 200)]
     torch.testing.assert_close(
         images[0].image,
@@ -67,6 +67,19 @@ def test_labels_of_class_folders_are_class_indices_of_the_model(tmp_path):
             16,
         ),
     )
+
+
+def test_unreadable_images_of_class_folders_are_skipped_and_named(tmp_path):
+    for name in ("lime", "red"):
+        (tmp_path / name).mkdir()
+        for number in range(2):
+            Image.new("RGB", (40, 30)).save(tmp_path / name / f"{number}.png")
+    (tmp_path / "lime/1.png").write_bytes(b"no image")
+    unreadable = {}
+    images = read_folder_images(open_val_folders(str(tmp_path), ["red", "lime"]), ["red", "lime"], 16, unreadable)
+    assert [image.label for image in images] == [1, 0, 0]
+    assert list(unreadable) == ["lime/1.png"]
+    assert unreadable["lime/1.png"].startswith("not_an_image: ")
 
 
 def test_class_folders_other_than_the_classes_raise_an_error(tmp_path):

@@ -93,6 +93,14 @@ def test_unsupported_settings_raise_an_error_before_anything_is_written(discs, t
     assert not (tmp_path / "search").exists()
 
 
+def test_folder_with_other_files_is_refused(discs, tmp_path):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos/cat.jpg").write_bytes(b"1")
+    with pytest.raises(UserError, match=r"expected a new folder, or a search to resume; .* such as photos/cat\.jpg"):
+        search.main(make_flags(discs, tmp_path))
+    assert [path.name for path in tmp_path.iterdir()] == ["photos"]
+
+
 @pytest.mark.slow
 def test_repeated_search_under_ray_tune_trains_nothing_again(discs, tmp_path, capfd):
     flags = make_flags(discs, tmp_path, "--trials=2")

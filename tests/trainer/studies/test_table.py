@@ -115,6 +115,51 @@ def test_unsupported_settings_raise_an_error_before_anything_is_trained(discs, t
     assert not trained_seeds
 
 
+def write_val(folder, unreadable=()):
+    """Write two validation images of each class; those with names in `unreadable` are damaged."""
+    for name in (f"{color}/{number}.png" for color in COLORS[:2] for number in range(2)):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (40, 30), name.partition("/")[0]).save(folder / name)
+        if name in unreadable:
+            (folder / name).write_bytes(b"no image")
+    return folder
+
+
+def test_unreadable_validation_image_is_excluded_and_named_below_the_table(discs, tmp_path, trained_seeds):
+    val = write_val(tmp_path / "val", ["red/1.png"])
+    flags = make_flags(discs, tmp_path / "table", "--seeds=1", "--recipes=contrastive", f"--val={val}")
+    for _ in range(2):  # measured, then read from the run's folder
+        assert table.main(flags) == 0
+        text = (tmp_path / "table/table.md").read_text()
+        assert "center crops of " in text
+        assert "1 unreadable image excluded: red/1.png (not_an_image: " in text
+    assert len(trained_seeds) == 2
+    [row] = csv.DictReader((tmp_path / "table/table.csv").open())
+    assert any(float(row["mean"]) == pytest.approx(100 * correct / 3, abs=1e-3) for correct in range(4))
+
+
+def test_validation_images_of_which_none_can_be_read_raise_an_error_before_anything_is_trained(
+    discs, tmp_path, trained_seeds
+):
+    val = write_val(tmp_path / "val", [f"{color}/{number}.png" for color in COLORS[:2] for number in range(2)])
+    with pytest.raises(UserError, match=r"--val .*: expected at least one readable image, found 4 unreadable: lime/0"):
+        table.main(make_flags(discs, tmp_path / "table", f"--val={val}"))
+    assert not trained_seeds
+
+
+def test_folder_with_other_files_is_refused_before_anything_is_trained(discs, tmp_path, trained_seeds):
+    (tmp_path / "runs/of another table").mkdir(parents=True)
+    (tmp_path / "runs/of another table/config.json").write_text("{}")
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos/cat.jpg").write_bytes(b"1")
+    flags = make_flags(discs, tmp_path, "--seeds=1", "--recipes=contrastive")
+    with pytest.raises(UserError, match=r"expected a new folder, or a table to resume; .* such as photos/cat\.jpg"):
+        table.main(flags)
+    assert not trained_seeds
+    (tmp_path / "photos/cat.jpg").unlink()
+    assert table.main(flags) == 0
+
+
 def test_finished_run_of_other_data_raises_an_error(tmp_path):
     data, output = make_dataset(tmp_path / "data", [8], classes=2), tmp_path / "table"
     one_run = ["--recipes=contrastive", "--seeds=1"]

@@ -1,5 +1,7 @@
 import io
 import itertools
+import zlib
+from types import SimpleNamespace
 
 import imagecorruptions
 import numpy as np
@@ -8,6 +10,7 @@ import torch
 from PIL import Image
 
 from common.errors import UserError
+from common.storage import s3_client
 from tests.support.pictures import jpeg, photograph, write
 from trainer.data.crops import center_crop
 from trainer.evaluate.features import extract_features
@@ -15,9 +18,11 @@ from trainer.evaluate.images.corruptions import (
     ALEXNET_ERRORS,
     CORRUPTIONS,
     EXTRA_CORRUPTIONS,
+    CorruptedImages,
     corrupt,
     corrupt_images,
     open_imagenet_c,
+    set_name,
 )
 from trainer.evaluate.images.image_sets import FolderImages
 
@@ -142,3 +147,58 @@ def test_sets_of_different_images_are_refused(tmp_path):
     write(tmp_path, {"fog/2/a/9.jpg": jpeg()})
     with pytest.raises(UserError, match=r"imagenet-c fog 2 .* hold different images, such as a/9\.jpg"):
         open_imagenet_c(folder, ["fog", "snow"], [1, 2])
+
+
+def test_published_folders_may_be_in_s3(monkeypatch):
+    """A folder in S3 exists if there is an object below its name."""
+    prefixes = []
+
+    def list_page(location):
+        prefixes.append((location.bucket, location.key))
+        return {"Contents": [{"Key": "x"}]} if location.key == "data/c/fog/" else {}
+
+    monkeypatch.setattr(s3_client, "list_page", list_page)
+    with pytest.raises(UserError, match=r"--imagenet-c s3://bucket/data/c lacks snow: .* found fog; complete the data"):
+        open_imagenet_c("s3://bucket/data/c/", ["snow"], [1])
+    assert prefixes == [("bucket", f"data/c/{name}/") for name in CORRUPTIONS]
+
+
+def test_missing_data_of_all_corruptions_are_described(tmp_path):
+    with pytest.raises(UserError, match=r"found none; complete the data, or name available corruptions"):
+        open_imagenet_c(str(tmp_path), [], [1])
+
+
+def test_corrupted_sets_describe_themselves_and_keep_the_order_of_corruptions(clean):
+    sets = corrupt_images(clean, ["fog", "snow"], [2, 1], seed=3)
+    assert list(sets) == [("snow", 2), ("snow", 1), ("fog", 2), ("fog", 1)]
+    images = sets["fog", 2]
+    assert images.name == set_name("fog", 2) == "imagenet-c fog 2"
+    assert (images.names, images.classes, images.whole_frame) == (clean.names, clean.classes, True)
+    np.testing.assert_array_equal(images.labels, clean.labels)
+
+
+def test_identity_of_a_corrupted_set_depends_on_images_corruption_severity_seed_and_library(clean, monkeypatch):
+    def identity(images=clean, corruption="fog", severity=2, seed=3):
+        return CorruptedImages(images, corruption, severity, seed).identity
+
+    other = SimpleNamespace(identity="other", names=[], labels=[], classes=[])
+    identities = [identity(), identity(other), identity(corruption="snow"), identity(severity=1), identity(seed=4)]
+    monkeypatch.setattr("trainer.evaluate.images.corruptions.version", lambda package: f"{package} 99")
+    assert len({*identities, identity()}) == 6
+
+
+def test_random_numbers_of_an_image_depend_on_its_name_and_the_corruption(clean, monkeypatch):
+    seeds = []
+    monkeypatch.setattr(
+        "trainer.evaluate.images.corruptions.corrupt",
+        lambda pixels, corruption, severity, seed: seeds.append(seed) or pixels,
+    )
+    CorruptedImages(clean, "fog", 2, seed=3).read(1)
+    assert seeds == [[3, 2, zlib.crc32(b"fog"), zlib.crc32(clean.names[1].encode())]]
+
+
+def test_name_that_is_no_unicode_is_accepted(clean):
+    clean.names[0] = b"a/\xff.jpg".decode("utf-8", "surrogateescape")
+    images = CorruptedImages(clean, "brightness", 1, seed=0)
+    images._clean = SimpleNamespace(read=lambda index: torch.zeros(3, 8, 8, dtype=torch.uint8))
+    assert images.read(0).shape == (3, 224, 224)
