@@ -17,6 +17,8 @@ from tests.support.jobs import checksums, command, label_command, run, start
 SENTENCE = "stopped; run the same command again to resume"
 TIMEOUT = 120  # seconds
 
+pytestmark = pytest.mark.slow
+
 
 def wait_until(condition: Callable[[], bool]) -> None:
     deadline = time.monotonic() + TIMEOUT
@@ -44,7 +46,6 @@ def assert_stopped(process: "subprocess.Popen[str]", code: int) -> None:
     assert "SIGTERM" not in errors  # from Ray's own handler: "*** SIGTERM received"
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("signal_number", "code", "workers"),
     [(signal.SIGTERM, 143, 1), (signal.SIGTERM, 143, 2), (signal.SIGINT, 130, 2)],
@@ -83,7 +84,6 @@ def command_lines(parent: int) -> str:
     return subprocess.run(line, capture_output=True, text=True).stdout
 
 
-@pytest.mark.slow
 def test_labeling_that_is_stopped_on_a_cluster_leaves_no_unfinished_files(images: Path, tmp_path: Path) -> None:
     output = tmp_path / "out"
     with Cluster(nodes=2, TEACHER_SECONDS="0.1") as cluster:
@@ -121,7 +121,6 @@ def test_stopped_training_ends_with_one_sentence_and_can_be_resumed(
     assert (output / "checkpoints/last").exists()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("signal_number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_stopped_training_with_ray_workers_ends_with_one_sentence(
     signal_number: int, code: int, discs: Path, tmp_path: Path
