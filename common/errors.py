@@ -1,11 +1,12 @@
 """Errors that users meet: mistakes that stop a program, and images that cannot be labeled."""
 
+import contextlib
 import functools
 import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from enum import StrEnum
 from types import FrameType
 from typing import NoReturn
@@ -15,6 +16,8 @@ from pydantic import ValidationError
 SIGTERM_EXIT_CODE = 128 + signal.SIGTERM  # 143, what a shell reports for a program that the signal has ended
 
 _sigterm_received = False
+_blocks_without_interruption = 0  # that the main thread is in
+_interruption_postponed = False
 
 
 class UserError(Exception):
@@ -64,6 +67,8 @@ def run_program(main: Callable[[], int]) -> NoReturn:
     which clusters send to stop a job, with code 143.
     """
     handle_sigterm()
+    if signal.getsignal(signal.SIGINT) == signal.default_int_handler:  # not in a shell's background
+        signal.signal(signal.SIGINT, lambda signal_number, frame: _interrupt())
     try:
         try:
             code = main()
@@ -97,14 +102,32 @@ def handle_sigterm() -> None:
         signal.signal(signal.SIGTERM, functools.partial(_on_sigterm, os.getpid()))
 
 
-def stop_program() -> NoReturn:
-    """Stop this program as SIGTERM does, if something else than the handler has received the signal.
+@contextlib.contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Postpone Ctrl-C and SIGTERM to the end of the `with` block, in a program that `run_program` runs.
 
-    Raises KeyboardInterrupt, the only exception of a signal handler that Ray's own code passes on.
+    For calls that a KeyboardInterrupt in their middle would break: a thread may wait forever for another one if the
+    notification between them is interrupted.
     """
+    global _blocks_without_interruption, _interruption_postponed
+    if threading.current_thread() is not threading.main_thread():  # Python interrupts only the main thread
+        yield
+        return
+    _blocks_without_interruption += 1
+    try:
+        yield
+    finally:
+        _blocks_without_interruption -= 1
+        if _interruption_postponed and not _blocks_without_interruption:
+            _interruption_postponed = False
+            raise KeyboardInterrupt
+
+
+def stop_program() -> None:
+    """Stop this program as SIGTERM does, if something else than the handler has received the signal."""
     global _sigterm_received
     _sigterm_received = True
-    raise KeyboardInterrupt
+    _interrupt()
 
 
 def _on_sigterm(program: int, signal_number: int, frame: FrameType | None) -> None:
@@ -112,3 +135,12 @@ def _on_sigterm(program: int, signal_number: int, frame: FrameType | None) -> No
         os._exit(SIGTERM_EXIT_CODE)
     if not _sigterm_received:  # a second signal must not interrupt what the first one has started
         stop_program()
+
+
+def _interrupt() -> None:
+    """Raise KeyboardInterrupt, the only exception of a signal handler that Ray's own code passes on."""
+    global _interruption_postponed
+    if _blocks_without_interruption:
+        _interruption_postponed = True
+    else:
+        raise KeyboardInterrupt

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from common.errors import UserError, describe_error
+from common.errors import UserError, describe_error, uninterrupted
 from common.progress import progress_bar
 from common.storage.files import write_atomically
 from common.storage.run_folder import RunFolder
@@ -52,10 +52,15 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
 def save_or_check_settings(folder: RunFolder, name: str, settings: dict[str, Any]) -> None:
     """Save the settings of a new run, or check that a resumed run has the same. Raises UserError on a difference."""
-    if before := folder.read_json(name):
+    before = folder.read_json(name)
+    if before is None:
+        folder.write_json(name, settings)
+    elif isinstance(before, dict):
         check_same_settings(folder.location, before, settings)
     else:
-        folder.write_json(name, settings)
+        raise UserError(
+            f"{folder.location}/{name}: expected the settings of a run, found another file; choose another folder"
+        )
 
 
 def check_same_settings(location: str, before: dict[str, Any], now: dict[str, Any]) -> None:
@@ -92,11 +97,12 @@ class MetricLog:
 
     def write(self, step: int, **metrics: float | dict[str, float]) -> None:
         """Log the metrics of a step; a dict is a named group of metrics."""
-        self._file.write(json.dumps({"step": step, **metrics}) + "\n")
-        for name, value in metrics.items():
-            group = value if isinstance(value, dict) else {"": value}
-            for part, number in group.items():
-                self._events.add_scalar(f"{name}/{part}" if part else name, number, step)
+        with uninterrupted():  # tensorboardX passes them to a thread, for which `close` waits
+            self._file.write(json.dumps({"step": step, **metrics}) + "\n")
+            for name, value in metrics.items():
+                group = value if isinstance(value, dict) else {"": value}
+                for part, number in group.items():
+                    self._events.add_scalar(f"{name}/{part}" if part else name, number, step)
 
     def close(self) -> None:
         """Flush and close all files."""

@@ -1,7 +1,8 @@
 """The table of an input's images, and the classification of file names (image, tar, class).
 
 A listing is a pyarrow Table with one row per image, sorted by `uri`. Its columns are
-`uri` (path relative to the input; for a member of a tar, the path of the tar followed by the member's name),
+`uri` (path relative to the input; for a member of a tar, the path of the tar followed by the member's name; for a
+photograph of a labeled data set, its path in the input from which it was labeled),
 `size` (bytes), `container` (path of the tar that holds the image, relative to the input; null for a separate file) and
 `offset` (position of the image's first byte in the container).
 """
@@ -15,7 +16,7 @@ from typing import NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from common.errors import ImageFailure, Reason
+from common.errors import ImageFailure, Reason, UserError
 
 IMAGE_EXTENSIONS = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm"}
 TAR_EXTENSION = ".tar"
@@ -27,6 +28,7 @@ LISTING_SCHEMA = pa.schema(
         ("offset", pa.int64()),
     ]
 )
+LABEL_FILES = "label files in shards"  # kind of the skipped files of a labeled data set
 ROWS_PER_FLUSH = 50_000  # rows collected as Python objects before they are converted to compact columns
 
 OnProgress = Callable[[int], None]  # called with the number of images listed so far
@@ -66,11 +68,17 @@ class ListingBuilder:
                 self._flush()
 
     def finish(self) -> Listing:
-        """Return the listing of all images, sorted by the UTF-8 bytes of their uri."""
+        """Return the listing of all images, sorted by the UTF-8 bytes of their uri.
+
+        Raises UserError if photographs of a labeled data set have the uri of another image.
+        """
         self._flush()
         table = pa.concat_tables(self._tables).unify_dictionaries()
         self._tables = []
-        return Listing(table.take(pc.sort_indices(table["uri"])), self.skipped)
+        table = table.take(pc.sort_indices(table["uri"]))
+        if self.skipped[LABEL_FILES]:
+            _check_unique(table["uri"])
+        return Listing(table, self.skipped)
 
     def _flush(self) -> None:
         columns = zip(*self._rows, strict=True) if self._rows else ((), (), (), ())
@@ -79,6 +87,16 @@ class ListingBuilder:
         self._images += len(self._rows)
         self._rows = []
         self._on_progress(self._images)
+
+
+def _check_unique(uris: pa.ChunkedArray) -> None:
+    """Raise UserError if sorted uris contain one twice."""
+    repeated = uris[1:].filter(pc.equal(uris[1:], uris[:-1]))
+    if len(repeated):
+        raise UserError(
+            f"{repeated[0]} is in this input more than once: in the shards of a labeled data set and in other files or "
+            "shards; name a folder with a single data set"
+        )
 
 
 def is_image(name: str) -> bool:

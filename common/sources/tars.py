@@ -3,6 +3,7 @@
 The standard library's tarfile takes a damaged header for the end of the archive; this module raises an error instead.
 """
 
+import itertools
 import tarfile
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -10,6 +11,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import BinaryIO, NamedTuple
 
 from common.errors import UserError
+from common.sources.labeled import MAX_SAMPLE_MEMBERS, is_shard, list_photographs
 from common.sources.listing import ImageRef, ListingBuilder, file_kind, is_image, is_tar
 
 
@@ -85,8 +87,16 @@ def _read_content(part: TarPart, open_container: Callable[[str], BinaryIO]) -> T
     content = TarContent([], [], Counter())
     try:
         with open_container(part.container) as file:
-            for header in tar_headers(file, part.start, part.end):
-                _add_member(header, part, content)
+            headers = tar_headers(file, part.start, part.end)
+            first = list(itertools.islice(headers, MAX_SAMPLE_MEMBERS + 1))  # perhaps one for a folder
+            headers = itertools.chain(first, headers)
+            if is_shard(first):
+                folder = part.prefix.rstrip("/").rpartition("/")[0]
+                prefix = f"{folder}/" if folder else ""
+                content.images.extend(list_photographs(headers, file, part.container, prefix, content.skipped))
+            else:
+                for header in headers:
+                    _add_member(header, part, content)
     except (OSError, tarfile.TarError) as error:
         raise UserError(f"{part.container} cannot be read as an uncompressed tar file: {error}") from None
     return content

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 
 from common.errors import UserError, describe_error
-from common.manifest import MANIFEST, Plan, ShardRecord, plan_name, record_name, shard_name
+from common.manifest import CARD, MANIFEST, Plan, ShardRecord, plan_name, record_name, shard_name
 from common.parallel import in_processes
 from common.storage import Storage, open_storage
 from common.text import pluralize
@@ -38,6 +38,7 @@ def verify_dataset(dataset: str, workers: int | None = None) -> dict[str, Any]:
         started = bool(published) or any(shard in records for shard in plan.shard_indices)
         problems += _find_plan_problems(storage, plan, previous, started)
     problems += _find_missing_and_unplanned_files(storage, plans, published, records)
+    problems += _find_training_run(storage)
     start = functools.partial(initialize_checker, dataset)
     shards = sorted(records)
     for shard_problems in in_processes(find_shard_problems, shards, processes=workers, unit="shards", start=start):
@@ -151,6 +152,15 @@ def _find_missing_and_unplanned_files(
     ]
     expected = [shard for plan in published for shard in plan.shard_indices]
     return unplanned + missing + [f"{shard_name(shard)}: has no record" for shard in expected if shard not in records]
+
+
+def _find_training_run(storage: Storage) -> list[str]:
+    """Find checkpoints: earlier versions of trainer.run accepted a data set as output, and replaced its card."""
+    return [
+        f"{name}: belongs to a training run, which may have replaced {CARD}; move the files of the run to another "
+        f"folder, and run the same labeler.run command again, which writes {CARD}"
+        for name in storage.list("checkpoints")
+    ]
 
 
 def _count_failures(storage: Storage, plans: list[Plan], records: Records) -> int:

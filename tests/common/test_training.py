@@ -1,4 +1,4 @@
-"""Tests of checkpoints: writing that Ctrl-C interrupts, and files that are not checkpoints."""
+"""Tests of the settings of runs, and of checkpoints whose writing Ctrl-C interrupts."""
 
 import os
 import select
@@ -6,6 +6,11 @@ import signal
 import sys
 from pathlib import Path
 
+import pytest
+
+from common.errors import UserError
+from common.storage.run_folder import RunFolder
+from common.training import save_or_check_settings
 from tests.support.jobs import start
 
 SAVING = """
@@ -35,3 +40,20 @@ def test_interrupt_while_a_checkpoint_is_written_ends_the_program_as_ctrl_c_does
     assert (process.returncode, errors) == (130, "stopped; run the same command again to resume\n")
     assert path.read_bytes() == b"earlier checkpoint"
     assert os.listdir(tmp_path) == ["last"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{}", "holds a run with other settings: epochs was None, is 3"),
+        ('{"architectures": ["ResNet"]}', "holds a run with other settings: epochs was None, is 3"),
+        ("[]", r"config\.json: expected the settings of a run, found another file"),
+    ],
+)
+def test_settings_file_of_another_program_is_refused_and_not_changed(
+    content: str, message: str, tmp_path: Path
+) -> None:
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(UserError, match=message):
+        save_or_check_settings(RunFolder(str(tmp_path)), "config.json", {"epochs": 3})
+    assert (tmp_path / "config.json").read_text() == content

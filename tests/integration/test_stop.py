@@ -1,5 +1,6 @@
 """Programs that are stopped by SIGTERM, which clusters and service managers send, or by Ctrl-C."""
 
+import os
 import re
 import signal
 import subprocess
@@ -15,7 +16,7 @@ from tests.support.datasets import make_dataset
 from tests.support.jobs import checksums, command, label_command, run, start
 
 SENTENCE = "stopped; run the same command again to resume"
-TIMEOUT = 120  # seconds
+TIMEOUT = 200  # seconds
 
 pytestmark = pytest.mark.slow
 
@@ -36,10 +37,25 @@ def count_steps(output: Path) -> int:
     return path.read_text().count("learning_rate") if path.exists() else 0
 
 
-def assert_stopped(process: "subprocess.Popen[str]", code: int) -> None:
-    """Assert that a program that got a signal ends with the sentence as its last line, and without a traceback."""
-    _, errors = process.communicate(timeout=TIMEOUT)
-    assert process.returncode == code, errors
+def stop(line: list[str], signal_number: int, condition: Callable[[int], bool], **variables: str) -> tuple[int, str]:
+    """Start a program and send it a signal when the condition on its process id holds.
+
+    Returns its exit code and what it has written to standard error.
+    """
+    process = start(line, **variables)
+    try:
+        wait_until(lambda: condition(process.pid) or process.poll() is not None)
+        process.send_signal(signal_number)
+        _, errors = process.communicate(timeout=TIMEOUT)
+        return process.returncode, errors
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
+
+
+def assert_only_sentence(errors: str) -> None:
+    """Assert that the sentence is the last line of a program that got a signal, and that there is no traceback."""
     assert errors.count(SENTENCE) == 1, errors
     assert errors.rstrip().endswith(SENTENCE), errors
     assert "Traceback" not in errors
@@ -56,10 +72,9 @@ def test_stopped_labeling_leaves_no_unfinished_files_and_resumes_to_the_same_byt
 ) -> None:
     output = tmp_path / "out"
     line = label_command(images, output, workers=workers)
-    process = start(line, TEACHER_SECONDS="0.1")
-    wait_until(lambda: count_records(output) >= 2 or process.poll() is not None)
-    process.send_signal(signal_number)
-    assert_stopped(process, code)
+    found, errors = stop(line, signal_number, lambda pid: count_records(output) >= 2, TEACHER_SECONDS="0.1")
+    assert found == code, errors
+    assert_only_sentence(errors)
     assert not (output / ".partial").exists()
     assert not (output / "manifest.json").exists()
     assert verify_dataset(str(output), workers=1)["problems"] == []
@@ -71,10 +86,10 @@ def test_stopped_labeling_leaves_no_unfinished_files_and_resumes_to_the_same_byt
 
 def test_labeling_that_is_stopped_while_ray_starts_ends_with_one_sentence(images: Path, tmp_path: Path) -> None:
     """Ray installs a handler of its own at that time."""
-    process = start(label_command(images, tmp_path / "out"))
-    wait_until(lambda: "gcs_server" in command_lines(process.pid) or process.poll() is not None)
-    process.send_signal(signal.SIGTERM)
-    assert_stopped(process, 143)
+    line = label_command(images, tmp_path / "out")
+    code, errors = stop(line, signal.SIGTERM, lambda pid: "gcs_server" in command_lines(pid))
+    assert code == 143, errors
+    assert_only_sentence(errors)
     assert not (tmp_path / "out/.partial").exists()
 
 
@@ -113,10 +128,10 @@ def test_stopped_training_ends_with_one_sentence_and_can_be_resumed(
     signal_number: int, code: int, discs: Path, tmp_path: Path
 ) -> None:
     output = tmp_path / "run"
-    process = start(train_command(discs, output, checkpoint_every=1))
-    wait_until(lambda: count_steps(output) >= 2 or process.poll() is not None)
-    process.send_signal(signal_number)
-    assert_stopped(process, code)
+    line = train_command(discs, output, checkpoint_every=1)
+    found, errors = stop(line, signal_number, lambda pid: count_steps(output) >= 2)
+    assert found == code, errors
+    assert_only_sentence(errors)
     assert not list(output.glob(".partial/*"))
     assert (output / "checkpoints/last").exists()
 
@@ -126,11 +141,9 @@ def test_stopped_training_with_ray_workers_ends_with_one_sentence(
     signal_number: int, code: int, discs: Path, tmp_path: Path
 ) -> None:
     output = tmp_path / "run"
-    process = start(train_command(discs, output, checkpoint_every=1, workers=2))
-    wait_until(lambda: count_steps(output) >= 2 or process.poll() is not None)
-    process.send_signal(signal_number)
-    _, errors = process.communicate(timeout=TIMEOUT)
-    assert process.returncode == code, errors
+    line = train_command(discs, output, checkpoint_every=1, workers=2)
+    found, errors = stop(line, signal_number, lambda pid: count_steps(output) >= 2)
+    assert found == code, errors
     driver = [line for line in errors.splitlines() if not re.match(r"\x1b\[\d+m\(", line)]  # not of a worker
     assert driver.count(SENTENCE) == 1, errors
     assert not [line for line in driver if "Traceback" in line or "SIGTERM" in line]

@@ -95,6 +95,18 @@ def test_a_missing_sample_is_reported(dataset: Path, tmp_path: Path) -> None:
     assert f"where sample {lost} is planned" in problem
 
 
+def test_checkpoints_among_the_shards_are_reported_and_files_of_the_user_are_not(dataset: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    shutil.copytree(dataset, output)
+    for name in ("preview.html", "LICENSE", "train-000000.tar.idx", "notes/mine.txt", "checkpoints/last"):
+        (output / name).parent.mkdir(exist_ok=True)
+        (output / name).write_bytes(b"1")
+    report = verify_dataset(str(output), workers=1)
+    assert not report["ok"]
+    [problem] = report["problems"]
+    assert problem.startswith("checkpoints/last: belongs to a training run, which may have replaced README.md; move")
+
+
 def rewrite(output: Path, samples: dict[str, Members]) -> None:
     """Write the shard again with these samples, and update the checksum and size in its record."""
     file = io.BytesIO()

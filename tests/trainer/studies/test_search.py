@@ -93,7 +93,8 @@ def test_unsupported_settings_raise_an_error_before_anything_is_written(discs, t
     assert not (tmp_path / "search").exists()
 
 
-def test_folder_with_other_files_is_refused(discs, tmp_path):
+def test_folder_with_other_files_is_refused(discs, tmp_path, monkeypatch):
+    monkeypatch.setattr("trainer.studies.search._run_trials", lambda *_: pytest.fail("the search was started"))
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos/cat.jpg").write_bytes(b"1")
     with pytest.raises(UserError, match=r"expected a new folder, or a search to resume; .* such as photos/cat\.jpg"):
