@@ -33,7 +33,7 @@ demo: $(INSTALLED)
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest -m "not slow" --ignore tests/integration --numprocesses 2 --dist loadfile $(ARGS)
-	$(BIN)/python -m pytest -m "not slow" tests/integration $(ARGS)
+	$(BIN)/python -m pytest -m "not slow" tests/integration --numprocesses 2 --dist loadfile $(ARGS)
 
 test-promises: $(INSTALLED)
 	$(BIN)/python -m pytest -m promise --numprocesses 2 --dist loadfile $(ARGS)

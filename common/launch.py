@@ -82,13 +82,16 @@ def _run_under_torchrun(function: Callable[[Rank], None]) -> None:
 
 def _run_under_ray(function: Callable[[Rank], None], workers: int, folder: Path) -> None:
     import ray  # takes more than a second, and a single process does not need it
-    from ray.train.torch import get_device
-
-    # `ray.train` exports these classes at run time, but to mypy it shows those of its first version
-    from ray.train.v2.api.callback import UserCallback
-    from ray.train.v2.api.config import FailureConfig, RunConfig, ScalingConfig
-    from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError, WorkerGroupError
-    from ray.train.v2.torch.torch_trainer import TorchTrainer
+    from ray.train import (
+        ControllerError,
+        FailureConfig,
+        RunConfig,
+        ScalingConfig,
+        TrainingFailedError,
+        UserCallback,
+        WorkerGroupError,
+    )
+    from ray.train.torch import TorchTrainer, get_device
 
     from common.cluster import end_workers, join_ray, worker_environment
 

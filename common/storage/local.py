@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from common.errors import UserError
+from common.storage.files import make_folder, sync_folder
 
 PARTIAL = ".partial"  # folder of unfinished files, of running jobs or of killed ones
 
@@ -72,12 +73,12 @@ class LocalStorage:
         file.flush()
         os.fsync(file.fileno())
         target = self.root / name
-        target.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(target.parent)
         try:
             os.link(file.name, target)
         except FileExistsError:
             return False
-        _sync_folder(target.parent)
+        sync_folder(target.parent)
         return True
 
     def put(self, name: str, content: bytes) -> bool:
@@ -91,9 +92,9 @@ class LocalStorage:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-            target.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(target.parent)
             os.replace(file.name, target)
-            _sync_folder(target.parent)
+            sync_folder(target.parent)
 
     def swap(self, name: str, expected: bytes | None, content: bytes) -> bool:
         with _lock_folder(self.root):
@@ -105,7 +106,7 @@ class LocalStorage:
     def check_writable(self) -> None:
         """Check that files and hard links can be created in the folder. Raises UserError."""
         try:
-            self.root.mkdir(parents=True, exist_ok=True)
+            make_folder(self.root)
             with self.scratch() as file:
                 probe = f"{PARTIAL}/{uuid.uuid4().hex}.probe"
                 self.put_file(probe, file)
@@ -157,14 +158,5 @@ def _lock_folder(folder: Path) -> Iterator[None]:
         with contextlib.suppress(OSError):
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
-    finally:
-        os.close(descriptor)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Flush a folder to disk, so that a new name in it survives a power failure."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
     finally:
         os.close(descriptor)

@@ -62,6 +62,18 @@ def open_and_write(path: Path) -> None:
         file.write(CONTENT)
 
 
+def creation(folder: Path, above: Path) -> list[Operation]:
+    """Return the expected operations for a new folder in `above`; none if they are the same folder."""
+    return [] if folder == above else [Operation("sync", above.stat().st_ino, None)]
+
+
+def writing(path: Path) -> list[Operation]:
+    """Return the expected operations for a file: it is flushed, gets its name, and then its folder is flushed."""
+    file, folder = path.stat().st_ino, path.parent.stat().st_ino
+    size = len(CONTENT)
+    return [Operation("sync", file, size), Operation("name", file, size), Operation("sync", folder, None)]
+
+
 @pytest.mark.parametrize(
     "write",
     [
@@ -76,18 +88,22 @@ def open_and_write(path: Path) -> None:
 def test_storage_flushes_the_file_before_it_gets_its_name_and_then_the_folder(
     write: Callable[[LocalStorage, str], None], name: str, operations: list[Operation], tmp_path: Path
 ) -> None:
+    path = tmp_path / name
     write(LocalStorage(tmp_path), name)
-    file, folder = (tmp_path / name).stat().st_ino, (tmp_path / name).parent.stat().st_ino
-    assert operations == [("sync", file, len(CONTENT)), ("name", file, len(CONTENT)), ("sync", folder, None)]
+    flushed, *named = writing(path)
+    assert operations == [flushed, *creation(path.parent, tmp_path), *named]
 
 
 @pytest.mark.parametrize(
     "write", [open_and_write, lambda path: write_atomically(path, CONTENT)], ids=["open_atomically", "write_atomically"]
 )
-def test_file_is_flushed_before_it_replaces_the_old_one(
-    write: Callable[[Path], None], operations: list[Operation], tmp_path: Path
+@pytest.mark.parametrize("name", ["last", "checkpoints/last"])
+def test_file_and_folder_are_flushed_when_a_file_is_written_atomically(
+    write: Callable[[Path], None], name: str, operations: list[Operation], tmp_path: Path
 ) -> None:
-    (tmp_path / "last").write_bytes(b"old")
-    write(tmp_path / "last")
-    file = (tmp_path / "last").stat().st_ino
-    assert operations[:2] == [("sync", file, len(CONTENT)), ("name", file, len(CONTENT))]
+    path = tmp_path / name
+    write(path)
+    assert operations == [*creation(path.parent, tmp_path), *writing(path)]
+    operations.clear()
+    write(path)
+    assert operations == writing(path)
