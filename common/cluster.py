@@ -1,10 +1,12 @@
 """Join or start a Ray cluster, set up the environment of its workers, and count how many workers it has room for."""
 
+import contextlib
 import logging
 import os
 import socket
 import sys
 import time
+from collections.abc import Iterator
 
 import ray
 from ray.exceptions import RayError
@@ -31,6 +33,7 @@ FORWARDED_VARIABLES = (
     SSE,
     SSE_KMS_KEY,
 )
+CREDENTIALS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SECURITY_TOKEN", "AWS_SESSION_TOKEN")
 CONNECT_TIMEOUT = 20.0  # seconds, for a connection to the cluster's head
 MAX_SECONDS_TO_END = 5.0  # for workers of a program that is stopped
 MAX_REASON_LENGTH = 300  # characters of Ray's message that an error quotes
@@ -41,6 +44,19 @@ def worker_environment() -> dict[str, str]:
     """Return the environment variables to set for workers, on any machine."""
     forwarded = {name: os.environ[name] for name in FORWARDED_VARIABLES if name in os.environ}
     return ALLOCATOR_VARIABLES | forwarded
+
+
+@contextlib.contextmanager
+def hidden_credentials() -> Iterator[None]:
+    """Remove credentials from this process's environment for the duration of the `with` block.
+
+    Ray Tune would send them to other machines, whose logs would show them. Workers use those of their machine.
+    """
+    hidden = {name: os.environ.pop(name) for name in CREDENTIALS if name in os.environ}
+    try:
+        yield
+    finally:
+        os.environ.update(hidden)
 
 
 def join_ray(show_workers_output: bool) -> None:
@@ -90,6 +106,18 @@ def root_cause_message(error: RayError) -> str:
 def max_per_machine(resource: str) -> float:
     """Return the largest amount of a resource ("CPU" or "GPU") that one machine of the cluster has."""
     return max((machine.get(resource, 0.0) for machine in _machine_resources()), default=0.0)
+
+
+def cores_per_gpu() -> float:
+    """Return how many CPU cores a GPU has to itself, on the machine with the fewest; 0 if no machine has a GPU."""
+    machines = [machine for machine in _machine_resources() if machine.get("GPU", 0)]
+    return min((machine.get("CPU", 0.0) / machine["GPU"] for machine in machines), default=0.0)
+
+
+def gpus_of_this_machine() -> float:
+    """Return how many GPUs the machine of this worker has."""
+    this = ray.get_runtime_context().get_node_id()
+    return next((node["Resources"].get("GPU", 0.0) for node in ray.nodes() if node["NodeID"] == this), 0.0)
 
 
 def max_workers(gpus_per_worker: float) -> int:

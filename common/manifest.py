@@ -22,6 +22,9 @@ PROGRESS = "progress.json"
 RECORDS = "records"
 
 
+MapEncoder = Literal["zlib", "pillow"]
+
+
 class Document(BaseModel):
     """Base of the JSON documents in a data set: immutable, and unknown keys are errors."""
 
@@ -63,9 +66,21 @@ class LabelConfig(BaseModel):
     batch_size: int | None = Field(
         None,
         ge=1,
-        description="images per forward pass of the teacher; by default 1 on a CPU, whose caches hold one, and 32 on "
-        "a GPU",
+        description="images per forward pass of the teacher; by default that of the data set or, for a new one, 1 on a "
+        "CPU, whose caches hold one, and 64 on a GPU",
     )
+    map_encoder: MapEncoder | None = Field(
+        None,
+        description="how the PNGs of the attention maps are compressed: zlib is the faster one, pillow that of earlier "
+        "versions; by default as in the data set or, for a new one, zlib",
+    )
+
+    def for_fingerprint(self) -> dict[str, Any]:
+        """Return the settings as JSON values, without those that plans of earlier versions do not have."""
+        settings = self.model_dump(mode="json")
+        if self.map_encoder is None:
+            del settings["map_encoder"]
+        return settings
 
 
 class Plan(Document):

@@ -58,7 +58,7 @@ class Decoders(NamedTuple):
         if not self.processes:
             return ThreadPoolExecutor(self.number, initializer=_use_one_torch_thread)
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["torchvision"])  # import it once, not in every process
+        context.set_forkserver_preload(["torchcodec"])  # import it once, not in every process
         return ProcessPoolExecutor(self.number, context, initializer=_initialize_decoder_process)
 
 

@@ -12,10 +12,11 @@ import numpy as np
 from PIL import Image
 from pydantic import Field
 
-from common.manifest import SCHEMA_VERSION, Document, canonical_json
+from common.manifest import SCHEMA_VERSION, Document, MapEncoder, canonical_json
+from common.png import encode_gray_png
 from common.sources.tars import tar_headers
 
-PNG_LEVEL = 1  # 16 KB per map; level 9 saves a tenth of that and takes ten times as long
+PILLOW_LEVEL = 1  # level 9 saves a tenth of the size and takes ten times as long
 # numpy parses the header of an npy file as Python source, which two threads of Python 3.11 cannot do at the same time:
 # "AST constructor recursion depth mismatch" (python/cpython#106905)
 NPY_HEADER_LOCK = threading.Lock()
@@ -78,13 +79,13 @@ class Sample(NamedTuple):
             decode_points(members["gaze.npy"]),
         )
 
-    def members(self) -> dict[str, bytes]:
+    def members(self, map_encoder: MapEncoder | None = None) -> dict[str, bytes]:
         """Return the files of this sample by extension, in the order of `MEMBERS`."""
         members = {
             "jpg": self.jpeg,
             "cls": None if self.class_index is None else str(self.class_index).encode(),
             "json": canonical_json(self.info.model_dump(mode="json")),
-            "attn.png": encode_map(self.attention),
+            "attn.png": encode_map(self.attention, map_encoder),
             "gaze.npy": encode_points(self.gaze),
         }
         return {extension: content for extension, content in members.items() if content is not None}
@@ -150,10 +151,12 @@ def read_samples(file: BinaryIO) -> Iterator[tuple[str, dict[str, bytes]]]:
         yield key, {extension: content for _, extension, content in group}
 
 
-def encode_map(attention: np.ndarray) -> bytes:
-    """Encode a map, uint8 [S, S], as an 8-bit gray PNG."""
+def encode_map(attention: np.ndarray, encoder: MapEncoder | None = "zlib") -> bytes:
+    """Encode a map, uint8 [S, S], as an 8-bit gray PNG. None is the encoder of earlier versions, Pillow."""
+    if encoder == "zlib":
+        return encode_gray_png(attention)
     buffer = io.BytesIO()
-    Image.fromarray(attention).save(buffer, "PNG", compress_level=PNG_LEVEL)
+    Image.fromarray(attention).save(buffer, "PNG", compress_level=PILLOW_LEVEL)
     return buffer.getvalue()
 
 

@@ -21,14 +21,14 @@ class WorkSettings(BaseModel):
         None,
         ge=0,
         allow_inf_nan=False,
-        description="GPUs per worker; a fraction lets workers share a GPU, 0 uses the CPU; by default 0.25 if the "
-        "cluster has GPUs",
+        description="GPUs per worker; a fraction lets workers share a GPU, 0 uses the CPU; by default, if the cluster "
+        "has GPUs, as many workers share a GPU as have two CPU cores each, up to eight",
     )
     threads_per_worker: int | None = Field(
         None,
         ge=1,
-        description="threads per worker that fetch, decode and encode images; by default 2 on a CPU; on a GPU, one per "
-        "core (4 to 16), scaled by --gpus-per-worker if workers share the GPU (at least 2)",
+        description="threads per worker that fetch, decode and encode images; by default 2 on a CPU; on a GPU, as many "
+        "as the worker has cores if all workers of its machine share them (2 to 16)",
     )
     price_per_hour: float | None = Field(
         None, ge=0, allow_inf_nan=False, description="price of a machine per hour; adds a projected cost to the report"
@@ -53,7 +53,7 @@ class LabelSettings(LabelConfig, WorkSettings, Settings):
     longer_prefixes = ("LABELER_RETRY_",)
     help_groups = {
         "input and output": ("input", "output", "teacher", "limit", "append", "plan_only"),
-        "labels": ("map_size", "gaze_threshold", "max_gaze_points"),
+        "labels": ("map_size", "gaze_threshold", "max_gaze_points", "map_encoder"),
         "shards": ("samples_per_shard", "include_images", "seed"),
         "hardware": ("workers", "gpus_per_worker", "threads_per_worker", "batch_size", "price_per_hour"),
         "fault handling": ("max_bad_fraction", "max_pixels", "min_side", "wait_for_machines"),

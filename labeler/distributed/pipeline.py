@@ -119,6 +119,8 @@ def _run_pass(
             shard, error = row["shard"], row["error"]
             if row["fatal"]:
                 raise UserError(error)
+            if row["warning"]:
+                progress.warn(row["warning"])
             if error:
                 progress.log(f"{shard_name(shard)}: {error}")
                 failures_in_a_row += attempts[shard] == 1  # later passes hold only shards that have failed before

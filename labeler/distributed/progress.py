@@ -38,6 +38,7 @@ class ProgressMonitor:
         self.shards = len(committed)
         self.done, self.failed = 0, 0  # images of this run
         self.workers = 0
+        self.warnings: set[str] = set()
         self.written_at = 0.0
         self.moved_at, self.stall_limit = time.monotonic(), STALL_SECONDS
         self.bar: tqdm[Any] | None = None
@@ -78,6 +79,12 @@ class ProgressMonitor:
     def log(self, text: str) -> None:
         """Print a line above the progress bar."""
         tqdm.write(text, file=sys.stderr)
+
+    def warn(self, text: str) -> None:
+        """Print a line above the progress bar, unless the same line was printed before."""
+        if text not in self.warnings:
+            self.warnings.add(text)
+            self.log(text)
 
     def close(self, state: str, report: dict[str, Any]) -> None:
         """Write the final state and report to `progress.json`, unless the run did nothing."""

@@ -7,14 +7,14 @@ import warnings
 from ray.autoscaler.sdk import request_resources
 from ray.data import DataContext
 
-from common.cluster import join_ray, max_per_machine, max_workers
+from common.cluster import cores_per_gpu, join_ray, max_per_machine, max_workers
 from common.errors import UserError
 from labeler.config import WorkSettings
 
-# Share of a GPU that a worker gets by default, so that four workers run on each GPU. One worker cannot keep a GPU busy,
-# because its threads compete for Python's global lock. Measured on an H100 with 16 cores: one worker with 16 threads
-# labeled 258 images/s, four with 4 threads each 370, eight with 2 threads each 437.
-DEFAULT_GPU_SHARE = 0.25
+# One worker cannot keep a GPU busy, because its threads compete for Python's global lock, so that by default as many
+# workers share a GPU as have this many cores each.
+CORES_PER_WORKER = 2
+MAX_WORKERS_PER_GPU = 8
 POLL_SECONDS = 0.5  # between two checks of a cluster that is starting machines
 
 
@@ -59,5 +59,6 @@ def _workers_that_fit(settings: WorkSettings) -> tuple[int, float]:
     """Return how many workers the machines now in the cluster can hold, and the GPUs of each."""
     gpus = settings.gpus_per_worker
     if gpus is None:
-        gpus = min(DEFAULT_GPU_SHARE, max_per_machine("GPU"))
+        cores = cores_per_gpu()
+        gpus = 1 / max(1, min(MAX_WORKERS_PER_GPU, int(cores / CORES_PER_WORKER))) if cores else 0.0
     return max_workers(gpus), gpus

@@ -7,12 +7,16 @@ from typing import Any, NamedTuple
 import ray
 import torch
 
+from common.cluster import gpus_of_this_machine
 from common.errors import UserError, describe_error
 from common.manifest import Plan, record_name
-from common.parallel import default_decoders
+from common.parallel import available_cores, default_decoders
 from common.sources import open_source
 from common.storage import Storage, open_storage
+from common.text import pluralize
 from labeler.distributed.metrics import WorkerMetrics
+from labeler.labeling.backend import UNPLANNED_GPU_BATCH_SIZE
+from labeler.labeling.hardware import make_backend
 from labeler.labeling.shard import ShardLabeler
 from labeler.teacher.weights import TeacherSource
 
@@ -30,17 +34,16 @@ class WorkerSpec(NamedTuple):
     gpus: float  # 0, a fraction, or several
     max_starts: int  # the run ends if more shards than this were started and none has ended
 
-    def count_threads(self) -> int:
-        """Return how many threads fetch, decode and encode in a worker on this machine.
+    def count_threads(self, gpus_of_machine: float) -> int:
+        """Return how many threads fetch, decode and encode in a worker on this machine, which has this many GPUs.
 
-        By default a worker that shares a GPU gets the same share of the threads that feed a whole GPU, but at least
-        two.
+        By default a worker with a share of the machine's GPUs gets that share of the cores, but 2 to 16 threads.
         """
         if self.threads:
             return self.threads
         if not self.gpus:
             return default_decoders(gpus=0)
-        return max(2, round(min(self.gpus, 1) * default_decoders(gpus=1)))
+        return max(2, min(16, round(available_cores() * self.gpus / max(gpus_of_machine, self.gpus))))
 
 
 class ProgressCounter:
@@ -93,15 +96,16 @@ class LabelWorker:
         self.last_report = 0.0
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        """Label a shard. Returns its error, empty on success, and whether that error must end the run."""
-        shard, error = int(row["shard"]), ""
+        """Label a shard. Returns its error, empty on success, whether that error must end the run, and a warning."""
+        shard, error, warning = int(row["shard"]), "", ""
         starts = ray.get(self.counter.start_shard.remote(shard))
         if starts > self._spec.max_starts:
             error = "every worker died with its first shard (out of memory? a teacher that crashes?)"
-            return {"shard": shard, "error": error, "fatal": True}
+            return {"shard": shard, "error": error, "fatal": True, "warning": ""}
         try:
             if not self._storage.exists(record_name(shard)):  # another job on this output may have committed it
-                record = self._labeler.label(shard, int(row["attempt"]), lambda *images: self._report(shard, *images))
+                labeler, warning = self._labeler
+                record = labeler.label(shard, int(row["attempt"]), lambda *images: self._report(shard, *images))
                 self.counter.report_images.remote(shard, record.samples + len(record.failed), len(record.failed))
                 self._metrics.count_shard(record)
         except Exception as problem:  # a shard that fails must not prevent the labeling of others
@@ -111,10 +115,17 @@ class LabelWorker:
                 else f"{type(problem).__name__}: {describe_error(problem)}"
             )
             if isinstance(problem, torch.OutOfMemoryError):
-                error += "; let fewer workers share a GPU: --gpus-per-worker 1"
+                error += self._advise_on_memory()
             time.sleep(PAUSE_AFTER_FAILURE)
         self.counter.end_shard.remote()
-        return {"shard": shard, "error": error, "fatal": False}
+        return {"shard": shard, "error": error, "fatal": False, "warning": warning}
+
+    def _advise_on_memory(self) -> str:
+        batch = pluralize(self._spec.plan.config.batch_size or UNPLANNED_GPU_BATCH_SIZE, "image")
+        return (
+            f"; the GPU's memory does not hold a batch of {batch} for each worker that shares it: let fewer share it "
+            "(--gpus-per-worker 1), or start a new data set with a smaller --batch-size"
+        )
 
     def _report(self, shard: int, done: int, failed: int) -> None:
         if time.monotonic() - self.last_report > REPORT_SECONDS:
@@ -135,9 +146,11 @@ class LabelWorker:
         return WorkerMetrics(self._spec.output)
 
     @cached_property
-    def _labeler(self) -> ShardLabeler:
+    def _labeler(self) -> tuple[ShardLabeler, str]:
+        """The labeler, and a warning about this worker's hardware or an empty text."""
         spec = self._spec
         if ray.get_gpu_ids() and not torch.cuda.is_available():
             raise RuntimeError("Ray gave this worker a GPU that PyTorch cannot use: is its driver too old?")
-        source, teacher = open_source(spec.plan.input), spec.teacher.build()
-        return ShardLabeler(spec.plan, self._storage, source, teacher, spec.count_threads())
+        backend, warning = make_backend(spec.teacher.build(), spec.plan.config)
+        source, threads = open_source(spec.plan.input), spec.count_threads(gpus_of_this_machine())
+        return ShardLabeler(spec.plan, self._storage, source, backend, threads), warning

@@ -1,12 +1,13 @@
-"""The steps after the teacher: turn its maps into an image's label, and encode the sample for the tar file."""
+"""The last step of labeling: encode the sample of an image for the tar file."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 from common.manifest import Plan
 from common.shards import Sample, SampleInfo
 from common.sources.listing import class_folder
-from labeler.labeling.decode import DecodedImage
-from labeler.labeling.label import Maps, label_image
+from labeler.labeling.fetch import FetchedImage
+from labeler.labeling.label import Label
 from labeler.labeling.timing import PhaseTimer
 
 
@@ -18,14 +19,14 @@ class EncodedSample(NamedTuple):
     timer: PhaseTimer
 
 
-def encode_sample(image: DecodedImage, maps: Maps, index: int, plan: Plan) -> EncodedSample:
-    """Label an image with the map at `index` of its batch, and encode the sample.
+def encode_sample(image: FetchedImage, make_label: Callable[[], Label], plan: Plan) -> EncodedSample:
+    """Label an image and encode the sample.
 
-    Raises ImageFailure: constant_map, non_finite_map.
+    Raises the ImageFailure of `make_label`.
     """
-    config, planned, stored = plan.config, image.planned, image.stored
+    planned, stored = image.planned, image.loaded.stored
     with image.timer.measure("encode"):
-        label = label_image(maps, index, stored.orientation, config.gaze_threshold, config.max_gaze_points)
+        label = make_label()
         info = SampleInfo(
             source=planned.ref.uri,
             wnid=class_folder(planned.ref.uri) or "",
@@ -38,7 +39,7 @@ def encode_sample(image: DecodedImage, maps: Maps, index: int, plan: Plan) -> En
             map_max=label.map_max,
             gaze_points=len(label.gaze),
         )
-        jpeg = stored.jpeg if config.include_images else None
+        jpeg = stored.jpeg if plan.config.include_images else None
         sample = Sample(planned.key, jpeg, planned.class_index, info, label.attention, label.gaze)
-        members = sample.members()
+        members = sample.members(plan.config.map_encoder)
     return EncodedSample(planned.key, members, image.timer)

@@ -29,13 +29,8 @@ def gaze_points(attention: np.ndarray, sigma: float, threshold: float = 0.2, max
     remaining = np.array(attention, dtype=np.float32, order="C")
     height, width = remaining.shape
     first = float(remaining.max())
-    if not (math.isfinite(first) and math.isfinite(float(remaining.min()))):
-        raise ImageFailure(Reason.NON_FINITE_MAP, "the map holds NaN or infinity")
-    if first <= 0:
-        raise ImageFailure(Reason.CONSTANT_MAP, f"the map's maximum is {first:g}, expected a positive one")
-    if first - float(remaining.min()) <= 1e-6 * first:
-        raise ImageFailure(Reason.CONSTANT_MAP, f"the map is {first:g} at every pixel, so no point stands out")
-    gaussian, radius = _gaussian(sigma)
+    check_map(first, float(remaining.min()))
+    gaussian, radius = make_gaussian(sigma)
     flat = remaining.reshape(-1)
     points: list[tuple[float, float, float]] = []
     while len(points) < max_points:
@@ -51,8 +46,18 @@ def gaze_points(attention: np.ndarray, sigma: float, threshold: float = 0.2, max
     return np.array(points, dtype=np.float32).reshape(-1, 3)
 
 
+def check_map(largest: float, smallest: float) -> None:
+    """Check the largest and smallest value of a map. Raises ImageFailure: constant_map, non_finite_map."""
+    if not (math.isfinite(largest) and math.isfinite(smallest)):
+        raise ImageFailure(Reason.NON_FINITE_MAP, "the map holds NaN or infinity")
+    if largest <= 0:
+        raise ImageFailure(Reason.CONSTANT_MAP, f"the map's maximum is {largest:g}, expected a positive one")
+    if largest - smallest <= 1e-6 * largest:
+        raise ImageFailure(Reason.CONSTANT_MAP, f"the map is {largest:g} at every pixel, so no point stands out")
+
+
 @functools.lru_cache(maxsize=8)
-def _gaussian(sigma: float) -> tuple[np.ndarray, int]:
+def make_gaussian(sigma: float) -> tuple[np.ndarray, int]:
     """Return a Gaussian of height 1, float32 [2 * radius + 1, 2 * radius + 1], and its radius in pixels."""
     radius = max(math.ceil(GAUSSIAN_RADIUS_IN_SIGMAS * sigma), 0)
     offsets = np.arange(-radius, radius + 1)

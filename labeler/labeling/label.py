@@ -1,5 +1,6 @@
 """Labels of a batch of images: run the teacher, then turn its maps into stored attention maps and gaze points."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -9,7 +10,6 @@ from torch import Tensor
 
 from common.errors import ImageFailure, Reason
 from common.orientation import map_to_stored, points_to_stored, to_upright
-from labeler.labeling.gaze import gaze_points
 from labeler.teacher.model import INPUT_SIZE, TeacherModel, resize_to_input
 
 # Size of the maps from which gaze points are extracted. The teacher's finest saliency branch has stride 8 (60 x 80), so
@@ -19,15 +19,15 @@ GAZE_SIGMA = 19 * GAZE_GRID[0] / INPUT_SIZE[0]  # SALICON blurs fixations with 1
 
 
 class Maps(NamedTuple):
-    """The teacher's maps of a batch.
+    """The teacher's maps of a batch, on its device.
 
     `stored` is uint8 [B, S, S], as in the shard but upright; `grid` is float32 [B, 120, 160], for gaze points;
     `maxima` is float32 [B], the maximum of each map before the map was divided by it.
     """
 
-    stored: np.ndarray
-    grid: np.ndarray
-    maxima: np.ndarray
+    stored: Tensor
+    grid: Tensor
+    maxima: Tensor
 
 
 class Label(NamedTuple):
@@ -47,28 +47,37 @@ def to_teacher_input(pixels: Tensor, orientation: int) -> Tensor:
     return resize_to_input(to_upright(pixels, orientation).contiguous())
 
 
-def predict_maps(teacher: TeacherModel, images: Tensor, map_size: int, device: torch.device) -> Maps:
-    """Run the teacher on a batch of inputs, uint8 [B, 3, 480, 640]. `map_size` is the side S of the stored maps."""
+def predict_maps(teacher: TeacherModel, images: Tensor, map_size: int) -> Maps:
+    """Run the teacher on a batch of inputs [B, 3, 480, 640] with values from 0 to 255, uint8 or float32.
+
+    The inputs are on the teacher's device. `map_size` is the side S of the stored maps.
+    """
     with torch.inference_mode():
-        maps, maxima = teacher.predict(images.to(device, non_blocking=True).float() / 255)
+        maps, maxima = teacher.predict(images.float() / 255)
         stored = _resize(maps, (map_size, map_size))
         stored = stored / stored.amax((1, 2), keepdim=True)
         stored = (stored * 255).round().nan_to_num(0).clamp(0, 255).to(torch.uint8)
-        grid = _resize(maps, GAZE_GRID)
-    return Maps(stored.cpu().numpy(), grid.cpu().numpy(), maxima.cpu().numpy())
+        return Maps(stored, _resize(maps, GAZE_GRID), maxima)
 
 
-def label_image(maps: Maps, index: int, orientation: int, threshold: float, max_points: int) -> Label:
-    """Label the image at `index` of a batch, whose stored pixels have the given EXIF orientation.
+def make_label(
+    stored_map: np.ndarray, maximum: float, find_points: Callable[[], np.ndarray], orientation: int
+) -> Label:
+    """Turn an upright map and gaze points into the label of an image whose stored pixels have an EXIF orientation.
 
-    `threshold` and `max_points` are those of `gaze_points`. Raises ImageFailure: constant_map, non_finite_map.
+    Args:
+        stored_map: uint8 [S, S].
+        maximum: maximum of the map that the teacher predicted.
+        find_points: returns the gaze points, float32 [n, 3], or raises ImageFailure.
+        orientation: EXIF orientation, 1 to 8.
+
+    Raises:
+        ImageFailure: constant_map, non_finite_map.
     """
-    map_max = float(maps.maxima[index])
-    if not np.isfinite(map_max):
+    if not np.isfinite(maximum):
         raise ImageFailure(Reason.NON_FINITE_MAP, "the map holds NaN or infinity")
-    points = gaze_points(maps.grid[index], GAZE_SIGMA, threshold, max_points)
-    attention = map_to_stored(maps.stored[index], orientation)
-    return Label(attention, points_to_stored(points, orientation), float(f"{map_max:.6g}"))
+    points = points_to_stored(find_points(), orientation)
+    return Label(map_to_stored(stored_map, orientation), points, float(f"{maximum:.6g}"))
 
 
 def _resize(maps: Tensor, size: tuple[int, int]) -> Tensor:

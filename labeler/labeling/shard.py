@@ -10,23 +10,19 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import torch
 
 from common.errors import ImageFailure
-from common.launch import default_device
 from common.manifest import Failure, Plan, ShardRecord, record_name, shard_name
 from common.parallel import in_order
 from common.shards import ShardWriter
 from common.sources import Source
 from common.storage import Storage
-from labeler.labeling.decode import DecodedImage, decode_image
+from labeler.labeling.backend import Backend
 from labeler.labeling.encode import EncodedSample, encode_sample
-from labeler.labeling.label import Maps, predict_maps
+from labeler.labeling.fetch import FetchedImage, fetch_image
+from labeler.labeling.label import Label
 from labeler.labeling.timing import PhaseTimer
 from labeler.planning.listing import ListingReader, PlannedImage
 from labeler.planning.space import estimate_shard_bytes, explain_full_scratch_space
-from labeler.teacher.model import TeacherModel
 
-# Images per forward pass of the teacher. The batch size affects the last bits of a map, so it depends only on the kind
-# of hardware, never on the number of workers.
-CPU_BATCH_SIZE, GPU_BATCH_SIZE = 1, 32
 READ_SIZE = 1 << 20  # bytes read at once when a committed shard is compared
 
 ReportProgress = Callable[[int, int], None]  # called with the number of images done, and how many of those failed
@@ -41,28 +37,21 @@ class NoSpace(Exception):
 
 
 class ShardLabeler:
-    """Labeler of the shards of a plan, with the teacher on this process's device and a pool of threads.
+    """Labeler of the shards of a plan, with a backend that runs the teacher, and a pool of threads.
 
-    Threads fetch, decode and encode while the calling thread runs the teacher. At most `ahead` images wait for the
+    Threads fetch, load and encode images while the calling thread runs the teacher. At most `ahead` images wait for the
     teacher, and samples are written to a scratch file, so memory does not depend on the number of images in a shard.
     """
 
-    def __init__(self, plan: Plan, storage: Storage, source: Source, teacher: TeacherModel, threads: int) -> None:
-        """Prepare to label shards of `plan`. The teacher is moved to the device."""
+    def __init__(self, plan: Plan, storage: Storage, source: Source, backend: Backend, threads: int) -> None:
+        """Prepare to label shards of `plan`."""
         self.plan = plan
-        self.config = plan.config
         self.storage = storage
         self.listing = ListingReader(storage, plan)
         self.source = source
-        self.device = default_device()
-        self.teacher = teacher.to(self.device)
+        self.backend = backend
         self.pool = ThreadPoolExecutor(threads)
-        self.batch_size = self.config.batch_size or (CPU_BATCH_SIZE if self.device.type == "cpu" else GPU_BATCH_SIZE)
-        self.ahead = 2 * max(self.batch_size, threads)
-        if self.device.type == "cpu":
-            torch.set_num_threads(1)  # one core per worker; sums do not depend on the number of cores
-        torch.backends.cudnn.allow_tf32 = False
-        torch.backends.cudnn.deterministic = True
+        self.ahead = 2 * max(backend.batch_size, threads)
 
     def label(self, shard: int, attempt: int = 1, progress: ReportProgress = lambda done, failed: None) -> ShardRecord:
         """Label a shard and commit its tar, then its record, which is returned.
@@ -100,7 +89,7 @@ class ShardLabeler:
             failed=sorted(failed, key=lambda failure: failure.key),
             seconds=timer.rounded(),
             host=socket.gethostname(),
-            device=torch.cuda.get_device_name() if self.device.type == "cuda" else "cpu",
+            device=torch.cuda.get_device_name() if self.backend.device.type == "cuda" else "cpu",
             attempt=attempt,
         )
         self.storage.put(record_name(shard), record.to_json())
@@ -109,44 +98,44 @@ class ShardLabeler:
     def _label_images(self, images: list[PlannedImage], timer: PhaseTimer) -> Iterator[list[EncodedSample | Failure]]:
         """Yield the results of each batch, its samples in the order of the plan.
 
-        While the teacher runs on a batch, threads encode the batch before it and decode the images after it.
+        While the backend runs the teacher on a batch, threads encode the batch before it and load the images after it.
         """
         encoding: deque[list[Future[EncodedSample | Failure] | Failure]] = deque()
-        decoded = in_order(self.pool, self._decode, images, self.ahead)
-        while batch := self._next_batch(decoded, timer):
-            usable = [image for image in batch if isinstance(image, DecodedImage)]
+        fetched = in_order(self.pool, self._fetch, images, self.ahead)
+        while batch := self._next_batch(fetched, timer):
+            usable = [image for image in batch if isinstance(image, FetchedImage)]
             results: list[Future[EncodedSample | Failure] | Failure] = [f for f in batch if isinstance(f, Failure)]
             if usable:
-                with timer.measure("teacher"):
-                    inputs = torch.stack([image.teacher_input for image in usable])
-                    maps = predict_maps(self.teacher, inputs, self.config.map_size, self.device)
-                results += [self.pool.submit(self._encode, image, maps, index) for index, image in enumerate(usable)]
+                labels = self.backend.predict([image.loaded for image in usable], timer)
+                pairs = zip(usable, labels, strict=True)
+                results += [self.pool.submit(self._encode, image, make_label) for image, make_label in pairs]
             encoding.append(results)
             if len(encoding) > 1:
-                yield [_wait_for(item) for item in encoding.popleft()]
+                yield _wait_for(encoding.popleft(), timer)
         while encoding:
-            yield [_wait_for(item) for item in encoding.popleft()]
+            yield _wait_for(encoding.popleft(), timer)
 
-    def _next_batch(self, decoded: Iterator[DecodedImage | Failure], timer: PhaseTimer) -> list[DecodedImage | Failure]:
+    def _next_batch(self, fetched: Iterator[FetchedImage | Failure], timer: PhaseTimer) -> list[FetchedImage | Failure]:
         """Take the next images of the plan. Failures count, so a failed image does not shift the batches after it."""
         with timer.measure("wait"):
-            return list(itertools.islice(decoded, self.batch_size))
+            return list(itertools.islice(fetched, self.backend.batch_size))
 
-    def _decode(self, planned: PlannedImage) -> DecodedImage | Failure:
+    def _fetch(self, planned: PlannedImage) -> FetchedImage | Failure:
         try:
-            return decode_image(planned, self.source, self.config)
+            return fetch_image(planned, self.source, self.backend)
         except ImageFailure as error:
             return _to_failure(planned, error)
 
-    def _encode(self, image: DecodedImage, maps: Maps, index: int) -> EncodedSample | Failure:
+    def _encode(self, image: FetchedImage, make_label: Callable[[], Label]) -> EncodedSample | Failure:
         try:
-            return encode_sample(image, maps, index, self.plan)
+            return encode_sample(image, make_label, self.plan)
         except ImageFailure as error:
             return _to_failure(image.planned, error)
 
     def _check_scratch_space(self, images: list[PlannedImage]) -> None:
         """Raise NoSpace if the scratch space does not suffice, before any work is done."""
-        needed = estimate_shard_bytes(len(images), sum(image.ref.size for image in images), self.config.include_images)
+        source_bytes = sum(image.ref.size for image in images)
+        needed = estimate_shard_bytes(len(images), source_bytes, self.plan.config.include_images)
         free = self.storage.scratch_bytes()
         if free < needed:
             raise NoSpace(explain_full_scratch_space(self.storage, needed, free))
@@ -165,8 +154,11 @@ class ShardLabeler:
             )
 
 
-def _wait_for(item: Future[EncodedSample | Failure] | Failure) -> EncodedSample | Failure:
-    return item if isinstance(item, Failure) else item.result()
+def _wait_for(
+    items: list[Future[EncodedSample | Failure] | Failure], timer: PhaseTimer
+) -> list[EncodedSample | Failure]:
+    with timer.measure("wait_encode"):
+        return [item if isinstance(item, Failure) else item.result() for item in items]
 
 
 def _to_failure(planned: PlannedImage, error: ImageFailure) -> Failure:

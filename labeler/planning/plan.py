@@ -70,7 +70,7 @@ def compute_fingerprint(
     """Return the SHA-256 of everything that determines the bytes of a plan's shards."""
     content = {
         "schema_version": SCHEMA_VERSION,
-        "config": config.model_dump(mode="json"),
+        "config": config.for_fingerprint(),
         "teacher": teacher.id,
         "classes": classes,
         "listing": listing_sha256,

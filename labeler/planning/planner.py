@@ -1,9 +1,9 @@
 """The planning step of a job: list an input and save the plan of its new images, or of images that failed before."""
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
-from common.manifest import PLAN, Plan, Teacher
+from common.manifest import PLAN, LabelConfig, Plan, Teacher
 from common.sources import Source, open_source
 from common.sources.listing import Listing
 from common.storage import Storage
@@ -18,6 +18,7 @@ from labeler.planning.generations import (
     select_uris,
 )
 from labeler.planning.plan import make_plan
+from labeler.planning.resolve import resolve_config
 from labeler.planning.space import check_object_size
 
 
@@ -28,30 +29,37 @@ def list_images(source: Source, location: str) -> Listing:
     return source.list(lambda images: print(f"{images:,} images", end="\r", file=sys.stderr) if terminal else None)
 
 
-def plan_input(settings: LabelSettings, storage: Storage, listing: Listing, teacher: Teacher) -> list[Plan]:
+def plan_input(
+    settings: LabelSettings, storage: Storage, listing: Listing, teacher: Teacher, has_gpus: Callable[[], bool]
+) -> list[Plan]:
     """Save the plan of a new data set, or with `settings.append` that of a further generation. Returns all plans.
 
-    Planning again with the same settings and input changes nothing. Raises UserError if the stored plan is different.
+    `has_gpus` is that of `resolve_config`. Planning again with the same settings and input changes nothing. Raises
+    UserError if the stored plan is different.
     """
-    if settings.append and storage.exists(PLAN):
-        return _plan_new_images(settings, storage, listing, teacher)
-    plan, table = make_plan(listing, settings.label_config(), teacher, settings.input)
+    planned = read_plans(storage)[0].config if storage.exists(PLAN) else None
+    config = resolve_config(settings.label_config(), planned, has_gpus)
+    if settings.append and planned is not None:
+        return _plan_new_images(settings.input, config, storage, listing, teacher)
+    plan, table = make_plan(listing, config, teacher, settings.input)
     check_object_size(storage, plan)
     storage.check_writable()
     save_first_plan(storage, plan, table)
     return [plan, *read_plans(storage)[1:]]
 
 
-def _plan_new_images(settings: LabelSettings, storage: Storage, listing: Listing, teacher: Teacher) -> list[Plan]:
+def _plan_new_images(
+    source: str, config: LabelConfig, storage: Storage, listing: Listing, teacher: Teacher
+) -> list[Plan]:
     """Save a further generation of the images that no plan contains yet. Returns all plans."""
     plans = read_plans(storage)
-    check_compatible(plans, settings.label_config(), teacher)
+    check_compatible(plans, config, teacher)
     storage.check_writable()
     new = exclude_planned(storage, plans, listing)
     if not new.table.num_rows:
         print("nothing to append: every image of the input is already planned")
         return plans
-    plan, table = make_plan(new, settings.label_config(), teacher, settings.input, previous=plans[-1])
+    plan, table = make_plan(new, config, teacher, source, previous=plans[-1])
     check_object_size(storage, plan)
     save_later_plan(storage, plan, table)
     return [*plans, plan]

@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from scipy.ndimage import gaussian_filter
 from timing import SHARED_DATA, Row, print_table, ratios, time_cases
-from torchvision.io import ImageReadMode, decode_image
 
+from common.images import decode_jpeg
 from labeler.labeling.gaze import gaze_points
 from labeler.labeling.label import GAZE_GRID, GAZE_SIGMA, predict_maps, to_teacher_input
 from labeler.teacher.weights import load_teacher
@@ -66,8 +66,8 @@ def predict_real_maps() -> np.ndarray:
     """Predict maps of real photographs as the labeling job does. Returns float32 [n, 120, 160]."""
     teacher = load_teacher(str(SHARED_DATA / "attention-center" / "center.tflite"))
     paths = sorted((SHARED_DATA / "imagenet-sample").rglob("*.JPEG"))[:MAPS]
-    pictures = (to_teacher_input(decode_image(str(path), ImageReadMode.RGB), 1) for path in paths)
-    maps = [predict_maps(teacher, picture[None], SIDE, torch.device("cpu")).grid for picture in pictures]
+    pictures = (to_teacher_input(decode_jpeg(path.read_bytes()), 1) for path in paths)
+    maps = [predict_maps(teacher, picture[None], SIDE).grid.numpy() for picture in pictures]
     return np.concatenate(maps)
 
 

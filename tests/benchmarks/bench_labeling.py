@@ -11,8 +11,6 @@ Also measured: two workers against one, and the memory of one worker that labels
 """
 
 import argparse
-import json
-import math
 import multiprocessing
 import os
 import resource
@@ -20,6 +18,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from labeling_jobs import measure_rate, repeat_photographs
 from timing import SHARED_DATA, Row, print_table, ratios, require_path
 
 from common.cluster import ALLOCATOR_VARIABLES
@@ -28,9 +27,11 @@ from common.sources import open_source
 from common.storage import LocalStorage
 from common.text import pluralize
 from labeler.config import LabelConfig
+from labeler.labeling.hardware import make_backend
 from labeler.labeling.shard import ShardLabeler
 from labeler.planning.generations import save_first_plan
 from labeler.planning.plan import make_plan
+from labeler.planning.resolve import resolve_config
 from labeler.teacher.weights import find_teacher
 from tests.support.jobs import command, run
 
@@ -68,14 +69,6 @@ def main() -> None:
         report_memory(source, folder)
 
 
-def repeat_photographs(photographs: Path, folder: Path, images: int) -> Path:
-    """Fill a folder with links to the photographs until it contains at least `images` images. Returns the folder."""
-    folder.mkdir()
-    for copy in range(math.ceil(images / sum(1 for _ in photographs.rglob("*.JPEG")))):
-        (folder / f"copy{copy}").symlink_to(photographs, target_is_directory=True)
-    return folder
-
-
 def label_with_job(source: Path, output: Path, images: int, workers: int) -> None:
     """Label with python -m labeler.run."""
     settings = {"input": source, "output": output, "teacher": WEIGHTS, "samples_per_shard": PER_SHARD}
@@ -97,7 +90,8 @@ def save_plan(source: Path, output: Path, **config: Any) -> Plan:
     """Make and save the plan that the job would make."""
     listing = open_source(str(source)).list()
     teacher = find_teacher(str(WEIGHTS)).identity
-    plan, images = make_plan(listing, LabelConfig(**config), teacher, str(source))
+    resolved = resolve_config(LabelConfig(**config), None, lambda: False)
+    plan, images = make_plan(listing, resolved, teacher, str(source))
     save_first_plan(LocalStorage(output), plan, images)
     return plan
 
@@ -108,24 +102,13 @@ labeler: ShardLabeler  # global of each process in the pool
 def start_worker(plan: Plan, output: Path) -> None:
     """Create the labeler of this process."""
     global labeler
-    teacher = find_teacher(str(WEIGHTS)).build()
-    labeler = ShardLabeler(plan, LocalStorage(output), open_source(plan.input), teacher, THREADS)
+    backend, _ = make_backend(find_teacher(str(WEIGHTS)).build(), plan.config)
+    labeler = ShardLabeler(plan, LocalStorage(output), open_source(plan.input), backend, THREADS)
 
 
 def label_shard(shard: int) -> None:
     """Label one shard with the labeler of this process."""
     labeler.label(shard)
-
-
-def measure_rate(output: Path) -> float:
-    """Return images per second of a finished data set, without start-up, from its records."""
-    ends, starts, images = [], [], 0
-    for path in output.glob("records/*.json"):
-        record = json.loads(path.read_bytes())
-        ends.append(path.stat().st_mtime)
-        starts.append(ends[-1] - record["seconds"]["total"])
-        images += record["samples"]
-    return images / (max(ends) - min(starts))
 
 
 def report(rates: dict[str, list[float]], workers: int) -> None:

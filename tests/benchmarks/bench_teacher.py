@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from timing import SHARED_DATA, Row, print_table, ratios, require_path, skip, time_cases
-from torchvision.io import ImageReadMode, decode_image
 
+from common.images import decode_jpeg
 from common.text import pluralize
 from labeler.labeling.label import to_teacher_input
 from labeler.teacher.weights import load_teacher
@@ -29,7 +29,7 @@ def main() -> None:
     threads = (os.cpu_count() or 1) if arguments.all_cores else 1
     weights = require_path(SHARED_DATA / "attention-center" / "center.tflite")
     paths = sorted(require_path(SHARED_DATA / "imagenet-sample").rglob("*.JPEG"))[:PHOTOGRAPHS]
-    inputs = torch.stack([to_teacher_input(decode_image(str(path), ImageReadMode.RGB), 1) for path in paths])
+    inputs = torch.stack([to_teacher_input(decode_jpeg(path.read_bytes()), 1) for path in paths])
     images = inputs.float() / 255
     cases = {"ours": teacher_pass(weights, images, threads), "litert": litert_pass(weights, images, threads)}
     seconds = time_cases(arguments.repetitions, **cases)

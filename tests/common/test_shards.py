@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
 
-from common.fixations.maps import blur_fixations
+from common.manifest import MapEncoder
 from common.shards import (
     MEMBERS,
     Sample,
@@ -26,6 +26,7 @@ from common.shards import (
     encode_points,
     read_samples,
 )
+from tests.support.maps import read_chunks, smooth_map
 from tests.support.pictures import encoded, jpeg, photograph
 
 INFO = SampleInfo(
@@ -61,24 +62,6 @@ def write_shard(samples: list[tuple[str, dict[str, bytes]]]) -> bytes:
 def read_headers(content: bytes) -> list[tarfile.TarInfo]:
     with tarfile.open(fileobj=io.BytesIO(content), mode="r:") as tar:
         return tar.getmembers()
-
-
-def smooth_map(size: int) -> np.ndarray:
-    """A map of blurred fixations, uint8 [size, size]."""
-    points = np.random.default_rng(size).uniform(0.1, 0.9, (20, 2))
-    attention = blur_fixations(points, size, size, size / 25)
-    return (attention / attention.max() * 255).round().byte().numpy()
-
-
-def read_chunks(png: bytes) -> dict[bytes, bytes]:
-    """Return the chunks of a PNG by type, in order."""
-    chunks: dict[bytes, bytes] = {}
-    start = 8
-    while start < len(png):
-        length, name = struct.unpack(">I4s", png[start : start + 8])
-        chunks[name] = chunks.get(name, b"") + png[start + 8 : start + 8 + length]
-        start += length + 12
-    return chunks
 
 
 def test_members_are_in_the_documented_order() -> None:
@@ -215,21 +198,24 @@ def test_reading_a_shard_with_a_damaged_later_header_raises(damage: str) -> None
         list(read_samples(io.BytesIO(damaged)))
 
 
-@given(arrays(np.uint8, st.tuples(st.integers(1, 40), st.integers(1, 40))))
-def test_decode_map_inverts_encode_map(attention) -> None:
-    decoded = decode_map(encode_map(attention))
+@given(arrays(np.uint8, st.tuples(st.integers(1, 40), st.integers(1, 40))), st.sampled_from(["zlib", "pillow", None]))
+def test_decode_map_inverts_encode_map(attention, encoder) -> None:
+    decoded = decode_map(encode_map(attention, encoder))
     assert decoded.dtype == np.uint8
     assert (decoded == attention).all()
 
 
 @pytest.mark.parametrize("size", [8, 50, 224, 500])
-def test_map_has_the_bytes_that_pillow_writes_at_compression_level_1(size: int) -> None:
+@pytest.mark.parametrize("encoder", ["pillow", None])
+def test_map_of_earlier_versions_has_the_bytes_that_pillow_writes_at_compression_level_1(
+    size: int, encoder: MapEncoder | None
+) -> None:
     attention = smooth_map(size)
-    assert encode_map(attention) == encoded(Image.fromarray(attention), "PNG", compress_level=1)
+    assert encode_map(attention, encoder) == encoded(Image.fromarray(attention), "PNG", compress_level=1)
 
 
-def test_map_is_a_png_of_the_fastest_compression_with_adaptive_filters_and_without_metadata() -> None:
-    content = encode_map(smooth_map(224))
+def test_pillows_map_is_a_png_of_the_fastest_compression_with_adaptive_filters_and_without_metadata() -> None:
+    content = encode_map(smooth_map(224), "pillow")
     chunks = read_chunks(content)
     assert list(chunks) == [b"IHDR", b"IDAT", b"IEND"]
     assert chunks[b"IHDR"] == struct.pack(">IIBBBBB", 224, 224, 8, 0, 0, 0, 0)  # 8-bit gray, not interlaced

@@ -95,13 +95,16 @@ def test_request_for_gpus_that_the_cluster_lacks_fails(cluster: Cluster, images:
     assert list(checksums(tmp_path / "out")) == ["listing.parquet", "plan.json"]
 
 
-def test_trial_of_a_search_fits_on_one_machine(cluster: Cluster, tmp_path: Path) -> None:
+def test_trial_of_a_search_fits_on_one_machine_and_credentials_stay_on_theirs(
+    cluster: Cluster, guarded_s3: S3Server, tmp_path: Path
+) -> None:
     """The machines have one CPU each, so a trial that needs two CPUs would wait forever."""
     settings = {"backbone": "resnet18", "image_size": 32, "batch_size": 8, "epochs": 1, "warmup_epochs": 0, "trials": 1}
     data = make_dataset(tmp_path / "data", [8, 8])
     job = cluster.submit(*command(module="trainer.search", data=data, output=tmp_path / "search", **settings))
     assert job.wait(TIMEOUT) == 0, job.log
     assert "best of 1 trial: --kld-weight" in job.log
+    assert_no_log_contains(guarded_s3.secret_key, cluster)
 
 
 def test_metrics_count_every_image_and_shard(cluster: Cluster, folder: Path, tmp_path: Path) -> None:
@@ -167,6 +170,10 @@ def test_from_s3_to_s3_with_credentials_only_on_the_nodes(
     secret = guarded_s3.secret_key
     assert not [name for name, content in objects.items() if secret.encode() in content]
     assert secret not in job.log
+    assert_no_log_contains(secret, cluster)
+
+
+def assert_no_log_contains(secret: str, cluster: Cluster) -> None:
     logs = [path for path in cluster.folder.rglob("logs/*") if path.is_file()]
     assert logs
     assert not [path for path in logs if secret.encode() in path.read_bytes()]

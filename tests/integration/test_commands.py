@@ -138,7 +138,6 @@ def test_teacher_readme(folder: Path) -> None:
     ]
 
 
-@pytest.mark.promise
 def test_trainer_readme(folder: Path, s3: S3Server, bucket: str) -> None:
     upload(folder / "DATASET", s3, bucket, "imagenet-attn")
     called = follow_document("trainer/README.md", folder, bucket=bucket, **s3.environment())

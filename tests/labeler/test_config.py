@@ -29,6 +29,7 @@ def test_defaults_determine_the_documented_bytes() -> None:
         "max_pixels": 100_000_000,
         "min_side": 8,
         "batch_size": None,
+        "map_encoder": None,
     }
     assert (settings.input, settings.teacher) == ("demo:photos", "bundled")
     assert settings.max_bad_fraction == 0.1

@@ -16,6 +16,7 @@ from common.manifest import Plan, Teacher
 from common.sources import open_source
 from common.storage import LocalStorage
 from labeler.config import LabelConfig
+from labeler.labeling.hardware import make_backend
 from labeler.labeling.shard import ShardLabeler
 from labeler.planning.generations import read_plans, save_first_plan
 from labeler.planning.listing import ListingReader, PlannedImage
@@ -56,8 +57,8 @@ def planned_shard(output: Path, shard: int = 0) -> list[PlannedImage]:
 
 def shard_labeler(plan: Plan, output: Path, teacher: nn.Module | None = None, threads: int = 2) -> ShardLabeler:
     """Return a ShardLabeler like that of the job's workers."""
-    teacher = teacher or CustomTeacher(gradient_teacher())
-    return ShardLabeler(plan, LocalStorage(output), open_source(plan.input), teacher, threads)
+    backend = make_backend(teacher or CustomTeacher(gradient_teacher()), plan.config)[0]
+    return ShardLabeler(plan, LocalStorage(output), open_source(plan.input), backend, threads)
 
 
 def members(tar: Path) -> dict[str, bytes]:

@@ -158,7 +158,7 @@ def _run_trials(runs: list[TrainSettings], split: Split, folder: str, epochs: in
     from ray import tune
     from ray.tune.schedulers import ASHAScheduler
 
-    from common.cluster import join_ray, max_per_machine, worker_environment
+    from common.cluster import hidden_credentials, join_ray, max_per_machine, worker_environment
 
     join_ray(show_workers_output=False)
     environment = worker_environment()
@@ -191,7 +191,9 @@ def _run_trials(runs: list[TrainSettings], split: Split, folder: str, epochs: in
             ),
             run_config=tune.RunConfig(name=TUNE, storage_path=str(state_folder.parent), verbose=1),
         )
-    if errors := tuner.fit().errors:
+    with hidden_credentials():
+        errors = tuner.fit().errors
+    if errors:
         first = describe_error(getattr(errors[0], "cause", None) or errors[0])
         raise UserError(f"{len(errors)} of {len(runs)} trials failed; run the same command to retry them: {first}")
 

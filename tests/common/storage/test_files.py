@@ -1,5 +1,3 @@
-import os
-import stat
 from pathlib import Path
 
 import pytest
@@ -27,21 +25,6 @@ def test_error_of_the_block_is_raised_even_if_the_unfinished_file_is_gone(tmp_pa
 def test_unfinished_file_is_next_to_the_file_and_named_after_it(tmp_path: Path) -> None:
     with open_atomically(tmp_path / "x.json"):
         assert [path.name for path in tmp_path.iterdir()] == ["x.json.partial"]
-
-
-def test_whole_content_is_flushed_to_disk_before_the_file_gets_its_name(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    synced = []
-
-    def fsync(descriptor: int) -> None:
-        status = os.fstat(descriptor)
-        assert stat.S_ISREG(status.st_mode)
-        synced.append((status.st_size, (tmp_path / "x").exists()))
-
-    monkeypatch.setattr(os, "fsync", fsync)
-    write_atomically(tmp_path / "x", b"1234")
-    assert synced == [(4, False)]
 
 
 def test_folder_in_place_of_the_file_is_an_os_error_and_leaves_no_unfinished_file(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@ import contextlib
 import multiprocessing
 import os
 import signal
-import stat
 import subprocess
 import sys
 import threading
@@ -152,24 +151,6 @@ def test_one_of_many_threads_that_swap_a_name_succeeds(storage: LocalStorage) ->
         swapped = list(pool.map(lambda number: storage.swap("manifest.json", b"0", b"%d" % number), range(1, 33)))
     assert swapped.count(True) == 1
     assert storage.read("manifest.json") == b"%d" % (swapped.index(True) + 1)
-
-
-@pytest.mark.parametrize("write", ["put", "replace"])
-def test_content_and_then_its_name_are_flushed_to_disk(
-    write: str, storage: LocalStorage, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A power failure must leave the whole file or none, so the content is flushed before it gets its name."""
-    path = storage.root / "records" / "x"
-    synced = []
-
-    def fsync(descriptor: int) -> None:
-        kind = "folder" if stat.S_ISDIR(os.fstat(descriptor).st_mode) else f"{os.fstat(descriptor).st_size} bytes"
-        assert kind != "folder" or os.path.samestat(os.fstat(descriptor), path.parent.stat())
-        synced.append((kind, path.exists()))
-
-    monkeypatch.setattr(os, "fsync", fsync)
-    getattr(storage, write)("records/x", b"1234")
-    assert synced == [("4 bytes", False), ("folder", True)]
 
 
 def test_no_descriptors_stay_open(storage: LocalStorage) -> None:

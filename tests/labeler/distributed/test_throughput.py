@@ -2,7 +2,7 @@ import pytest
 
 from common.errors import Reason
 from common.manifest import Failure, ShardRecord
-from labeler.distributed.throughput import format_throughput, measure_throughput
+from labeler.distributed.throughput import BOTTLENECKS, find_bottleneck, format_throughput, measure_throughput
 
 
 def record(host: str = "a", samples: int = 90, failed: int = 10) -> ShardRecord:
@@ -42,9 +42,10 @@ def test_run_without_images_has_no_rate_and_no_lines() -> None:
 
 
 def test_lines_count_one_worker_and_one_machine() -> None:
-    rate, phases, projection = format_throughput(measure_throughput([record()], 40.0, 1, 100, None))
+    rate, phases, bottleneck, projection = format_throughput(measure_throughput([record()], 40.0, 1, 100, None))
     assert rate == "100 images in 40.0 s: 2.5 images/s (1 worker on 1 machine, start-up included)"
-    assert phases.startswith("workers' time: teacher 60%, wait 20%, write 0%, commit 0% (")
+    assert phases.startswith("workers' time: wait 20%, teacher 60% (")
+    assert bottleneck.startswith("bottleneck: teacher; the teacher computes nearly all the time")
     assert phases.endswith("in threads: fetch 5.0 s, decode 6.0 s, encode 7.0 s")
     assert projection.endswith("workers always busy: 50 seconds on 1 machine, 50 machine seconds")
 
@@ -63,3 +64,20 @@ def test_lines_count_one_worker_and_one_machine() -> None:
 def test_projected_hours_are_shown_in_a_readable_unit(images: int, expected: str) -> None:
     *_, projection = format_throughput(measure_throughput([record()], 40.0, 1, images, 1.0))
     assert projection.endswith(f": {expected}")
+
+
+@pytest.mark.parametrize(
+    ("phases", "expected"),
+    [
+        ({"teacher": 5.0, "wait": 4.0, "decode": 9.0}, "teacher"),
+        ({"teacher": 3.0, "wait": 4.0, "decode": 9.0, "fetch": 2.0}, "decode"),
+        ({"teacher": 3.0, "wait": 4.0, "decode": 9.0, "fetch": 20.0}, "fetch"),
+        ({"teacher": 3.0, "device_decode": 4.0, "fetch": 20.0}, "device_decode"),
+        ({"teacher": 3.0, "wait_encode": 4.0, "wait": 2.0}, "encode"),
+        ({"teacher": 3.0, "write": 2.0, "commit": 2.0}, "write"),
+        ({}, None),
+    ],
+)
+def test_bottleneck_is_what_takes_most_of_the_workers_time(phases: dict[str, float], expected: str | None) -> None:
+    assert find_bottleneck(phases) == expected
+    assert expected is None or expected in BOTTLENECKS

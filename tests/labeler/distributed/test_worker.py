@@ -35,12 +35,21 @@ def test_starts_are_counted_until_a_shard_has_ended() -> None:
 
 
 @pytest.mark.parametrize(
-    ("threads", "gpus", "expected"), [(None, 0, 2), (None, 0.25, 3), (None, 1, 12), (None, 0.1, 2), (5, 0.25, 5)]
+    ("threads", "gpus", "machine", "expected"),
+    [
+        (None, 0, 0, 2),
+        (None, 0.25, 1, 3),
+        (None, 1, 1, 12),
+        (None, 0.25, 4, 2),
+        (None, 1, 4, 3),
+        (None, 0.1, 1, 2),
+        (5, 0.25, 1, 5),
+    ],
 )
 def test_threads_are_counted_on_the_machine_of_the_worker(
-    threads: int | None, gpus: float, expected: int, monkeypatch: pytest.MonkeyPatch
+    threads: int | None, gpus: float, machine: float, expected: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("common.parallel.available_cores", lambda: 1)  # of the machine that drives the job
+    monkeypatch.setattr("labeler.distributed.worker.available_cores", lambda: 1)  # of the machine that drives the job
     sent = pickle.dumps(WorkerSpec(None, "output", None, threads, gpus, max_starts=4))
-    monkeypatch.setattr("common.parallel.available_cores", lambda: 12)
-    assert pickle.loads(sent).count_threads() == expected
+    monkeypatch.setattr("labeler.distributed.worker.available_cores", lambda: 12)
+    assert pickle.loads(sent).count_threads(machine) == expected

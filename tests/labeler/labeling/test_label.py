@@ -1,3 +1,5 @@
+import functools
+
 import numpy as np
 import pytest
 import torch
@@ -7,11 +9,10 @@ from torch import Tensor, nn
 
 from common.errors import ImageFailure, Reason
 from common.orientation import to_upright
-from labeler.labeling.label import GAZE_GRID, GAZE_SIGMA, Label, label_image, predict_maps, to_teacher_input
+from labeler.labeling.gaze import gaze_points
+from labeler.labeling.label import GAZE_GRID, GAZE_SIGMA, Label, Maps, make_label, predict_maps, to_teacher_input
 from labeler.teacher.weights import CustomTeacher
 from tests.support.pictures import photograph
-
-CPU = torch.device("cpu")
 
 
 class Brightness(nn.Module):
@@ -43,9 +44,15 @@ def image_with_spot(x: float, y: float, width: int = 240, height: int = 180) -> 
     return (250 * torch.exp(-distance / (2 * 12.0**2))).round().to(torch.uint8).expand(3, -1, -1)
 
 
+def label_image(maps: Maps, index: int, orientation: int, threshold: float, max_points: int) -> Label:
+    stored, grid, maxima = (tensor.numpy() for tensor in maps)
+    points = functools.partial(gaze_points, grid[index], GAZE_SIGMA, threshold, max_points)
+    return make_label(stored[index], float(maxima[index]), points, orientation)
+
+
 def label_images(module: nn.Module, images: list[Tensor], orientation: int = 1, map_size: int = 64) -> list[Label]:
     batch = torch.stack([to_teacher_input(image, orientation) for image in images])
-    maps = predict_maps(CustomTeacher(module), batch, map_size, CPU)
+    maps = predict_maps(CustomTeacher(module), batch, map_size)
     return [label_image(maps, index, orientation, 0.2, 200) for index in range(len(images))]
 
 
@@ -114,7 +121,7 @@ def test_points_lie_where_the_stored_map_is_bright() -> None:
 
 def test_threshold_and_max_points_are_applied() -> None:
     batch = torch.stack([to_teacher_input(pixels(), 1)])
-    maps = predict_maps(CustomTeacher(Brightness()), batch, 64, CPU)
+    maps = predict_maps(CustomTeacher(Brightness()), batch, 64)
     assert len(label_image(maps, 0, 1, 0.2, 3).gaze) == 3
     assert (label_image(maps, 0, 1, 0.7, 200).gaze[:, 2] >= 0.7).all()
 
@@ -149,9 +156,9 @@ def test_non_finite_map_raises_image_failure(value: float, everywhere: bool) -> 
 def test_non_finite_map_does_not_affect_the_other_images_of_its_batch() -> None:
     attention = torch.rand(3, 12, 16)
     black = torch.zeros(3, 3, 480, 640, dtype=torch.uint8)
-    maps = predict_maps(CustomTeacher(ConstantOutput(attention)), black, 64, CPU)
+    maps = predict_maps(CustomTeacher(ConstantOutput(attention)), black, 64)
     attention[1] = torch.nan
-    with_bad = predict_maps(CustomTeacher(ConstantOutput(attention)), black, 64, CPU)
+    with_bad = predict_maps(CustomTeacher(ConstantOutput(attention)), black, 64)
     for index in (0, 2):
         expected, found = (label_image(batch, index, 1, 0.2, 200) for batch in (maps, with_bad))
         assert (expected.attention == found.attention).all()

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from common.images import read_jpeg_header
+from common.images.jpeg import read_jpeg_header
 from tests.support.pictures import (
     hostile_images,
     jpeg,
@@ -33,7 +33,7 @@ def test_header_reports_size_components_and_start_of_frame(data: bytes, componen
     header = read_jpeg_header(data)
     assert header is not None
     assert (header.width, header.height) == Image.open(io.BytesIO(data)).size == (64, 48)
-    assert (header.components, header.start_of_frame, header.complete) == (components, start_of_frame, True)
+    assert (len(header.components), header.start_of_frame, header.complete) == (components, start_of_frame, True)
     assert (header.scans > 1) == (start_of_frame == 0xC2)  # those of a thumbnail do not count
 
 

@@ -1,0 +1,129 @@
+"""JPEGs: what their markers declare, their pixels, and damage that decoders pass over."""
+
+import io
+import re
+import struct
+from dataclasses import dataclass
+
+import simplejpeg
+import torchcodec.decoders
+from PIL import Image
+from torch import Tensor
+
+from common.errors import ImageFailure, Reason
+
+ORIENTATION_TAG = 0x0112  # in EXIF
+BASELINE, PROGRESSIVE = 0xC0, 0xC2  # start-of-frame markers SOF0 and SOF2; SOF1 is between them
+STANDALONE_MARKERS = {0x01, *range(0xD0, 0xD9)}  # TEM, RST0 to RST7 and SOI: no length and no content follow
+END_OF_IMAGE, START_OF_SCAN, ADOBE_SEGMENT = 0xD9, 0xDA, 0xEE
+MARKER_IN_SCAN = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")  # excludes stuffed zeros, fill bytes and restart markers
+EXIF_SEGMENT = re.compile(rb"\xff\xe1(?=..Exif)", re.DOTALL)
+OTHER_SEGMENT = b"\xff\xef"  # APP15, which decoders ignore
+BLOCK = 8  # side in pixels of a JPEG's blocks
+FILLER = 128  # value of every channel in blocks that libjpeg fills in because the JPEG lacks them
+# libjpeg's warnings that pixels are missing or wrong, and what they mean for the image. Its other warnings, such as
+# extraneous bytes between segments, leave the pixels as they should be.
+DAMAGE_WARNINGS = {
+    "premature end": Reason.TRUNCATED,
+    "found marker 0xd9 instead of RST": Reason.TRUNCATED,  # the end marker
+    "instead of RST": Reason.CORRUPT,
+    "bad Huffman code": Reason.CORRUPT,
+}
+
+
+@dataclass(frozen=True)
+class JpegHeader:
+    """What the markers of a JPEG declare."""
+
+    width: int
+    height: int
+    bits: int  # per channel
+    components: tuple[tuple[int, int], ...]  # identifier and sampling factors (horizontal * 16 + vertical) of each
+    start_of_frame: int  # the SOF marker, which identifies the coding process
+    scans: int  # more than one in a progressive JPEG
+    is_adobe: bool  # has a segment that may declare another color space than the usual one
+    complete: bool  # the end-of-image marker was found
+
+    @property
+    def is_simple(self) -> bool:
+        """Whether every decoder gives the same pixels: baseline, one scan, gray or YCbCr without subsampled chroma."""
+        is_gray = len(self.components) == 1
+        is_full_color = self.components == ((1, 0x11), (2, 0x11), (3, 0x11)) and not self.is_adobe
+        return self.start_of_frame == BASELINE and self.bits == 8 and self.scans == 1 and (is_gray or is_full_color)
+
+
+def read_jpeg_header(data: bytes) -> JpegHeader | None:
+    """Read the markers of a JPEG without decoding it. Returns None if it has no frame header."""
+    position, frame, scans, is_adobe = 2, None, 0, False
+    while position + 4 <= len(data):
+        if data[position] != 0xFF:
+            break
+        marker = data[position + 1]
+        if marker == 0xFF:  # fill byte
+            position += 1
+            continue
+        if marker == END_OF_IMAGE:
+            break
+        if marker in STANDALONE_MARKERS:
+            position += 2
+            continue
+        length = struct.unpack_from(">H", data, position + 2)[0]
+        is_frame = 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)  # not DHT, JPG or DAC
+        if is_frame and position + 10 <= len(data):
+            components = data[position + 10 : position + 2 + length]
+            frame = frame or (marker, *struct.unpack_from(">BHHB", data, position + 4), components)
+        is_adobe |= marker == ADOBE_SEGMENT
+        position += 2 + length
+        if marker == START_OF_SCAN:  # entropy-coded pixels follow; skip to the next marker
+            scans += 1
+            next_marker = MARKER_IN_SCAN.search(data, position)
+            position = next_marker.start() if next_marker else len(data)
+    complete = data[position : position + 2] == b"\xff\xd9"
+    if frame is None:
+        return None
+    start_of_frame, bits, height, width, number, components = frame
+    pairs = tuple(zip(components[: 3 * number : 3], components[1 : 3 * number : 3], strict=False))
+    return JpegHeader(width, height, bits, pairs, start_of_frame, scans, is_adobe, complete)
+
+
+def decode_jpeg(jpeg: bytes) -> Tensor:
+    """Decode a JPEG to RGB, uint8 [3, H, W], ignoring EXIF orientation. Raises ValueError if it is damaged."""
+    try:
+        [pixels] = torchcodec.decoders.decode_jpeg([hide_exif(jpeg)])
+        return pixels
+    except (RuntimeError, ValueError) as error:
+        raise ValueError(str(error).partition("\n")[0].rpartition(", ")[2]) from None  # without torchcodec's function
+
+
+def hide_exif(jpeg: bytes) -> bytes:
+    """Mark the EXIF segments of a JPEG as others, so that torchcodec, which turns pixels upright, leaves them."""
+    return EXIF_SEGMENT.sub(OTHER_SEGMENT, jpeg) if b"Exif" in jpeg else jpeg
+
+
+def read_orientation(jpeg: bytes) -> int:
+    """Return the EXIF orientation of a JPEG; 1 if it is missing or invalid."""
+    if b"Exif\0" not in jpeg:
+        return 1
+    try:
+        value = Image.open(io.BytesIO(jpeg)).getexif().get(ORIENTATION_TAG)
+    except Exception:  # broken EXIF does not make an image unusable
+        return 1
+    return value if isinstance(value, int) and 1 <= value <= 8 else 1
+
+
+def ends_with_filler(pixels: Tensor) -> bool:
+    """Return whether the last block of decoded pixels, uint8 [3, H, W], has the color of blocks that a JPEG lacks."""
+    height, width = pixels.shape[1:]
+    block = pixels[:, (height - 1) // BLOCK * BLOCK :, (width - 1) // BLOCK * BLOCK :]
+    return bool((block == FILLER).all())
+
+
+def check_pixel_data(jpeg: bytes, color_space: str) -> None:
+    """Raise ImageFailure if a JPEG that decoders accept with a warning lacks pixels or has wrong ones."""
+    try:
+        # decoding at an eighth of the size takes less time, and reads all of the JPEG
+        simplejpeg.decode_jpeg(jpeg, color_space, min_height=1, min_width=1, strict=True)
+    except ValueError as error:
+        for warning, reason in DAMAGE_WARNINGS.items():
+            if warning in str(error):
+                raise ImageFailure(reason, str(error)) from None

@@ -1,0 +1,43 @@
+"""Labeling on a CPU: threads decode, resize and extract gaze points, image by image."""
+
+import functools
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+
+from common.images import read_photograph
+from common.manifest import LabelConfig
+from labeler.labeling.backend import Backend, LoadedImage
+from labeler.labeling.gaze import gaze_points
+from labeler.labeling.label import GAZE_SIGMA, Label, make_label, predict_maps, to_teacher_input
+from labeler.labeling.timing import PhaseTimer
+from labeler.teacher.model import TeacherModel
+
+
+class CpuBackend(Backend):
+    """Backend for a worker without a GPU."""
+
+    def __init__(self, teacher: TeacherModel, config: LabelConfig) -> None:
+        super().__init__(teacher, config, torch.device("cpu"))
+        torch.set_num_threads(1)  # one core per worker; sums do not depend on the number of cores
+
+    def load(self, content: bytes) -> LoadedImage:
+        pixels, stored = read_photograph(content, self.config.max_pixels, self.config.min_side)
+        return LoadedImage(stored, to_teacher_input(pixels, stored.orientation))
+
+    def predict(self, images: Sequence[LoadedImage], timer: PhaseTimer) -> list[Callable[[], Label]]:
+        with timer.measure("teacher"):
+            inputs = torch.stack([image.pixels for image in images if image.pixels is not None])
+            maps = predict_maps(self.teacher, inputs, self.config.map_size)
+        stored, grids, maxima = (tensor.numpy() for tensor in maps)
+        return [
+            functools.partial(self._label, stored[index], grids[index], float(maxima[index]), image.stored.orientation)
+            for index, image in enumerate(images)
+        ]
+
+    def _label(self, stored_map: np.ndarray, grid: np.ndarray, maximum: float, orientation: int) -> Label:
+        threshold, max_points = self.config.gaze_threshold, self.config.max_gaze_points
+        return make_label(
+            stored_map, maximum, lambda: gaze_points(grid, GAZE_SIGMA, threshold, max_points), orientation
+        )

@@ -1,0 +1,123 @@
+"""Labeling on a GPU: decoding, resizing, the teacher, maps and gaze points, for a whole batch at a time."""
+
+import functools
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from common.errors import ImageFailure
+from common.images import read_photograph
+from common.images.jpeg import check_pixel_data
+from common.images.photographs import check_photograph, describe_jpeg
+from common.manifest import LabelConfig
+from common.orientation import to_upright
+from labeler.labeling.backend import Backend, LoadedImage
+from labeler.labeling.gaze_batch import Peaks, find_peaks
+from labeler.labeling.gpu_decoder import Decode, is_last_block_uniform
+from labeler.labeling.label import GAZE_SIGMA, Label, make_label, predict_maps, to_teacher_input
+from labeler.labeling.resize import MAX_SIDE, resize_batch
+from labeler.labeling.timing import PhaseTimer
+from labeler.teacher.model import TeacherModel
+
+
+class GpuBackend(Backend):
+    """Backend for a worker with a GPU, with the labels of `CpuBackend` except for the rounding of the teacher's sums.
+
+    JPEGs that every decoder decodes to the same pixels (`JpegHeader.is_simple`) are decoded by `decode`, in batches.
+    All others, and all if `decode` is None, are decoded in threads on the CPU. The device may also be a CPU, for tests.
+    """
+
+    def __init__(self, teacher: TeacherModel, config: LabelConfig, device: torch.device, decode: Decode | None) -> None:
+        super().__init__(teacher, config, device)
+        self.decode = decode
+        torch.backends.cuda.matmul.allow_tf32 = False
+        torch.backends.cudnn.allow_tf32 = False
+        torch.backends.cudnn.deterministic = True
+
+    def load(self, content: bytes) -> LoadedImage:
+        max_pixels, min_side = self.config.max_pixels, self.config.min_side
+        header = check_photograph(content, max_pixels, min_side)
+        is_exact = header is not None and header.is_simple and _is_small(header.width, header.height)
+        if self.decode is not None and header is not None and is_exact:
+            return LoadedImage(describe_jpeg(content, header), None)
+        pixels, stored = read_photograph(content, max_pixels, min_side)
+        if _is_small(*pixels.shape[1:]):
+            return LoadedImage(stored, to_upright(pixels, stored.orientation))
+        return LoadedImage(stored, to_teacher_input(pixels, stored.orientation))
+
+    def predict(self, images: Sequence[LoadedImage], timer: PhaseTimer) -> list[Callable[[], Label]]:
+        config = self.config
+        with timer.measure("device_decode"):
+            pixels, failures = self._place_on_device(images)
+        with timer.measure("teacher"), torch.inference_mode():
+            # A plan of an earlier version does not pad its last batch
+            count = len(images) if config.map_encoder is None else self.batch_size
+            maps = predict_maps(self.teacher, resize_batch(pixels, count), config.map_size)
+            peaks = find_peaks(maps.grid, GAZE_SIGMA, config.gaze_threshold, config.max_gaze_points)
+            stored, maxima = maps.stored.cpu().numpy(), maps.maxima.cpu().numpy()
+        return [
+            functools.partial(_label, stored[index], float(maxima[index]), peaks, index, image, failures.get(index))
+            for index, image in enumerate(images)
+        ]
+
+    def _place_on_device(self, images: Sequence[LoadedImage]) -> tuple[list[Tensor], dict[int, ImageFailure]]:
+        """Return the upright pixels of each image, uint8 [3, H, W], and the failures by index.
+
+        The pixels of an image that failed are black.
+        """
+        indices = [index for index, image in enumerate(images) if image.pixels is None]
+        decoded, failures = self._decode([images[index].stored.jpeg for index in indices])
+        on_device = {
+            index: to_upright(pixels, images[index].stored.orientation)
+            for index, pixels in zip(indices, decoded, strict=True)
+        }
+        pixels = [
+            on_device[index] if image.pixels is None else image.pixels.to(self.device, non_blocking=True)
+            for index, image in enumerate(images)
+        ]
+        return pixels, {indices[position]: failure for position, failure in failures.items()}
+
+    def _decode(self, jpegs: Sequence[bytes]) -> tuple[list[Tensor], dict[int, ImageFailure]]:
+        """Decode JPEGs, all together or, if one of them is damaged, one by one on the CPU."""
+        if not jpegs or self.decode is None:
+            return [], {}
+        try:
+            decoded = self.decode(jpegs)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError:
+            return self._decode_one_by_one(jpegs)
+        # The decoder fills in what a JPEG lacks; sky and white backgrounds are uniform too
+        failures = {}
+        uniform = torch.stack([is_last_block_uniform(pixels) for pixels in decoded])
+        for index in uniform.nonzero()[:, 0].tolist():
+            try:
+                check_pixel_data(jpegs[index], "RGB")
+            except ImageFailure as failure:
+                failures[index] = failure
+        return decoded, failures
+
+    def _decode_one_by_one(self, jpegs: Sequence[bytes]) -> tuple[list[Tensor], dict[int, ImageFailure]]:
+        decoded, failures = [], {}
+        for index, jpeg in enumerate(jpegs):
+            try:
+                pixels = read_photograph(jpeg, self.config.max_pixels, self.config.min_side)[0]
+            except ImageFailure as failure:
+                failures[index] = failure
+                pixels = torch.zeros(3, 1, 1, dtype=torch.uint8)
+            decoded.append(pixels.to(self.device))
+        return decoded, failures
+
+
+def _label(
+    stored_map: np.ndarray, maximum: float, peaks: Peaks, index: int, image: LoadedImage, failure: ImageFailure | None
+) -> Label:
+    if failure is not None:
+        raise failure
+    return make_label(stored_map, maximum, functools.partial(peaks.points, index), image.stored.orientation)
+
+
+def _is_small(*sides: int) -> bool:
+    return max(sides) <= MAX_SIDE

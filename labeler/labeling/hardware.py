@@ -1,0 +1,23 @@
+"""The choice of the backend for the hardware that a worker has."""
+
+import functools
+
+from common.launch import default_device
+from common.manifest import LabelConfig
+from labeler.labeling.backend import Backend
+from labeler.labeling.cpu_backend import CpuBackend
+from labeler.labeling.gpu_backend import GpuBackend
+from labeler.labeling.gpu_decoder import decode_with_nvjpeg, explain_difference
+from labeler.teacher.model import TeacherModel
+
+
+def make_backend(teacher: TeacherModel, config: LabelConfig) -> tuple[Backend, str]:
+    """Make the backend for this process's device. Returns it, and a warning for the user or an empty text."""
+    device = default_device()
+    if device.type == "cpu":
+        return CpuBackend(teacher, config), ""
+    decode = functools.partial(decode_with_nvjpeg, device=device)
+    if difference := explain_difference(decode):
+        warning = f"JPEGs are decoded on the CPU, because the GPU's decoder cannot be used: {difference}"
+        return GpuBackend(teacher, config, device, None), warning
+    return GpuBackend(teacher, config, device, decode), ""
