@@ -66,8 +66,8 @@ class LabelConfig(BaseModel):
     batch_size: int | None = Field(
         None,
         ge=1,
-        description="images per forward pass of the teacher; by default that of the data set or, for a new one, 1 on a "
-        "CPU, whose caches hold one, and 64 on a GPU",
+        description="images per forward pass of the teacher on a GPU, by default as in the data set or, for a new one, "
+        "64; a CPU, whose caches hold one image, processes them one by one",
     )
     map_encoder: MapEncoder | None = Field(
         None,
@@ -75,10 +75,15 @@ class LabelConfig(BaseModel):
         "versions; by default as in the data set or, for a new one, zlib",
     )
 
+    @property
+    def is_of_earlier_version(self) -> bool:
+        """Whether the plan is of a version that did not state the map encoder, whose shards have other bytes."""
+        return self.map_encoder is None
+
     def for_fingerprint(self) -> dict[str, Any]:
         """Return the settings as JSON values, without those that plans of earlier versions do not have."""
         settings = self.model_dump(mode="json")
-        if self.map_encoder is None:
+        if self.is_of_earlier_version:
             del settings["map_encoder"]
         return settings
 

@@ -1,12 +1,10 @@
 """A labeling job from start to end: check input and output, plan the shards, label them, publish the data set."""
 
-import os
 import time
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from common.launch import default_device
 from common.manifest import Plan, shard_name
 from common.storage import Storage, open_storage
 from common.text import pluralize
@@ -37,7 +35,7 @@ def label_input(settings: LabelSettings, output: str) -> int:
     check_nonnegative_maps(teacher)
 
     listing = list_images(source, settings.input)
-    plans = plan_input(settings, storage, listing, teacher.identity, lambda: _will_use_gpus(settings))
+    plans = plan_input(settings, storage, listing, teacher.identity)
     _print_plans(plans, output, listing.skipped)
     if settings.plan_only:
         storage.sweep()
@@ -121,18 +119,6 @@ def _label_missing_shards(
         if shards:
             set_aside |= label_shards(settings, storage.location, plan, shards, teacher, progress)
     return set_aside
-
-
-def _will_use_gpus(settings: WorkSettings) -> bool:
-    """Return whether the workers will run on GPUs. Joins the cluster if RAY_ADDRESS names one."""
-    if settings.gpus_per_worker is not None:
-        return settings.gpus_per_worker > 0
-    if os.environ.get("RAY_ADDRESS", "local") == "local":
-        return default_device().type == "cuda"
-    from labeler.distributed.resources import max_per_machine, start_ray  # imports Ray, which takes a second
-
-    start_ray()
-    return max_per_machine("GPU") > 0
 
 
 def _count_shards(plans: Sequence[Plan]) -> int:

@@ -7,6 +7,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 
+from common.storage.s3_client import get_client
 from tests.support.s3_server import WEED, S3Server
 
 os.environ.setdefault("RAY_ADDRESS", "local")
@@ -47,14 +48,16 @@ def bucket(s3: S3Server) -> str:
 
 
 @pytest.fixture
-def s3_environment(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+def s3_environment(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, str]]:
     """Set this process's AWS variables so that it uses `s3`, and return them."""
     for name in list(os.environ):
         if name.startswith("AWS_"):
             monkeypatch.delenv(name)
     for name, value in s3.environment().items():
         monkeypatch.setenv(name, value)
-    return s3.environment()
+    get_client.cache_clear()
+    yield s3.environment()
+    get_client.cache_clear()  # a test may have set another endpoint
 
 
 def _run_server(folder: Path, anonymous: bool) -> Iterator[S3Server]:

@@ -29,6 +29,11 @@ def start_ray() -> None:
     context.max_errored_blocks = -1  # a dead worker does not end the pass; the next pass labels its shards
 
 
+def default_gpu_share(cores: float) -> float:
+    """Return the GPUs of a worker if each GPU has this many CPU cores to itself: a fraction, or 1."""
+    return 1 / max(1, min(MAX_WORKERS_PER_GPU, int(cores / CORES_PER_WORKER)))
+
+
 def allocate_workers(settings: WorkSettings, pending: int) -> tuple[int, float]:
     """Return how many workers to start for the pending shards, and the GPUs of each.
 
@@ -60,5 +65,5 @@ def _workers_that_fit(settings: WorkSettings) -> tuple[int, float]:
     gpus = settings.gpus_per_worker
     if gpus is None:
         cores = cores_per_gpu()
-        gpus = 1 / max(1, min(MAX_WORKERS_PER_GPU, int(cores / CORES_PER_WORKER))) if cores else 0.0
+        gpus = default_gpu_share(cores) if cores else 0.0
     return max_workers(gpus), gpus

@@ -15,7 +15,7 @@ from common.sources import open_source
 from common.storage import Storage, open_storage
 from common.text import pluralize
 from labeler.distributed.metrics import WorkerMetrics
-from labeler.labeling.backend import UNPLANNED_GPU_BATCH_SIZE
+from labeler.labeling.gpu_backend import UNPLANNED_BATCH_SIZE
 from labeler.labeling.hardware import make_backend
 from labeler.labeling.shard import ShardLabeler
 from labeler.teacher.weights import TeacherSource
@@ -121,7 +121,7 @@ class LabelWorker:
         return {"shard": shard, "error": error, "fatal": False, "warning": warning}
 
     def _advise_on_memory(self) -> str:
-        batch = pluralize(self._spec.plan.config.batch_size or UNPLANNED_GPU_BATCH_SIZE, "image")
+        batch = pluralize(self._spec.plan.config.batch_size or UNPLANNED_BATCH_SIZE, "image")
         return (
             f"; the GPU's memory does not hold a batch of {batch} for each worker that shares it: let fewer share it "
             "(--gpus-per-worker 1), or start a new data set with a smaller --batch-size"

@@ -13,9 +13,6 @@ from labeler.labeling.label import Label
 from labeler.labeling.timing import PhaseTimer
 from labeler.teacher.model import TeacherModel
 
-# Images per forward pass of the teacher in plans of earlier versions, which do not state it
-UNPLANNED_CPU_BATCH_SIZE, UNPLANNED_GPU_BATCH_SIZE = 1, 32
-
 
 class LoadedImage(NamedTuple):
     """An image that a backend has loaded.
@@ -34,13 +31,12 @@ class Backend(ABC):
     `predict` takes `batch_size` images, or fewer at the end of a shard or if some of them have failed.
     """
 
-    def __init__(self, teacher: TeacherModel, config: LabelConfig, device: torch.device) -> None:
+    def __init__(self, teacher: TeacherModel, config: LabelConfig, device: torch.device, batch_size: int) -> None:
         """Prepare the teacher on a device; `config` is that of the plan."""
         self.teacher = teacher.to(device)
         self.config = config
         self.device = device
-        unplanned = UNPLANNED_CPU_BATCH_SIZE if device.type == "cpu" else UNPLANNED_GPU_BATCH_SIZE
-        self.batch_size = config.batch_size or unplanned
+        self.batch_size = batch_size
 
     @abstractmethod
     def load(self, content: bytes) -> LoadedImage:

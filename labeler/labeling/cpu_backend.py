@@ -19,7 +19,9 @@ class CpuBackend(Backend):
     """Backend for a worker without a GPU."""
 
     def __init__(self, teacher: TeacherModel, config: LabelConfig) -> None:
-        super().__init__(teacher, config, torch.device("cpu"))
+        # in plans of earlier versions, the batch size also applied to CPUs
+        batch_size = (config.batch_size or 1) if config.is_of_earlier_version else 1
+        super().__init__(teacher, config, torch.device("cpu"), batch_size)
         torch.set_num_threads(1)  # one core per worker; sums do not depend on the number of cores
 
     def load(self, content: bytes) -> LoadedImage:

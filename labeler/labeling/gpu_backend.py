@@ -21,6 +21,8 @@ from labeler.labeling.resize import MAX_SIDE, resize_batch
 from labeler.labeling.timing import PhaseTimer
 from labeler.teacher.model import TeacherModel
 
+UNPLANNED_BATCH_SIZE = 32  # of plans of earlier versions, which may not state it
+
 
 class GpuBackend(Backend):
     """Backend for a worker with a GPU, with the labels of `CpuBackend` except for the rounding of the teacher's sums.
@@ -30,7 +32,7 @@ class GpuBackend(Backend):
     """
 
     def __init__(self, teacher: TeacherModel, config: LabelConfig, device: torch.device, decode: Decode | None) -> None:
-        super().__init__(teacher, config, device)
+        super().__init__(teacher, config, device, config.batch_size or UNPLANNED_BATCH_SIZE)
         self.decode = decode
         torch.backends.cuda.matmul.allow_tf32 = False
         torch.backends.cudnn.allow_tf32 = False
@@ -52,8 +54,7 @@ class GpuBackend(Backend):
         with timer.measure("device_decode"):
             pixels, failures = self._place_on_device(images)
         with timer.measure("teacher"), torch.inference_mode():
-            # A plan of an earlier version does not pad its last batch
-            count = len(images) if config.map_encoder is None else self.batch_size
+            count = len(images) if config.is_of_earlier_version else self.batch_size  # earlier versions did not pad
             maps = predict_maps(self.teacher, resize_batch(pixels, count), config.map_size)
             peaks = find_peaks(maps.grid, GAZE_SIGMA, config.gaze_threshold, config.max_gaze_points)
             stored, maxima = maps.stored.cpu().numpy(), maps.maxima.cpu().numpy()

@@ -1,7 +1,7 @@
 """The planning step of a job: list an input and save the plan of its new images, or of images that failed before."""
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from common.manifest import PLAN, LabelConfig, Plan, Teacher
 from common.sources import Source, open_source
@@ -29,16 +29,13 @@ def list_images(source: Source, location: str) -> Listing:
     return source.list(lambda images: print(f"{images:,} images", end="\r", file=sys.stderr) if terminal else None)
 
 
-def plan_input(
-    settings: LabelSettings, storage: Storage, listing: Listing, teacher: Teacher, has_gpus: Callable[[], bool]
-) -> list[Plan]:
+def plan_input(settings: LabelSettings, storage: Storage, listing: Listing, teacher: Teacher) -> list[Plan]:
     """Save the plan of a new data set, or with `settings.append` that of a further generation. Returns all plans.
 
-    `has_gpus` is that of `resolve_config`. Planning again with the same settings and input changes nothing. Raises
-    UserError if the stored plan is different.
+    Planning again with the same settings and input changes nothing. Raises UserError if the stored plan is different.
     """
     planned = read_plans(storage)[0].config if storage.exists(PLAN) else None
-    config = resolve_config(settings.label_config(), planned, has_gpus)
+    config = resolve_config(settings.label_config(), planned)
     if settings.append and planned is not None:
         return _plan_new_images(settings.input, config, storage, listing, teacher)
     plan, table = make_plan(listing, config, teacher, settings.input)

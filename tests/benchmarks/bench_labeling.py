@@ -90,7 +90,7 @@ def save_plan(source: Path, output: Path, **config: Any) -> Plan:
     """Make and save the plan that the job would make."""
     listing = open_source(str(source)).list()
     teacher = find_teacher(str(WEIGHTS)).identity
-    resolved = resolve_config(LabelConfig(**config), None, lambda: False)
+    resolved = resolve_config(LabelConfig(**config), None)
     plan, images = make_plan(listing, resolved, teacher, str(source))
     save_first_plan(LocalStorage(output), plan, images)
     return plan

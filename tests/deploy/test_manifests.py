@@ -13,6 +13,7 @@ from ray.runtime_env import RuntimeEnv
 
 from labeler.config import LabelSettings
 from labeler.distributed.metrics import METRIC_DESCRIPTIONS
+from labeler.distributed.resources import default_gpu_share
 from tests.deploy import crd
 from trainer.config import TrainSettings
 from trainer.data.sampler import rank_slots
@@ -99,10 +100,13 @@ class TestRayJobs:
 
     def test_workers_use_all_gpus(self, job: dict[str, Any]) -> None:
         group = workers(job)
-        gpus = int(group["template"]["spec"]["containers"][0]["resources"]["limits"]["nvidia.com/gpu"])
+        limits = group["template"]["spec"]["containers"][0]["resources"]["limits"]
+        gpus = int(limits["nvidia.com/gpu"])
         assert group["minReplicas"] == group["replicas"] == group["maxReplicas"]
         settings = flags(job["spec"]["entrypoint"])
-        assert int(settings["workers"]) * float(settings.get("gpus_per_worker", 1)) == group["replicas"] * gpus
+        is_labeler = "labeler.run" in job["spec"]["entrypoint"]
+        share = default_gpu_share(int(limits["cpu"]) / gpus) if is_labeler else 1
+        assert int(settings["workers"]) * share == group["replicas"] * gpus
 
     def test_quantities_are_well_formed(self, job: dict[str, Any]) -> None:
         found = [

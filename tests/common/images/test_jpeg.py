@@ -1,15 +1,21 @@
 import io
 
+import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from common.images.jpeg import read_jpeg_header
+from common.images.jpeg import decode_jpeg, hide_exif, read_jpeg_header, read_orientation
 from tests.support.pictures import (
+    encoded,
     hostile_images,
     jpeg,
+    photograph,
     resized_jpeg_header,
+    rotated_jpeg,
+    with_segment,
     with_thumbnail,
 )
 
@@ -64,3 +70,57 @@ def test_header_reads_any_size(width: int, height: int) -> None:
     header = read_jpeg_header(resized_jpeg_header(jpeg(), width, height))
     assert header is not None
     assert (header.width, header.height) == (width, height)
+
+
+EXACT = {"quality": 90, "subsampling": 0}
+
+
+@pytest.mark.parametrize(
+    ("data", "is_simple"),
+    [
+        (jpeg(**EXACT), True),
+        (encoded(photograph().convert("L"), "JPEG"), True),
+        (with_thumbnail(jpeg(**EXACT)), True),
+        (jpeg(**EXACT, restart_marker_blocks=2), True),
+        (jpeg(subsampling=1), False),
+        (jpeg(subsampling=2), False),
+        (jpeg(**EXACT, progressive=True), False),
+        (encoded(photograph().convert("L"), "JPEG", progressive=True), False),
+        (encoded(photograph().convert("CMYK"), "JPEG", **EXACT), False),
+        (encoded(photograph(), "JPEG", **EXACT, keep_rgb=True), False),  # RGB, marked by component names and by Adobe
+    ],
+    ids=["4:4:4", "gray", "thumbnail", "restarts", "4:2:2", "4:2:0", "progressive", "gray progressive", "CMYK", "RGB"],
+)
+def test_simple_jpegs_are_baseline_and_gray_or_without_subsampled_chroma(data: bytes, is_simple: bool) -> None:
+    header = read_jpeg_header(data)
+    assert header is not None
+    assert header.is_simple == is_simple
+
+
+def test_jpeg_that_declares_another_color_space_is_not_simple() -> None:
+    data = with_segment(jpeg(**EXACT), 0xEE, b"Adobe\0\x64\0\0\0\0\0")  # transform 0: no YCbCr
+    header = read_jpeg_header(data)
+    assert header is not None
+    assert not header.is_simple
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_pixels_are_those_stored_whatever_the_orientation(orientation: int) -> None:
+    data = rotated_jpeg(orientation, 40, 24)
+    pixels = decode_jpeg(data)
+    assert pixels.shape == (3, 24, 40)
+    expected = np.asarray(Image.open(io.BytesIO(data)))
+    assert np.abs(pixels.permute(1, 2, 0).numpy().astype(int) - expected).max() <= 2
+    assert torch.equal(pixels, decode_jpeg(rotated_jpeg(1, 40, 24)))
+    assert read_orientation(data) == orientation
+
+
+def test_jpeg_without_exif_is_not_copied() -> None:
+    data = jpeg()
+    assert hide_exif(data) is data
+
+
+@pytest.mark.parametrize("data", [b"", b"\xff\xd8", jpeg()[:300], jpeg()[: len(jpeg()) // 2], b"text" * 100])
+def test_damaged_jpeg_is_a_value_error_in_plain_words(data: bytes) -> None:
+    with pytest.raises(ValueError, match=r"^[\w: ()-]+\.?$"):
+        decode_jpeg(data)

@@ -77,6 +77,9 @@ def mixed_images() -> dict[str, bytes]:
         "subsampled_and_turned.jpg": rotated_jpeg(6, 90, 64, 11),
         "progressive.jpg": jpeg(90, 60, 12, progressive=True, subsampling=0),
         "wide.jpg": jpeg(1700, 10, 13, **EXACT),
+        "strip.jpg": jpeg(20_000, 8, 15, **EXACT),
+        "pixel.jpg": jpeg(1, 1, 16, **EXACT),
+        "cmyk.jpg": encoded(photograph(80, 60, 17).convert("CMYK"), "JPEG"),
         "picture.png": encoded(photograph(64, 48, 14), "PNG"),
     }
 
@@ -93,13 +96,13 @@ def test_shard_is_that_of_the_cpu(
     batch_size: int, decoder: Callable[[], Any], map_encoder: str | None, tmp_path: Path
 ) -> None:
     images = write(tmp_path / "images", mixed_images())
-    settings = {"map_size": 48, "batch_size": batch_size, "map_encoder": map_encoder}
+    settings = {"map_size": 48, "batch_size": batch_size, "map_encoder": map_encoder, "min_side": 1}
     expected = label_on_cpu(images, tmp_path / "cpu", **settings)
     decode = decoder()
     found = label_on_device(images, tmp_path / "device", decode, **settings)
     assert found.sha256 == expected.sha256
     assert found.samples == len(mixed_images())
-    assert decode is None or decode.decoded == 5 + 8 + 1 + 1  # simple, turned, gray, wide
+    assert decode is None or decode.decoded == 5 + 8 + 1 + 1 + 1  # simple, turned, gray, wide, pixel
     assert found.seconds.keys() >= {"fetch", "decode", "device_decode", "teacher", "encode", "wait_encode", "write"}
 
 

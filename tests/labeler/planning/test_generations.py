@@ -69,7 +69,7 @@ def plan_retry(output: Path) -> Plan:
 def plan_appended(output: Path, images: Path, samples_per_shard: int = 5) -> Plan:
     """Plan the new images as a further generation, as `labeler.run --append` does."""
     settings = LabelSettings(input=str(images), append=True, samples_per_shard=samples_per_shard)
-    return plan_input(settings, LocalStorage(output), open_source(str(images)).list(), TEACHER, lambda: False)[-1]
+    return plan_input(settings, LocalStorage(output), open_source(str(images)).list(), TEACHER)[-1]
 
 
 def shard_checksums(output: Path) -> dict[str, str]:

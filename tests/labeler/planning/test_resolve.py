@@ -5,38 +5,42 @@ from pathlib import Path
 
 import pytest
 
-from common.manifest import PLAN, LabelConfig, Plan, Teacher
+from common.manifest import PLAN, LabelConfig, MapEncoder, Plan, Teacher
 from common.shards import decode_map
 from common.storage import LocalStorage
+from labeler.labeling.cpu_backend import CpuBackend
 from labeler.planning.generations import read_plans
 from labeler.planning.plan import compute_fingerprint
 from labeler.planning.resolve import resolve_config
+from labeler.teacher.weights import load_teacher
 from tests.support.jobs import checksums, members, photographs, planned, shard_labeler
 
 TAR = "train-000000.tar"
 
 
-def no_one_asks() -> bool:
-    raise AssertionError("the hardware must not matter")
-
-
-@pytest.mark.parametrize(("has_gpus", "batch_size"), [(True, 64), (False, 1)])
-def test_new_plan_has_the_defaults_of_its_hardware(has_gpus: bool, batch_size: int) -> None:
-    config = resolve_config(LabelConfig(seed=7), None, lambda: has_gpus)
-    assert config == LabelConfig(seed=7, batch_size=batch_size, map_encoder="zlib")
+def test_new_plan_states_the_defaults() -> None:
+    assert resolve_config(LabelConfig(seed=7), None) == LabelConfig(seed=7, batch_size=64, map_encoder="zlib")
 
 
 def test_given_settings_are_kept() -> None:
     config = LabelConfig(batch_size=5, map_encoder="pillow")
-    assert resolve_config(config, None, no_one_asks) == config
-    assert resolve_config(config, LabelConfig(batch_size=64, map_encoder="zlib"), no_one_asks) == config
+    assert resolve_config(config, None) == config
+    assert resolve_config(config, LabelConfig(batch_size=64, map_encoder="zlib")) == config
 
 
 @pytest.mark.parametrize(
     "stored", [LabelConfig(), LabelConfig(batch_size=64, map_encoder="zlib"), LabelConfig(map_encoder="pillow")]
 )
 def test_further_runs_take_the_settings_of_the_plan(stored: LabelConfig) -> None:
-    assert resolve_config(LabelConfig(), stored, no_one_asks) == stored
+    assert resolve_config(LabelConfig(), stored) == stored
+
+
+@pytest.mark.parametrize(("map_encoder", "batch_size"), [("zlib", 1), ("pillow", 1), (None, 5)])
+def test_cpus_process_images_one_by_one_except_for_plans_of_earlier_versions(
+    map_encoder: MapEncoder | None, batch_size: int
+) -> None:
+    config = LabelConfig(batch_size=5, map_encoder=map_encoder)
+    assert CpuBackend(load_teacher("bundled"), config).batch_size == batch_size
 
 
 @pytest.mark.parametrize(
