@@ -4,6 +4,7 @@ import shutil
 import socket
 import subprocess
 import tarfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -320,3 +321,24 @@ def test_teacher_error_leaves_no_files_and_the_shard_can_be_retried(images: Path
 
 def partial_files(output: Path) -> list[Path]:
     return list((output / ".partial").glob("*"))
+
+
+@pytest.mark.parametrize(("threads", "expected"), [(1, 2), (3, 6)])
+def test_few_images_are_fetched_before_the_teacher_needs_them(
+    threads: int, expected: int, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Memory must not depend on the number of images in a shard."""
+    output, reads, reads_at_first = tmp_path / "out", [], []
+
+    def wait_and_count(batch: Tensor) -> Tensor:
+        if not reads_at_first:
+            time.sleep(0.5)  # for threads that would fetch more
+            reads_at_first.append(len(reads))
+        return batch.mean(1)
+
+    teacher = CustomTeacher(FunctionModule(wait_and_count))
+    labeler = shard_labeler(planned(images, output), output, teacher, threads)
+    read = labeler.source.read
+    monkeypatch.setattr(labeler.source, "read", lambda image: (reads.append(image), read(image))[1])
+    assert labeler.label(0).samples == 11
+    assert reads_at_first == [expected]
