@@ -1,8 +1,11 @@
-"""Building blocks of messages: shortened lists of names, and counts with their nouns."""
+"""Building blocks of messages: shortened lists of names, and counts with their nouns; sizes that users write."""
 
+import re
 from collections.abc import Sequence
 
 MAX_NAMES = 5  # default number of names that a message lists
+SIZE = re.compile(r"(?P<number>\d+(?:\.\d+)?)\s*(?P<unit>[KMGT]?)B?", re.IGNORECASE)
+UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 
 
 def join_names(names: Sequence[str], most: int = MAX_NAMES, total: int | None = None) -> str:
@@ -17,3 +20,10 @@ def join_names(names: Sequence[str], most: int = MAX_NAMES, total: int | None = 
 def pluralize(count: int, noun: str) -> str:
     """Format a count with its noun: "1 shard", "1,282 shards"."""
     return f"{count:,} {noun}" + ("" if count == 1 else "s")
+
+
+def parse_bytes(text: str) -> int:
+    """Parse a number of bytes such as "200GB", "1.5 TB" or "1000". Raises ValueError."""
+    if not (match := SIZE.fullmatch(text.strip())):
+        raise ValueError(f"expected a size such as 200GB, found {text!r}")
+    return int(float(match["number"]) * UNITS[match["unit"].upper()])

@@ -4,7 +4,7 @@ import io
 import json
 import math
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -50,13 +50,18 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     return state
 
 
-def save_or_check_settings(folder: RunFolder, name: str, settings: dict[str, Any]) -> None:
-    """Save the settings of a new run, or check that a resumed run has the same. Raises UserError on a difference."""
+def save_or_check_settings(
+    folder: RunFolder, name: str, settings: dict[str, Any], added: Mapping[str, Any] | None = None
+) -> None:
+    """Save the settings of a new run, or check that a resumed run has the same. Raises UserError on a difference.
+
+    `added` holds the values of settings that runs of earlier versions lack.
+    """
     before = folder.read_json(name)
     if before is None:
         folder.write_json(name, settings)
     elif isinstance(before, dict):
-        check_same_settings(folder.location, before, settings)
+        check_same_settings(folder.location, {**(added or {}), **before}, settings)
     else:
         raise UserError(
             f"{folder.location}/{name}: expected the settings of a run, found another file; choose another folder"

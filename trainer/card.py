@@ -4,6 +4,7 @@ from typing import Any
 
 from common.text import pluralize
 from trainer.config import TrainConfig
+from trainer.model.backbone import small_stem_code
 
 TEMPLATE = """---
 tags: [contrastive-learning, saliency, human-attention, {backbone}]
@@ -18,7 +19,8 @@ contrastive models*, CVPR 2023.
 
 | | |
 |---|---|
-| network | {backbone}, {norm} norm, images of {image_size} px |
+| network | {backbone}, {norm} norm, stem of stride {stem_stride}, images of {image_size} px |
+| views | crops of at least {min_crop:g} of the area, color jitter of strength {jitter_strength:g}, {blur} blur |
 | training | {samples}, {epochs} in batches of {batch_size:,}; seed {seed} |
 | data set | `{data}`, SHA-256 `{dataset}` |
 | attention targets | {attention} |
@@ -39,11 +41,11 @@ writes weights for torchvision. Their input is images in [0, 1], normalized with
 standard deviation (0.229, 0.224, 0.225):
 
 ```python
-import safetensors.torch, torchvision
+import safetensors.torch, torch, torchvision
 
 weights = safetensors.torch.load_file("{backbone}.safetensors")
 model = torchvision.models.{backbone}(num_classes=len(weights["fc.bias"]){norm_layer})
-model.load_state_dict(weights)
+{stem}model.load_state_dict(weights)
 ```
 
 The formats `--to model.onnx` and `--to model.pt2` include the prediction of attention maps. With this project
@@ -63,7 +65,18 @@ individual person. The model has not been tested for any application. The rights
 owners.
 """
 GROUP_NORM_ARGUMENT = ", norm_layer=lambda channels: torch.nn.GroupNorm(32, channels)"
-SETTINGS_SHOWN = {"recipe", "backbone", "norm", "image_size", "batch_size", "seed", "data"}
+SETTINGS_SHOWN = {
+    "recipe",
+    "backbone",
+    "norm",
+    "stem_stride",
+    "min_crop",
+    "jitter_strength",
+    "image_size",
+    "batch_size",
+    "seed",
+    "data",
+}
 FIGURE_TITLES = {
     "loss": "loss",
     "contrastive": "contrastive loss",
@@ -92,6 +105,8 @@ def model_card(config: TrainConfig, description: str, result: dict[str, Any]) ->
         attention=_attention_targets(config, result),
         classes=f"a linear classifier was trained on them; chance is {result['chance']:.4g}" if has_classes else "none",
         figures="\n".join(figures),
+        blur="with" if config.blur else "without",
+        stem=small_stem_code("model", config.stem_stride),
         norm_layer=GROUP_NORM_ARGUMENT if config.norm == "group" else "",
     )
 

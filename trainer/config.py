@@ -1,14 +1,21 @@
 """All settings of a training run."""
 
-from typing import Any, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, field_validator
 from pydantic_settings import SettingsConfigDict
 
 from common.errors import UserError
 from common.parallel import default_decoders
 from common.settings import Settings
+from common.text import parse_bytes
 from trainer.recipes import recipe_names
+
+if TYPE_CHECKING:
+    from trainer.data.shard_cache import ShardCache
+
+DISK_CACHE = "disk:"  # prefix of --cache
 
 DEMO_DATA, DEMO_OUTPUT = "runs/demo/scenes", "runs/demo/training"
 DEMO: dict[str, Any] = {
@@ -20,6 +27,8 @@ DEMO: dict[str, Any] = {
     "temperature": 0.5,  # for small batches
 }
 DEMO_CONTRASTIVE_RATE = 2.0  # learning rate of the demo's few steps; SimCLR's rule for long runs is too slow
+# values of settings that runs of earlier versions do not have
+ADDED_SETTINGS = {"stem_stride": 4, "min_crop": 0.08, "jitter_strength": 1.0, "blur": True, "init": None}
 
 
 class ModelConfig(BaseModel):
@@ -30,6 +39,11 @@ class ModelConfig(BaseModel):
         "batch",
         description="batch norm, synchronized over GPUs (on CPUs each worker has its own statistics), or group norm, "
         "whose result does not depend on how a batch is split",
+    )
+    stem_stride: Literal[4, 2, 1] = Field(
+        4,
+        description="stride of the layers before the first stage. 4: the ResNet's, a 7x7 convolution and max pooling; "
+        "for small images 2 or 1: a 3x3 convolution of this stride without pooling",
     )
     head_layers: int = Field(2, ge=2, le=4, description="number of layers of SimCLR's projection head")
     temperature: float = Field(0.1, gt=0, allow_inf_nan=False, description="temperature of the contrastive loss")
@@ -52,6 +66,12 @@ class ModelConfig(BaseModel):
     second_order: bool = Field(
         False, description="contrastive-contracam: differentiate through the channel weights of ContraCAM as well"
     )
+
+    @field_validator("stem_stride", mode="before")
+    @classmethod
+    def _parse_stem_stride(cls, value: Any) -> Any:
+        """Convert digits, which flags and environment variables give, to a number."""
+        return int(value) if isinstance(value, str) and value.isdecimal() else value
 
 
 class TrainConfig(ModelConfig):
@@ -81,6 +101,21 @@ class TrainConfig(ModelConfig):
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto",
         description="arithmetic of the network, weights stay float32; auto: bfloat16 autocast on GPUs, float32 on CPUs",
+    )
+    min_crop: float = Field(
+        0.08, gt=0, le=1, description="smallest area of a random crop, as a fraction of the image's"
+    )
+    jitter_strength: float = Field(
+        1.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="strength of the color jitter of views: 1 as in SimCLR, 0 for none",
+    )
+    blur: bool = Field(True, description="blur half of the views")
+    init: str | None = Field(
+        None,
+        description="weights with which the backbone starts, local or in S3: a file of torchvision, timm, "
+        "trainer.export or trainer.run, MoCo, DINO or SwAV; by default random ones",
     )
     seed: int = Field(0, ge=0, lt=2**32, description="random seed for initialization, sample order and augmentation")
     human_data: list[str] = Field(
@@ -132,9 +167,12 @@ class TrainSettings(TrainConfig, Settings):
             "reduction",
             "head_layers",
             "norm",
+            "init",
+            "stem_stride",
             "probe",
             "second_order",
         ),
+        "views": ("min_crop", "jitter_strength", "blur"),
         "optimization": (
             "epochs",
             "batch_size",
@@ -144,7 +182,7 @@ class TrainSettings(TrainConfig, Settings):
             "seed",
         ),
         "co-training with human attention": ("human_data", "human_batch_size"),
-        "hardware": ("workers", "threads", "precision", "compile", "micro_batch"),
+        "hardware": ("workers", "threads", "cache", "cache_size", "precision", "compile", "micro_batch"),
         "fault handling": ("checkpoint_every", "skip_damaged", "unfinished"),
     }
 
@@ -163,6 +201,16 @@ class TrainSettings(TrainConfig, Settings):
     checkpoint_every: int = Field(
         500, ge=1, description="steps between two checkpoints; each epoch ends with one as well"
     )
+    cache: str = Field(
+        "none",
+        description="disk:FOLDER keeps the shards of a data set in S3 on a local disk after they are first read, for "
+        "all workers of the machine and later runs; none reads them from S3 in every epoch",
+    )
+    cache_size: str | None = Field(
+        None,
+        description="largest size of the disk cache, such as 200GB; shards that were used longest ago are removed "
+        "first; by default half of the disk's free space and of what the cache has already",
+    )
     compile: bool = Field(False, description="compile the network with torch.compile")
 
     def train_config(self) -> TrainConfig:
@@ -179,6 +227,30 @@ class TrainSettings(TrainConfig, Settings):
             defaults["learning_rate"] = DEMO_CONTRASTIVE_RATE
         unset = {name: value for name, value in defaults.items() if name not in self.model_fields_set}
         return TrainConfig(**{name: getattr(self, name) for name in TrainConfig.model_fields} | unset)
+
+    @field_validator("cache")
+    @classmethod
+    def _check_cache(cls, cache: str) -> str:
+        is_disk = cache.startswith(DISK_CACHE) and cache != DISK_CACHE
+        if cache != "none" and not is_disk:
+            raise ValueError("expected none or disk:FOLDER")
+        return cache
+
+    @field_validator("cache_size")
+    @classmethod
+    def _check_cache_size(cls, size: str | None) -> str | None:
+        if size is not None:
+            parse_bytes(size)
+        return size
+
+    def shard_cache(self, data: str) -> "ShardCache | None":
+        """Return the cache for a data set; None without `--cache`, and for a data set on a local disk."""
+        if self.cache == "none" or not data.startswith("s3://"):
+            return None
+        from trainer.data.shard_cache import ShardCache
+
+        folder = Path(self.cache.removeprefix(DISK_CACHE))
+        return ShardCache(folder, None if self.cache_size is None else parse_bytes(self.cache_size))
 
     def output_folder(self) -> str:
         """Return the folder of the run. Raises UserError if none was given, except for the demo."""

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from common.extras import require_extra
 from trainer.checkpoint import Trained
-from trainer.model.backbone import GROUPS, MEAN, STD
+from trainer.model.backbone import GROUPS, MEAN, STD, small_stem_code
 from trainer.model.contracam import ContraCAM
 from trainer.objectives import AttentionObjective, Model
 
@@ -38,8 +38,10 @@ def format_loading_code(path: Path, trained: Trained) -> str:
     options = [f"num_classes={len(_fc_weights(trained)['bias'])}"]
     if trained.config.norm == "group":
         options.append(f"norm_layer=lambda channels: torch.nn.GroupNorm({GROUPS}, channels)")
+    stem = small_stem_code("model", trained.config.stem_stride)
     return (
         f"  model = torchvision.models.{trained.config.backbone}({', '.join(options)})\n"
+        f"{f'  {stem}' if stem else ''}"
         f'  model.load_state_dict(safetensors.torch.load_file("{path}"))  # images normalized by mean {MEAN}, std {STD}'
     )
 
@@ -73,6 +75,7 @@ def _metadata(trained: Trained) -> dict[str, str]:
     has_classifier = _find_classifier(trained.model) is not None
     return {
         "architecture": f"torchvision {config.backbone}",
+        "stem_stride": str(config.stem_stride),
         "norm": "batch" if config.norm == "batch" else f"group, {GROUPS} groups",
         "mean": json.dumps(MEAN),
         "std": json.dumps(STD),

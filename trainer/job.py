@@ -11,7 +11,8 @@ from common.storage.run_folder import RunFolder
 from common.text import pluralize
 from common.training import METRICS_FILE, save_or_check_settings
 from trainer.card import model_card
-from trainer.config import DEMO_DATA, TrainConfig, TrainSettings
+from trainer.checkpoint import read_checkpoint
+from trainer.config import ADDED_SETTINGS, DEMO_DATA, TrainConfig, TrainSettings
 from trainer.data.dataset import Dataset, open_dataset
 from trainer.data.fixation_stream import (
     OnNote,
@@ -22,6 +23,8 @@ from trainer.data.fixation_stream import (
 )
 from trainer.data.sampler import Sampler, rank_slots
 from trainer.loop import train
+from trainer.model.backbone import Backbone
+from trainer.model.weights import initialize_backbone
 from trainer.recipes import describe_recipe, get_recipe
 from trainer.run_log import LAST, RESULT
 
@@ -47,7 +50,10 @@ def run_training(settings: TrainSettings) -> dict[str, Any] | None:
         folder.check_content("a run", (CONFIG, LAST), OWN_FILES)
     folder.check_writable()
     if is_main_process():
-        save_or_check_settings(folder, CONFIG, run_identity(config, data, human_images))
+        if config.init and not folder.fetch(LAST).exists():
+            backbone = Backbone(config.backbone, config.norm, config.stem_stride)
+            print(initialize_backbone(backbone, config.init, read_checkpoint(config.init)))
+        save_or_check_settings(folder, CONFIG, run_identity(config, data, human_images), ADDED_SETTINGS)
         _print_plan(config, data)
     launch(lambda rank: train(settings, data, output, rank), settings.workers, folder.path)
     if not is_main_process():

@@ -10,15 +10,19 @@ import torch
 from common.launch import Rank
 from common.parallel import Decoders
 from common.storage.run_folder import RunFolder
+from trainer.checkpoint import read_checkpoint
 from trainer.config import TrainConfig, TrainSettings
+from trainer.data.augment import ViewSettings
 from trainer.data.dataset import Dataset
 from trainer.data.decoding import Batch
 from trainer.data.fixation_stream import HumanStream, open_human_data
 from trainer.data.sampler import Sampler
+from trainer.data.shard_cache import ShardCache
 from trainer.data.stream import Stream
+from trainer.model.weights import initialize_backbone
 from trainer.optim import Schedule
 from trainer.recipes import build, get_recipe
-from trainer.run_log import BEST, AfterEpoch, RunLog, no_extra_figures
+from trainer.run_log import BEST, LAST, AfterEpoch, RunLog, no_extra_figures
 from trainer.step import Trainer
 
 
@@ -43,12 +47,16 @@ def train(
     classes = config.probe_classes(data.classes)
     sampler = Sampler(data.sizes, config.batch_size, config.seed)
     schedule = make_schedule(config, sampler.steps_per_epoch)
-    trainer = Trainer(config, build(config.recipe, config, classes), schedule, rank, settings.compile)
+    model, folder = build(config.recipe, config, classes), RunFolder(output)
+    if config.init and not folder.fetch(LAST).exists():
+        initialize_backbone(model.backbone, config.init, read_checkpoint(config.init))
+    trainer = Trainer(config, model, schedule, rank, settings.compile)
     names = data.class_names() if classes else None
-    run_log = RunLog(RunFolder(output), trainer, sampler.steps_per_epoch, settings.checkpoint_every, names, after_epoch)
+    run_log = RunLog(folder, trainer, sampler.steps_per_epoch, settings.checkpoint_every, names, after_epoch)
     run_log.resume()
     decoders = Decoders(settings.threads_per_worker(rank.device.type), processes=rank.device.type == "cuda")
-    batches = make_batches(config, data, sampler, decoders, rank, trainer.step, schedule.steps)
+    cache = settings.shard_cache(data.location)
+    batches = make_batches(config, data, sampler, decoders, rank, trainer.step, schedule.steps, cache)
     with run_log:
         for batch, waited in time_batches(batches):
             figures = trainer.train_step(batch)
@@ -65,14 +73,32 @@ def make_schedule(config: TrainConfig, steps_per_epoch: int) -> Schedule:
 
 
 def make_batches(
-    config: TrainConfig, data: Dataset, sampler: Sampler, decoders: Decoders, rank: Rank, first: int, end: int
+    config: TrainConfig,
+    data: Dataset,
+    sampler: Sampler,
+    decoders: Decoders,
+    rank: Rank,
+    first: int,
+    end: int,
+    cache: ShardCache | None = None,
 ) -> Iterator[Batch]:
     """Yield a rank's batches of steps `first` to `end - 1`.
 
     Recipes that train on human attention get photographs with fixations instead of the shards' clean images.
     """
     recipe, size = get_recipe(config.recipe), config.image_size
-    stream = Stream(data, sampler, size, rank.index, rank.world_size, decoders, recipe.views, config.skip_damaged)
+    stream = Stream(
+        data,
+        sampler,
+        size,
+        rank.index,
+        rank.world_size,
+        decoders,
+        recipe.views,
+        config.skip_damaged,
+        ViewSettings(config.min_crop, config.jitter_strength, config.blur),
+        cache,
+    )
     batches = stream.batches(first, end)
     if recipe.human_data:
         images, batch_size = open_human_data(config.human_data), config.human_batch_size or config.batch_size

@@ -12,8 +12,6 @@ from trainer.optim import SIMCLR, OptimizerSpec
 if TYPE_CHECKING:
     from trainer.objectives import Model
 
-LAST_STAGE_STRIDE = 32  # pixels of the image per position of a ResNet's last stage
-
 Check = Callable[[TrainConfig, int | None, int, bool], None]  # settings, classes, workers, compiled -> UserError
 
 
@@ -23,10 +21,11 @@ def _accept_all(config: TrainConfig, classes: int | None, workers: int, compiled
 
 def check_map_size(config: TrainConfig, classes: int | None, workers: int, compiled: bool) -> None:
     """Raise UserError if the last stage's map has a single position: a `check` for recipes that predict that map."""
-    if config.image_size <= LAST_STAGE_STRIDE:
+    stride = 8 * config.stem_stride  # pixels per position of the last stage
+    if config.image_size <= stride:
         raise UserError(
             f"--image-size {config.image_size}: {config.recipe} predicts attention from the last stage's map, which "
-            f"has a single position up to {LAST_STAGE_STRIDE} pixels and cannot be trained; choose more"
+            f"has a single position up to {stride} pixels and cannot be trained; choose more"
         )
 
 

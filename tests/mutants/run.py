@@ -30,22 +30,22 @@ from mutmut.utils.format_utils import orig_function_and_class_names_from_key
 ROOT = Path(__file__).parents[2]
 COPIED = ("common", "labeler", "trainer", "tests", "pyproject.toml")
 REQUIRED_SCORE = 0.9
-TESTS = {  # patterns of test files by the file that they test
-    "common/saliency.py": "tests/common/test_saliency*.py",
-    "common/storage/files.py": "tests/common/storage/test_files.py tests/common/storage/test_interrupted_writes.py",
-    "common/storage/local.py": "tests/common/storage/test_storage.py tests/common/storage/test_swap.py tests/common/storage/test_output_folder.py",
-    "common/storage/s3.py": "tests/common/storage/test_s*.py tests/common/storage/test_output_folder.py",
-    "labeler/labeling/gaze.py": "tests/labeler/labeling/test_gaze.py",
-    "labeler/labeling/shard.py": "tests/labeler/labeling/test_shard.py tests/labeler/labeling/test_gpu_backend.py",
-    "labeler/publishing/publish.py": "tests/labeler/publishing/test_publish.py",
-    "labeler/labeling/gaze_batch.py": "tests/labeler/labeling/test_gaze_batch.py",
-    "labeler/labeling/resize.py": "tests/labeler/labeling/test_resize.py",
-    "trainer/data/sampler.py": "tests/trainer/data/test_sampler.py",
-    "trainer/evaluate/images/corruptions.py": "tests/trainer/evaluate/images/test_corruptions.py",
-    "trainer/evaluate/probes.py": "tests/trainer/evaluate/test_probes.py",
-    "trainer/losses.py": "tests/trainer/test_losses.py",
-    "trainer/model/attention.py": "tests/trainer/model/test_attention.py",
-    "trainer/optim.py": "tests/trainer/test_optim.py",
+TESTS = {  # patterns of test files, in the folder tests, by the file that they test
+    "common/saliency.py": "common/test_saliency*.py",
+    "common/storage/files.py": "common/storage/test_files.py common/storage/test_[di]*.py",
+    "common/storage/local.py": "common/storage/test_[do]*.py common/storage/test_s[tw]*.py",
+    "common/storage/s3.py": "common/storage/test_[so]*.py",
+    "labeler/labeling/gaze.py": "labeler/labeling/test_gaze.py",
+    "labeler/labeling/gaze_batch.py": "labeler/labeling/test_gaze_batch.py",
+    "labeler/labeling/resize.py": "labeler/labeling/test_resize.py",
+    "labeler/labeling/shard.py": "labeler/labeling/test_shard.py labeler/labeling/test_gpu_backend.py",
+    "labeler/publishing/publish.py": "labeler/publishing/test_publish.py",
+    "trainer/data/sampler.py": "trainer/data/test_sampler.py",
+    "trainer/evaluate/images/corruptions.py": "trainer/evaluate/images/test_corruptions.py",
+    "trainer/evaluate/probes.py": "trainer/evaluate/test_probes.py",
+    "trainer/losses.py": "trainer/test_losses.py",
+    "trainer/model/attention.py": "trainer/model/test_attention.py",
+    "trainer/optim.py": "trainer/test_optim.py",
 }
 COLUMNS = ("mutants", "killed", "timeout", "survived", "score")
 
@@ -101,7 +101,7 @@ def make_mutants(folder: Path, file: str) -> list[Mutant]:
         copy(ROOT / name, folder / name)
     source = adapt(Path(ROOT, file).read_text())
     Path(folder, file).write_text(source)
-    paths = [path for pattern in TESTS[file].split() for path in ROOT.glob(pattern)]
+    paths = [path for pattern in TESTS[file].split() for path in (ROOT / "tests").glob(pattern)]
     tests = sorted(str(path.relative_to(ROOT)) for path in paths)
     selection = f"[tool.mutmut]\nonly_mutate = {[file]}\npytest_add_cli_args_test_selection = {tests}"
     settings = Path(folder, "pyproject.toml")

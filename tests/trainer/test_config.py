@@ -2,12 +2,14 @@
 
 import functools
 import json
+import shutil
 
 import pytest
 import torch
 import torch._dynamo.utils
 from torch import nn
 
+from common.errors import UserError
 from common.settings import load_settings
 from tests.support.datasets import make_dataset
 from trainer.checkpoint import load_trained
@@ -89,3 +91,28 @@ def test_network_can_be_traced_as_one_graph_by_torch_compile(discs, tmp_path, de
 def test_compiled_network_trains_like_the_uncompiled_one(discs, tmp_path, default_steps, monkeypatch):
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
     check_compiled_run(discs, tmp_path, default_steps)
+
+
+@pytest.mark.parametrize("cache", ["disk", "disk:", "ram", ""])
+def test_unknown_cache_is_refused(cache, tmp_path):
+    with pytest.raises(UserError, match=r"--cache.*expected none or disk:FOLDER"):
+        load_settings(TrainSettings, [f"--cache={cache}", f"--output={tmp_path}"])
+
+
+@pytest.mark.parametrize(("size", "expected"), [("200GB", 2e11), ("1.5 tb", 1.5e12), ("3M", 3e6), ("1000", 1000)])
+def test_size_of_the_cache_has_a_unit(size, expected, tmp_path):
+    flags = [f"--cache=disk:{tmp_path}/cache", f"--cache-size={size}"]
+    cache = load_settings(TrainSettings, flags).shard_cache("s3://bucket/data")
+    assert (cache.size, cache.folder) == (expected, tmp_path / "cache")
+
+
+def test_size_that_is_none_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"--cache-size.*expected a size such as 200GB, found 'much'"):
+        load_settings(TrainSettings, ["--cache-size=much"])
+
+
+def test_cache_is_for_data_sets_in_s3_and_by_default_takes_half_of_the_free_space(tmp_path):
+    settings = load_settings(TrainSettings, [f"--cache=disk:{tmp_path}/new/cache"])
+    assert settings.shard_cache("local/data") is None
+    assert settings.shard_cache("s3://bucket/data").size == pytest.approx(shutil.disk_usage(tmp_path).free / 2, rel=0.1)
+    assert load_settings(TrainSettings, []).shard_cache("s3://bucket/data") is None

@@ -9,7 +9,7 @@ from common.settings import load_settings
 from common.training import load_checkpoint
 from tests.support.datasets import make_dataset, overwrite_member
 from tests.support.stops import stopped_before
-from trainer.config import TrainSettings
+from trainer.config import ADDED_SETTINGS, TrainSettings
 from trainer.job import run_training
 from trainer.step import Trainer
 
@@ -100,6 +100,48 @@ def test_resumed_run_equals_an_uninterrupted_one(discs, finished, tmp_path, monk
             load_checkpoint(run / "checkpoints" / name)["model"] for run in (tmp_path / "run", finished)
         )
         assert all(torch.equal(actual[key], expected[key]) for key in expected)
+
+
+def test_run_of_an_earlier_version_is_resumed_although_its_settings_lack_some_keys(discs, finished, tmp_path):
+    output = shutil.copytree(finished, tmp_path / "run")
+    config = json.loads((output / "config.json").read_text())
+    assert config.keys() >= ADDED_SETTINGS.keys()
+    old = {name: value for name, value in config.items() if name not in ADDED_SETTINGS}
+    (output / "config.json").write_text(json.dumps(old))
+    run_training(make_settings(discs, output))
+    with pytest.raises(UserError, match="stem_stride was 4, is 2"):
+        run_training(make_settings(discs, output, stem_stride=2))
+
+
+def test_run_starts_with_given_weights_and_resumes_without_their_file(discs, finished, tmp_path, monkeypatch, capsys):
+    weights = tmp_path / "weights"
+    shutil.copy(finished / "checkpoints/last", weights)
+    small = {"stem_stride": 2, "min_crop": 0.5, "jitter_strength": 0}
+    settings = make_settings(discs, tmp_path / "run", init=weights, epochs=1, **small)
+    first = {}
+    original = Trainer.train_step
+
+    def record(trainer, batch):
+        first.setdefault("state", {name: value.clone() for name, value in trainer.model.state_dict().items()})
+        return original(trainer, batch)
+
+    monkeypatch.setattr(Trainer, "train_step", record)
+    with stopped_before(2, Trainer, monkeypatch):
+        run_training(settings)
+    assert "100 tensors of the backbone loaded; conv1.weight was skipped" in capsys.readouterr().out
+    expected = load_checkpoint(weights)["model"]
+    name = "backbone.resnet.layer3.0.conv1.weight"
+    assert torch.equal(first["state"][name], expected[name])
+    weights.unlink()
+    run_training(settings)
+    assert "tensors" not in capsys.readouterr().out
+
+
+def test_weights_of_another_network_are_refused_before_anything_is_written(discs, finished, tmp_path):
+    settings = make_settings(discs, tmp_path / "run", init=finished / "checkpoints/last", backbone="resnet34")
+    with pytest.raises(UserError, match="the weights of another network"):
+        run_training(settings)
+    assert not (tmp_path / "run/config.json").exists()
 
 
 def test_resumed_run_repeats_the_steps_after_the_last_checkpoint(discs, finished, tmp_path, monkeypatch):

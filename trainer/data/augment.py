@@ -14,12 +14,31 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from trainer.data.crops import MIN_AREA
+
 FLIP, JITTER, GRAY, BLUR = 0.5, 0.8, 0.2, 0.5  # probabilities
 BRIGHTNESS = CONTRAST = SATURATION = 0.8  # x: factors are uniform in [1 - x, 1 + x]
 HUE = 0.2  # largest rotation of the color circle in either direction, in turns
 SIGMA_RANGE = (0.1, 2.0)  # standard deviation of the blur, in pixels
 LUMA_WEIGHTS = (0.2989, 0.587, 0.114)  # of red, green, blue, as in torchvision's rgb_to_grayscale
 JITTER_OPERATIONS = 4  # brightness, contrast, saturation, hue
+
+
+class ViewSettings(NamedTuple):
+    """Settings of random views. The defaults are SimCLR's.
+
+    Attributes:
+        min_crop: smallest area of a random crop, as a fraction of the frame's.
+        jitter_strength: factor of the ranges of brightness, contrast, saturation and hue.
+        blur: whether half of the views are blurred.
+    """
+
+    min_crop: float = MIN_AREA
+    jitter_strength: float = 1.0
+    blur: bool = True
+
+
+SIMCLR_VIEWS = ViewSettings()
 
 
 class Augmentation(NamedTuple):
@@ -30,7 +49,7 @@ class Augmentation(NamedTuple):
         brightness: factor of the brightness; 1 changes nothing.
         contrast: factor of the contrast; 1 changes nothing.
         saturation: factor of the saturation; 1 changes nothing.
-        hue: rotation of the color circle in turns, -0.2 to 0.2; 0 changes nothing.
+        hue: rotation of the color circle in turns, by default -0.2 to 0.2; 0 changes nothing.
         order: order of the four jitter operations: a permutation of brightness (0), contrast (1), saturation (2) and
             hue (3).
         gray: whether to convert to grayscale.
@@ -47,23 +66,33 @@ class Augmentation(NamedTuple):
     sigma: float
 
 
-Draw = Callable[[np.random.Generator], Augmentation]
+Draw = Callable[[np.random.Generator, ViewSettings], Augmentation]
 
 
-def draw_augmentation(generator: np.random.Generator) -> Augmentation:
+def draw_augmentation(generator: np.random.Generator, settings: ViewSettings = SIMCLR_VIEWS) -> Augmentation:
     """Draw random parameters of SimCLR's augmentation for one view."""
+    strength = settings.jitter_strength
     flip, jitter, gray, blur = generator.random(4) < (FLIP, JITTER, GRAY, BLUR)
-    brightness, contrast, saturation = (generator.uniform(1 - x, 1 + x) for x in (BRIGHTNESS, CONTRAST, SATURATION))
-    hue, sigma = generator.uniform(-HUE, HUE), generator.uniform(*SIGMA_RANGE)
+    brightness, contrast, saturation = (
+        generator.uniform(max(1 - x * strength, 0), 1 + x * strength) for x in (BRIGHTNESS, CONTRAST, SATURATION)
+    )
+    hue, sigma = generator.uniform(-HUE * strength, HUE * strength), generator.uniform(*SIGMA_RANGE)
     order = generator.permutation(JITTER_OPERATIONS).tolist()
     if not jitter:
         brightness, contrast, saturation, hue = 1.0, 1.0, 1.0, 0.0
     return Augmentation(
-        bool(flip), brightness, contrast, saturation, hue, tuple(order), bool(gray), sigma if blur else 0.0
+        bool(flip),
+        brightness,
+        contrast,
+        saturation,
+        hue,
+        tuple(order),
+        bool(gray),
+        sigma if blur and settings.blur else 0.0,
     )
 
 
-def draw_flip(generator: np.random.Generator) -> Augmentation:
+def draw_flip(generator: np.random.Generator, settings: ViewSettings = SIMCLR_VIEWS) -> Augmentation:
     """Draw a horizontal flip with probability 0.5 and nothing else, as is usual for supervised classifiers."""
     flip = bool(generator.random() < FLIP)
     return Augmentation(flip, 1.0, 1.0, 1.0, 0.0, (0, 1, 2, 3), False, 0.0)

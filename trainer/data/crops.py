@@ -1,7 +1,7 @@
 """Regions of an image that the network sees: SimCLR's random crops, the whole frame, and a center crop.
 
-A random crop has an area of 0.08 to 1 of the frame's and an aspect ratio of 3/4 to 4/3, with the distribution of
-torchvision's RandomResizedCrop.
+A random crop has by default an area of 0.08 to 1 of the frame's and an aspect ratio of 3/4 to 4/3, with the
+distribution of torchvision's RandomResizedCrop.
 """
 
 import math
@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-AREA_RANGE = (0.08, 1.0)  # fraction of the frame's area
+MIN_AREA = 0.08  # fraction of the frame's area
 ASPECT_RANGE = (3 / 4, 4 / 3)  # width / height
 MAX_ATTEMPTS = 10  # to draw a crop that fits into the frame
 CENTER_FRACTION = 0.875  # of the shorter side: 224 of 256 pixels, as is usual in evaluations
@@ -28,13 +28,13 @@ class Crop(NamedTuple):
     width: int
 
 
-def draw_crop(generator: np.random.Generator, height: int, width: int) -> Crop:
-    """Draw a random crop of an image of the given size.
+def draw_crop(generator: np.random.Generator, height: int, width: int, min_area: float = MIN_AREA) -> Crop:
+    """Draw a random crop of an image of the given size, of at least `min_area` of its area.
 
     If no attempt fits, the crop is the largest one in the middle that has an allowed aspect ratio, as in torchvision.
     """
     for _ in range(MAX_ATTEMPTS):
-        pixels = height * width * generator.uniform(*AREA_RANGE)
+        pixels = height * width * generator.uniform(min_area, 1.0)
         ratio = math.exp(generator.uniform(math.log(ASPECT_RANGE[0]), math.log(ASPECT_RANGE[1])))
         crop_width, crop_height = round(math.sqrt(pixels * ratio)), round(math.sqrt(pixels / ratio))
         if 0 < crop_width <= width and 0 < crop_height <= height:

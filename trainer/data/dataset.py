@@ -20,6 +20,7 @@ class Dataset:
         location: local folder or `s3://BUCKET/PREFIX`.
         shards: file names of the shards, sorted.
         sizes: number of samples of each shard.
+        checksums: SHA-256 of each shard.
         classes: number of classes; None if the samples have no classes.
         checksum: SHA-256 that identifies the content: of the manifest, or of the shards' records if the data set is
             unfinished.
@@ -28,6 +29,7 @@ class Dataset:
     location: str
     shards: tuple[str, ...]
     sizes: tuple[int, ...]
+    checksums: tuple[str, ...]
     classes: int | None
     checksum: str
 
@@ -54,8 +56,14 @@ class Dataset:
 
     def select(self, indices: Sequence[int]) -> "Dataset":
         """Return a data set of some of the shards, by their indices, with a checksum of its own."""
-        shards, sizes = tuple(self.shards[index] for index in indices), tuple(self.sizes[index] for index in indices)
-        return replace(self, shards=shards, sizes=sizes, checksum=sha256(f"{self.checksum} {shards}".encode()))
+        shards = tuple(self.shards[index] for index in indices)
+        return replace(
+            self,
+            shards=shards,
+            sizes=tuple(self.sizes[index] for index in indices),
+            checksums=tuple(self.checksums[index] for index in indices),
+            checksum=sha256(f"{self.checksum} {shards}".encode()),
+        )
 
 
 def split_shards(data: Dataset, fraction: float, seed: int) -> tuple[Dataset, Dataset]:
@@ -91,6 +99,7 @@ def open_dataset(location: str, unfinished: bool = False) -> Dataset:
         location,
         tuple(shard.name for shard in shards),
         tuple(shard.samples for shard in shards),
+        tuple(shard.sha256 for shard in shards),
         manifest.classes,
         sha256(content),
     )
@@ -139,6 +148,7 @@ def _open_unfinished(storage: Storage, allowed: bool) -> Dataset:
         storage.location,
         tuple(record.shard for record in records),
         tuple(record.samples for record in records),
+        tuple(record.sha256 for record in records),
         None if plan["classes"] is None else len(plan["classes"]),
         sha256("".join(record.sha256 for record in records).encode()),
     )

@@ -14,7 +14,7 @@ from torch import Tensor
 from common.errors import describe_error
 from common.images import decode_jpeg
 from common.shards import decode_map, decode_points
-from trainer.data.augment import Draw, pack_parameters
+from trainer.data.augment import SIMCLR_VIEWS, Draw, ViewSettings, pack_parameters
 from trainer.data.crops import concat_images, crop_and_resize, draw_crop, resize_frame, stack_images
 
 NO_CLASS = -1  # label of samples without a class
@@ -36,11 +36,13 @@ class ViewSpec(NamedTuple):
         size: side of views and clean images in pixels.
         views: one function per view that draws the augmentation of a random crop.
         classes: number of classes, which labels must not exceed; None if the data set has none.
+        settings: settings of the views.
     """
 
     size: int
     views: Sequence[Draw]
     classes: int | None
+    settings: ViewSettings = SIMCLR_VIEWS
 
 
 class UnreadableSample(Exception):
@@ -110,7 +112,7 @@ def decode_piece(requests: Sequence[SampleRequest], spec: ViewSpec) -> Batch:
     samples = []
     for position, (members, seed) in enumerate(requests):
         try:
-            sample = decode_sample(members, spec.size, spec.views, np.random.default_rng(seed))
+            sample = decode_sample(members, spec, np.random.default_rng(seed))
             if spec.classes is not None and not 0 <= sample.label < spec.classes:
                 raise ValueError(f"class {sample.label} of {spec.classes}")
         except Exception as error:  # decoders raise many types for damaged bytes
@@ -129,17 +131,18 @@ def decode_piece(requests: Sequence[SampleRequest], spec: ViewSpec) -> Batch:
     )
 
 
-def decode_sample(members: Members, size: int, views: Sequence[Draw], generator: np.random.Generator) -> DecodedSample:
-    """Decode a sample once, and make its views and clean image of `size` x `size` pixels.
+def decode_sample(members: Members, spec: ViewSpec, generator: np.random.Generator) -> DecodedSample:
+    """Decode a sample once, and make its views and clean image.
 
     Raises what the decoders raise for damaged members, and KeyError for missing ones.
     """
     pixels = decode_jpeg(members["jpg"])
-    crops = [draw_crop(generator, *pixels.shape[1:]) for _ in views]
-    parameters = [pack_parameters(draw(generator)) for draw in views]
+    height, width = pixels.shape[1:]
+    crops = [draw_crop(generator, height, width, spec.settings.min_crop) for _ in spec.views]
+    parameters = [pack_parameters(draw(generator, spec.settings)) for draw in spec.views]
     return DecodedSample(
-        views=stack_images([crop_and_resize(pixels, crop, size) for crop in crops]),
-        clean=resize_frame(pixels, size),
+        views=stack_images([crop_and_resize(pixels, crop, spec.size) for crop in crops]),
+        clean=resize_frame(pixels, spec.size),
         augmentation=torch.tensor(parameters),
         attention=torch.from_numpy(decode_map(members["attn.png"]).copy()),
         gaze=decode_points(members["gaze.npy"]),

@@ -16,7 +16,7 @@ from common.errors import UserError, describe_error
 from common.parallel import Decoders, decoder_result, in_order
 from common.storage import Storage, open_storage
 from common.text import pluralize
-from trainer.data.augment import Draw
+from trainer.data.augment import SIMCLR_VIEWS, Draw, ViewSettings
 from trainer.data.dataset import Dataset
 from trainer.data.decoding import (
     Batch,
@@ -29,6 +29,7 @@ from trainer.data.decoding import (
     pin_batch,
 )
 from trainer.data.sampler import VIEWS_SEED, Sampler, rank_slots
+from trainer.data.shard_cache import ShardCache
 
 BATCHES_AHEAD = 3  # batches in preparation while the network trains
 STEPS_AHEAD = 8  # steps whose shards are in memory or being fetched, including the current step
@@ -84,6 +85,8 @@ class Stream:
         decoders: threads or processes that decode.
         views: one function per view that draws the augmentation of a random crop.
         skip_damaged: whether to replace samples that cannot be read.
+        view_settings: settings of the views.
+        cache: keeps shards on a local disk; None reads them from the data set each time.
 
     Raises UserError if a batch cannot be divided equally among the ranks.
     """
@@ -98,11 +101,14 @@ class Stream:
         decoders: Decoders,
         views: Sequence[Draw],
         skip_damaged: bool = False,
+        view_settings: ViewSettings = SIMCLR_VIEWS,
+        cache: ShardCache | None = None,
     ) -> None:
         self._data, self._sampler, self._decoders, self._skip_damaged = data, sampler, decoders, skip_damaged
         self._slots = rank_slots(sampler.batch_size, world_size, rank)
-        self._view_spec = ViewSpec(image_size, views, data.classes)
+        self._view_spec = ViewSpec(image_size, views, data.classes, view_settings)
         self._storage: Storage = open_storage(data.location)
+        self._cache = cache
         self._unreadable: set[tuple[int, int]] = set()  # locations, so that each is decoded once as a replacement
         self._fetch_cached = lru_cache(maxsize=2)(self._fetch)  # for shards that replace unreadable ones
 
@@ -192,6 +198,12 @@ class Stream:
                 return damaged._replace(source=source, samples=samples, offset=0, is_replacement=True)
         raise UserError(f"{self._data.location}: none of its shards can be read; label them again")
 
+    def _read(self, shard: int) -> bytes:
+        name = self._data.shards[shard]
+        if self._cache is None:
+            return self._storage.read(name)
+        return self._cache.read(self._data.checksums[shard], lambda: self._storage.read(name))
+
     def _fetch(self, shard: int) -> list[Members]:
         """Read all samples of a shard.
 
@@ -201,7 +213,7 @@ class Stream:
         samples: list[Members] = []
         problem = ""
         try:
-            content = io.BytesIO(self._storage.read(name))
+            content = io.BytesIO(self._read(shard))
             samples.extend(group_by_keys(tar_file_expander([{"url": name, "stream": content}])))
         except OSError as error:
             problem = error.strerror or describe_error(error)

@@ -9,21 +9,17 @@ from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import Any, cast
 
-import safetensors.torch
 from torch import Tensor, nn
 
 from common.errors import UserError, describe_error
-from common.storage.torch_files import load_torch_file
 from trainer.checkpoint import parse_checkpoint, read_checkpoint
 from trainer.evaluate.images.image_sets import text_checksum
 from trainer.model.attention import select_map
 from trainer.model.backbone import Backbone, BackboneName, NormName
+from trainer.model.weights import MAX_REASON_LENGTH, parse_resnet_weights
 from trainer.objectives import Model
 
 PLAIN_IMAGE_SIZE = 224  # default for plain weights files
-WRAPPER_KEYS = ("state_dict", "model")  # under these, checkpoints of other training programs hold the weights
-DATA_PARALLEL_PREFIX = "module."  # DataParallel puts it before the name of each weight
-MAX_REASON_LENGTH = 200  # characters of torch's message that an error repeats
 PLAIN_ATTENTION_NOTE = (
     "a plain weights file has no attention read-out: its map is layer4's channel of the highest mean, without training"
 )
@@ -149,7 +145,7 @@ def _check_backbone(models: Sequence[EvaluatedModel], backbone: str | None) -> N
 
 def _open_model(location: str, backbone: str | None) -> EvaluatedModel:
     content = read_checkpoint(location)
-    weights = parse_plain_weights(location, content)
+    weights = parse_resnet_weights(location, content)
     if weights is None:
         return _from_checkpoint(location, content)
     if backbone is None:
@@ -194,36 +190,3 @@ def _from_checkpoint(location: str, content: bytes) -> EvaluatedModel:
             "settings": text_checksum(json.dumps(settings_except_seed, sort_keys=True)),
         },
     )
-
-
-def parse_plain_weights(location: str, content: bytes) -> dict[str, Tensor] | None:
-    """Return the tensors of a plain weights file; None if it is another file, such as a checkpoint of trainer.run.
-
-    The tensors may be under `state_dict` or `model`, and their names may begin with `module.`. Raises UserError if the
-    file cannot be read.
-    """
-    if location.endswith(".safetensors"):
-        try:
-            return _strip_prefix(safetensors.torch.load(content))
-        except Exception as error:  # safetensors raises many types on damaged files
-            reason = describe_error(error)[:MAX_REASON_LENGTH]
-            raise UserError(f"{location}: cannot be read as weights: {reason}") from None
-    content_or_wrapped = _with_wrapped(load_torch_file(location, content))
-    return next((weights for state in content_or_wrapped if (weights := _resnet_weights(state)) is not None), None)
-
-
-def _with_wrapped(state: Any) -> list[Any]:
-    """Return the content of a file, followed by what it holds under a wrapper key."""
-    return [state, *(state[key] for key in WRAPPER_KEYS if key in state)] if isinstance(state, dict) else []
-
-
-def _resnet_weights(state: Any) -> dict[str, Tensor] | None:
-    """Return the state as weights by their plain names; None if it is not the state dict of a ResNet."""
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        return None
-    weights = _strip_prefix(state)
-    return weights if "conv1.weight" in weights else None
-
-
-def _strip_prefix(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name.removeprefix(DATA_PARALLEL_PREFIX): weight for name, weight in state.items()}

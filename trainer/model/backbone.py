@@ -8,7 +8,9 @@ from torch import Tensor, nn
 
 BackboneName = Literal["resnet18", "resnet34", "resnet50"]
 NormName = Literal["batch", "group"]
+StemStride = Literal[4, 2, 1]
 GROUPS = 32  # of group norm
+STEM_CHANNELS = 64
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, as torchvision's weights expect
 
 
@@ -40,15 +42,20 @@ class Backbone(nn.Module):
     Args:
         name: architecture.
         norm: batch norm, or group norm, whose result does not depend on the other images of a batch.
+        stem_stride: stride of the layers before the first stage. 4 is torchvision's network; 2 and 1 are for small
+            images: a 3x3 convolution of this stride, without pooling.
     """
 
-    def __init__(self, name: BackboneName, norm: NormName = "batch") -> None:
+    def __init__(self, name: BackboneName, norm: NormName = "batch", stem_stride: StemStride = 4) -> None:
         super().__init__()
         make_resnet = getattr(torchvision.models, name)
         norm_layer = None if norm == "batch" else _group_norm
         self.resnet = make_resnet(weights=None, zero_init_residual=True, norm_layer=norm_layer)
         self.channels: int = self.resnet.fc.in_features
         self.resnet.fc = nn.Identity()
+        if stem_stride != 4:
+            self.resnet.conv1 = small_stem(stem_stride)
+            self.resnet.maxpool = nn.Identity()
         self.mean: Tensor
         self.std: Tensor
         self.register_buffer("mean", torch.tensor(MEAN).view(3, 1, 1), persistent=False)
@@ -66,6 +73,21 @@ class Backbone(nn.Module):
         third = net.layer3(second)
         fourth = net.layer4(third)
         return Features(net.avgpool(fourth).flatten(1), (second, third, fourth))
+
+
+def small_stem(stride: int) -> nn.Conv2d:
+    """Return the first convolution of networks for small images, with torchvision's initialization."""
+    stem = nn.Conv2d(3, STEM_CHANNELS, 3, stride, 1, bias=False)
+    nn.init.kaiming_normal_(stem.weight, mode="fan_out", nonlinearity="relu")
+    return stem
+
+
+def small_stem_code(name: str, stride: int) -> str:
+    """Return a line of Python that gives torchvision's ResNet `name` the stem of this stride; empty for its own."""
+    if stride == 4:
+        return ""
+    stem = f"torch.nn.Conv2d(3, {STEM_CHANNELS}, 3, {stride}, 1, bias=False)"
+    return f"{name}.conv1, {name}.maxpool = {stem}, torch.nn.Identity()\n"
 
 
 def _group_norm(channels: int) -> nn.Module:

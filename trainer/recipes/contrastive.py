@@ -9,7 +9,7 @@ from trainer.recipe import Recipe
 
 def build(config: ModelConfig, classes: int | None) -> Model:
     """Compose the contrastive objective, a probe, and the read-out on detached features (paper 4.2)."""
-    backbone = Backbone(config.backbone, config.norm)
+    backbone = Backbone(config.backbone, config.norm, config.stem_stride)
     contrast = ContrastiveObjective(backbone.channels, config)
     attention = AttentionObjective(config, AttentionReadout(config.select), guides_backbone=False)
     return Model(backbone, [contrast, attention, *probe_objectives(backbone.channels, classes, config)])

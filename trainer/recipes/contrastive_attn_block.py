@@ -12,7 +12,7 @@ from trainer.recipe import Recipe, check_map_size
 
 def build(config: ModelConfig, classes: int | None) -> Model:
     """Compose contrast and a probe on masked features; the clean image's mask is the attention map (paper 4.3)."""
-    backbone = Backbone(config.backbone, config.norm)
+    backbone = Backbone(config.backbone, config.norm, config.stem_stride)
     contrast = ContrastiveObjective(backbone.channels, config)
     attention = AttentionObjective(config, MaskReadout())
     objectives = [contrast, attention, MaskMonitor(), *probe_objectives(backbone.channels, classes, config)]

@@ -14,7 +14,7 @@ from trainer.recipe import Recipe
 
 def build(config: ModelConfig, classes: int | None) -> Model:
     """Compose contrast, a probe, and the attention branch on photographs with human fixations (paper 4.3)."""
-    backbone = Backbone(config.backbone, config.norm)
+    backbone = Backbone(config.backbone, config.norm, config.stem_stride)
     contrast = ContrastiveObjective(backbone.channels, config)
     attention = AttentionObjective(config, AttentionReadout(config.select), prefix="human_")
     return Model(backbone, [contrast, attention, *probe_objectives(backbone.channels, classes, config)])

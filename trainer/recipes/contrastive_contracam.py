@@ -10,7 +10,7 @@ from trainer.recipe import Recipe, check_map_size
 
 def build(config: ModelConfig, classes: int | None) -> Model:
     """Compose contrast, a probe, and ContraCAM instead of the attention read-out (paper 4.3)."""
-    backbone = Backbone(config.backbone, config.norm)
+    backbone = Backbone(config.backbone, config.norm, config.stem_stride)
     contrast = ContrastiveObjective(backbone.channels, config)
     attention = AttentionObjective(config, ContraCAM(contrast.head, config.second_order))
     return Model(backbone, [contrast, attention, *probe_objectives(backbone.channels, classes, config)])

@@ -12,7 +12,7 @@ from trainer.recipe import Recipe, check_map_size
 
 def build(config: ModelConfig, classes: int | None) -> Model:
     """Compose contrast and a probe on masked features, without an attention loss (paper 4.3)."""
-    backbone = Backbone(config.backbone, config.norm)
+    backbone = Backbone(config.backbone, config.norm, config.stem_stride)
     objectives = [
         ContrastiveObjective(backbone.channels, config),
         MaskMonitor(),

@@ -18,7 +18,7 @@ DEFAULTS = {"epochs": 90, "warmup_epochs": 5, "weight_decay": 1e-4}
 def build(config: ModelConfig, classes: int | None, guided: bool = False) -> Model:
     """Compose cross-entropy and the attention read-out, whose loss trains the backbone only if `guided`."""
     assert classes is not None
-    backbone = Backbone(config.backbone, config.norm)
+    backbone = Backbone(config.backbone, config.norm, config.stem_stride)
     attention = AttentionObjective(config, AttentionReadout(config.select), guides_backbone=guided)
     return Model(backbone, [ClassifierObjective(backbone.channels, classes), attention])
 

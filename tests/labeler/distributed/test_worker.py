@@ -1,8 +1,10 @@
 import pickle
+from types import SimpleNamespace
 
 import pytest
 
-from labeler.distributed.worker import ProgressCounter, WorkerSpec
+from common.manifest import LabelConfig
+from labeler.distributed.worker import LabelWorker, ProgressCounter, WorkerSpec
 
 
 def test_images_of_all_passes_are_added_up_and_a_restarted_shard_counts_once() -> None:
@@ -53,3 +55,13 @@ def test_threads_are_counted_on_the_machine_of_the_worker(
     sent = pickle.dumps(WorkerSpec(None, "output", None, threads, gpus, max_starts=4))
     monkeypatch.setattr("labeler.distributed.worker.available_cores", lambda: 12)
     assert pickle.loads(sent).count_threads(machine) == expected
+
+
+@pytest.mark.parametrize(("batch_size", "expected"), [(64, "64 images"), (1, "1 image"), (None, "32 images")])
+def test_advice_on_memory_names_the_batch_size_and_what_to_lower(batch_size: int | None, expected: str) -> None:
+    worker = LabelWorker([None], None)
+    worker.__dict__["_spec"] = SimpleNamespace(plan=SimpleNamespace(config=LabelConfig(batch_size=batch_size)))
+    advice = worker._advise_on_memory()
+    assert f"a batch of {expected} for each worker" in advice
+    assert "--gpus-per-worker" in advice
+    assert "--batch-size" in advice

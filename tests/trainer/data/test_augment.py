@@ -5,7 +5,16 @@ from scipy import stats
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as torchvision_functional
 
-from trainer.data.augment import Augmentation, augment, draw_augmentation, gaussian_blur, kernel_size, pack_parameters
+from trainer.data.augment import (
+    SIMCLR_VIEWS,
+    Augmentation,
+    ViewSettings,
+    augment,
+    draw_augmentation,
+    gaussian_blur,
+    kernel_size,
+    pack_parameters,
+)
 
 NEUTRAL = Augmentation(False, 1.0, 1.0, 1.0, 0.0, (0, 1, 2, 3), False, 0.0)
 JITTER_OPERATIONS = (
@@ -138,3 +147,20 @@ def test_kernel_size_is_odd_and_about_a_tenth_of_the_side():
 def test_blur_of_no_image_returns_the_input():
     views = torch.rand(2, 3, 16, 16)
     assert gaussian_blur(views, torch.zeros(2)) is views
+
+
+def test_settings_change_strength_and_blur_and_nothing_else():
+    for seed in range(200):
+        usual, weak, sharp = (
+            draw_augmentation(np.random.default_rng(seed), settings)
+            for settings in (SIMCLR_VIEWS, ViewSettings(jitter_strength=0.5), ViewSettings(blur=False))
+        )
+        for name in ("brightness", "contrast", "saturation"):
+            assert getattr(weak, name) - 1 == pytest.approx((getattr(usual, name) - 1) / 2)
+        assert weak.hue == pytest.approx(usual.hue / 2)
+        assert (weak.flip, weak.order, weak.gray, weak.sigma) == (usual.flip, usual.order, usual.gray, usual.sigma)
+        assert sharp == usual._replace(sigma=0.0)
+        none = draw_augmentation(np.random.default_rng(seed), ViewSettings(jitter_strength=0.0))
+        assert (none.brightness, none.contrast, none.saturation, none.hue) == (1, 1, 1, 0)
+        strong = draw_augmentation(np.random.default_rng(seed), ViewSettings(jitter_strength=3.0))
+        assert min(strong.brightness, strong.contrast, strong.saturation) >= 0

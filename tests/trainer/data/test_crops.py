@@ -42,3 +42,13 @@ def test_center_crop_and_whole_frame():
     pixels[:, 5:75, 45:115] = 255
     assert (center_crop(pixels, 32) == 255).all()  # the white square has a side of 70 = 0.875 * 80 pixels
     assert resize_frame(pixels, 32).float().mean() == pytest.approx(255 * 70 * 70 / (80 * 160), abs=2)
+
+
+@pytest.mark.parametrize("min_area", [0.08, 0.5, 1.0])
+def test_crops_have_at_least_the_given_area(min_area):
+    generator = np.random.default_rng(0)
+    areas = [
+        crop.height * crop.width / 90_000 for crop in (draw_crop(generator, 300, 300, min_area) for _ in range(300))
+    ]
+    assert min_area - 0.01 <= min(areas) <= min_area + 0.1
+    assert max(areas) <= 1

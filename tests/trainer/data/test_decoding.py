@@ -10,7 +10,7 @@ from tests.support.datasets import disc_sample, write_dataset
 from tests.support.pictures import encoded
 from trainer.data.augment import draw_augmentation
 from trainer.data.dataset import open_dataset
-from trainer.data.decoding import decode_sample
+from trainer.data.decoding import ViewSpec, decode_sample
 from trainer.data.sampler import Sampler
 from trainer.data.stream import Stream
 
@@ -40,7 +40,8 @@ def test_clean_image_is_the_whole_frame_resized_to_a_square(width, height):
     expected = np.asarray(photograph.resize((32, 32), Image.Resampling.BICUBIC))
     for seed in range(3):
         members = {"__key__": "0", **sample.members()}
-        clean = decode_sample(members, 32, VIEWS, np.random.default_rng(seed)).clean.permute(1, 2, 0).numpy()
+        decoded = decode_sample(members, ViewSpec(32, VIEWS, None), np.random.default_rng(seed))
+        clean = decoded.clean.permute(1, 2, 0).numpy()
         assert np.abs(clean.astype(int) - expected.astype(int)).max() <= 3  # decoders differ by rounding
         for corner, color in CORNERS.items():
             assert np.abs(clean[corner].astype(int) - color).max() < 25

@@ -8,11 +8,14 @@ import torch
 
 from common.errors import UserError
 from common.parallel import Decoders
+from common.storage.s3_client import get_client
 from tests.support.datasets import disc_sample, make_dataset, overwrite_member
+from tests.support.faults import FaultProxy
 from trainer.data.augment import draw_augmentation
 from trainer.data.dataset import open_dataset
 from trainer.data.decoding import decode_piece
 from trainer.data.sampler import Sampler
+from trainer.data.shard_cache import ShardCache
 from trainer.data.stream import Stream
 
 SIZES = [7, 5, 9, 6]  # of the shards
@@ -77,7 +80,7 @@ def test_processes_report_or_replace_damaged_samples_like_threads(tmp_path):
     assert all_equal(*pair)
 
 
-def exit_process(generator):
+def exit_process(generator, settings):
     """Stand in for a function that draws an augmentation, and end the process."""
     os._exit(1)
 
@@ -239,3 +242,29 @@ def test_shard_truncated_after_its_first_sample_is_used(tmp_path):
     batches = read_batches(tmp_path, 0, 1, skip_damaged=True)
     assert {key for batch in batches for key in batch.keys} == {"000000000"}
     assert batches[0].skipped >= 5
+
+
+@pytest.mark.usefixtures("s3_environment")
+def test_second_run_reads_no_shard_from_s3_with_a_cache(folder, tmp_path, s3, bucket, monkeypatch):
+    for path in folder.rglob("*.*"):
+        s3.client().upload_file(str(path), bucket, f"data/{path.relative_to(folder)}")
+    location = f"s3://{bucket}/data"
+    with FaultProxy(s3) as proxy:
+        for name, value in proxy.environment().items():
+            monkeypatch.setenv(name, value)
+        get_client.cache_clear()
+
+        def count_reads():
+            reads = [request for request in proxy.requests if request.key.endswith(".tar")]
+            proxy.requests.clear()
+            return len(reads)
+
+        cached = read_batches(location, 0, 8, cache=ShardCache(tmp_path / "cache", 10**9))
+        assert count_reads() == len(SIZES)
+        again = read_batches(location, 0, 8, cache=ShardCache(tmp_path / "cache", 10**9))
+        assert count_reads() == 0
+        assert read_batches(location, 0, 8)
+        assert count_reads() == len(SIZES)
+    expected = read_batches(folder, 0, 8)
+    assert all_equal(cached, expected)
+    assert all_equal(again, expected)

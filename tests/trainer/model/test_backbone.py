@@ -4,7 +4,7 @@ import torchvision
 from torch import nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
-from trainer.model.backbone import Backbone
+from trainer.model.backbone import Backbone, small_stem_code
 
 
 @pytest.mark.parametrize("norm", ["batch", "group"])
@@ -47,3 +47,25 @@ def test_features_are_those_of_torchvision_for_normalized_images(name):
     torch.testing.assert_close(features.pooled, outputs["avgpool"].flatten(1), rtol=1e-4, atol=1e-5)
     for stage, layer in zip(features.stages, ("layer2", "layer3", "layer4"), strict=True):
         torch.testing.assert_close(stage, outputs[layer], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("stride", "sides"), [(4, (8, 4, 2)), (2, (16, 8, 4)), (1, (32, 16, 8))])
+def test_stem_stride_decides_the_size_of_the_maps(stride, sides):
+    backbone = Backbone("resnet18", stem_stride=stride)
+    features = backbone(torch.rand(2, 3, 64, 64))
+    assert tuple(stage.shape[-1] for stage in features.stages) == sides
+    assert features.pooled.shape == (2, 512)
+    assert backbone.resnet.conv1.kernel_size == ((7, 7) if stride == 4 else (3, 3))
+
+
+@pytest.mark.parametrize("stride", [4, 2, 1])
+def test_line_of_code_gives_torchvisions_network_the_same_stem(stride):
+    backbone = Backbone("resnet18", stem_stride=stride).eval()
+    model = torchvision.models.resnet18()
+    exec(small_stem_code("model", stride), {"torch": torch, "model": model})
+    model.fc = nn.Identity()
+    model.load_state_dict(backbone.resnet.state_dict())
+    images = torch.rand(2, 3, 32, 32)
+    with torch.no_grad():
+        normalized = (images - backbone.mean) / backbone.std
+        torch.testing.assert_close(model.eval()(normalized), backbone(images).pooled, rtol=1e-4, atol=1e-5)
