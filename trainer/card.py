@@ -83,6 +83,9 @@ FIGURE_TITLES = {
     "attention_cc": "CC with the teacher's maps",
     "human_attention_cc": "CC with human attention maps",
     "probe_accuracy": "accuracy of the probe or classifier",
+    "knn_20": "accuracy of 20 nearest neighbors on images that the model was not trained on",
+    "knn_200": "accuracy of 200 nearest neighbors on the same images",
+    "rankme": "RankMe of the features of training images",
 }
 
 

@@ -183,6 +183,7 @@ class TrainSettings(TrainConfig, Settings):
         ),
         "co-training with human attention": ("human_data", "human_batch_size"),
         "hardware": ("workers", "threads", "cache", "cache_size", "precision", "compile", "micro_batch"),
+        "monitoring": ("monitor", "monitor_every"),
         "fault handling": ("checkpoint_every", "skip_damaged", "unfinished"),
     }
 
@@ -211,6 +212,11 @@ class TrainSettings(TrainConfig, Settings):
         description="largest size of the disk cache, such as 200GB; shards that were used longest ago are removed "
         "first; by default half of the disk's free space and of what the cache has already",
     )
+    monitor: str | None = Field(
+        None,
+        description="folder of class folders, local or in S3: measure nearest neighbors on its images while training",
+    )
+    monitor_every: int = Field(1, ge=1, description="epochs between two measurements of --monitor")
     compile: bool = Field(False, description="compile the network with torch.compile")
 
     def train_config(self) -> TrainConfig:

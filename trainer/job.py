@@ -4,9 +4,11 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+import torch
+
 from common.errors import UserError
 from common.fixations import FixatedImage
-from common.launch import is_main_process, launch, world_size
+from common.launch import Rank, is_main_process, launch, world_size
 from common.storage.run_folder import RunFolder
 from common.text import pluralize
 from common.training import METRICS_FILE, save_or_check_settings
@@ -25,8 +27,9 @@ from trainer.data.sampler import Sampler, rank_slots
 from trainer.loop import train
 from trainer.model.backbone import Backbone
 from trainer.model.weights import initialize_backbone
+from trainer.monitor import make_monitor
 from trainer.recipes import describe_recipe, get_recipe
-from trainer.run_log import LAST, RESULT
+from trainer.run_log import LAST, RESULT, no_extra_figures
 
 CONFIG, CARD = "config.json", "README.md"
 OWN_FILES = (
@@ -48,6 +51,7 @@ def run_training(settings: TrainSettings) -> dict[str, Any] | None:
     folder = RunFolder(output)
     if is_main_process():
         folder.check_content("a run", (CONFIG, LAST), OWN_FILES)
+    make_monitor(settings, data, Rank(0, 1, torch.device("cpu")))  # raises UserError for a folder that does not fit
     folder.check_writable()
     if is_main_process():
         if config.init and not folder.fetch(LAST).exists():
@@ -55,12 +59,16 @@ def run_training(settings: TrainSettings) -> dict[str, Any] | None:
             print(initialize_backbone(backbone, config.init, read_checkpoint(config.init)))
         save_or_check_settings(folder, CONFIG, run_identity(config, data, human_images), ADDED_SETTINGS)
         _print_plan(config, data)
-    launch(lambda rank: train(settings, data, output, rank), settings.workers, folder.path)
+    launch(lambda rank: _train_rank(settings, data, output, rank), settings.workers, folder.path)
     if not is_main_process():
         return None
     result: dict[str, Any] = folder.read_json(RESULT)
     folder.write(CARD, model_card(config, describe_recipe(config.recipe), result))
     return result
+
+
+def _train_rank(settings: TrainSettings, data: Dataset, output: str, rank: Rank) -> None:
+    train(settings, data, output, rank, make_monitor(settings, data, rank) or no_extra_figures)
 
 
 def prepare_run(settings: TrainSettings) -> tuple[TrainConfig, Dataset, list[FixatedImage]]:

@@ -1,8 +1,6 @@
 import itertools
 import json
 import math
-import multiprocessing
-import socket
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +10,7 @@ from torch import nn
 
 from common.errors import UserError
 from tests.support.datasets import make_dataset
+from tests.support.ranks import run_two_ranks
 from tests.support.training import CPU, make_trainer, train_steps
 from trainer import step
 from trainer.model.heads import LinearProbe
@@ -143,29 +142,6 @@ def test_batch_norm_is_synchronized_over_several_gpus(discs, monkeypatch, device
     assert (nn.SyncBatchNorm in norms) == synchronized
     if synchronized:  # the probe standardizes features of all ranks as well
         assert norms == {nn.SyncBatchNorm}
-
-
-def run_rank(function, rank, world_size, port, queue, arguments):
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=world_size)
-    queue.put((rank, function(*arguments, rank, world_size)))
-    torch.distributed.destroy_process_group()
-
-
-def run_two_ranks(function, *arguments):
-    """Call `function(*arguments, rank, world_size)` on two ranks of a process group; return their results in order."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
-    context = multiprocessing.get_context("fork")
-    queue = context.Queue()
-    ranks = [context.Process(target=run_rank, args=(function, rank, 2, port, queue, arguments)) for rank in range(2)]
-    for process in ranks:
-        process.start()
-    results = dict(queue.get(timeout=120) for _ in ranks)
-    for process in ranks:
-        process.join()
-    return [results[rank] for rank in range(2)]
 
 
 def train_all_recipes(discs, rank, world_size):

@@ -50,32 +50,45 @@ def measure_accuracy(model: Model, images: Iterable[LabeledImage], device: torch
     return correct / total if total else float("nan")
 
 
-def read_shard_images(data: Dataset, size: int, threads: int = 2) -> Iterator[LabeledImage]:
+def read_shard_images(data: Dataset, size: int, threads: int = 2, skip_damaged: bool = False) -> Iterator[LabeledImage]:
     """Yield an 87.5 % center crop of every image of a data set, in order.
 
     Args:
         data: data set with classes.
         size: side of the crops in pixels, after resizing.
         threads: number of decoder threads.
+        skip_damaged: whether to skip images that cannot be read.
 
-    Raises UserError if an image cannot be read.
+    Raises UserError if an image cannot be read, unless it is skipped.
     """
     storage = open_storage(data.location)
     for name in data.shards:
         samples = read_samples(io.BytesIO(storage.read(name)))
         tasks = [partial(_read_sample, f"{data.location}/{name}: {key}", files, size) for key, files in samples]
-        yield from _run_in_threads(tasks, threads)
+        for image in _run_in_threads(tasks, threads):
+            if isinstance(image, LabeledImage):
+                yield image
+            elif not skip_damaged:
+                raise image
 
 
-def open_val_folders(location: str, classes: list[str]) -> FolderImages:
-    """Open validation images in class folders. Raises UserError unless the folders are named as the classes."""
-    images = FolderImages("--val", location, "val")
-    check_classes(images.classes, classes, f"--val {location}", "the training data")
+def open_val_folders(location: str, classes: list[str], flag: str = "--val") -> FolderImages:
+    """Open validation images in class folders, named by a flag.
+
+    Raises UserError unless the folders are named as the classes.
+    """
+    images = FolderImages(flag, location, "val")
+    check_classes(images.classes, classes, f"{flag} {location}", "the training data")
     return images
 
 
 def read_folder_images(
-    images: FolderImages, classes: list[str], size: int, unreadable: dict[str, str], threads: int = 2
+    images: FolderImages,
+    classes: list[str],
+    size: int,
+    unreadable: dict[str, str],
+    threads: int = 2,
+    every: slice = slice(None),
 ) -> Iterator[LabeledImage]:
     """Yield an 87.5 % center crop of every image in class folders that can be read, in order.
 
@@ -85,6 +98,7 @@ def read_folder_images(
         size: side of the crops in pixels, after resizing.
         unreadable: gets the reasons why the other images cannot be read, by name.
         threads: number of decoder threads.
+        every: selects a part of the images.
     """
     indices = [classes.index(name) for name in images.classes]
 
@@ -94,19 +108,19 @@ def read_folder_images(
         except ImageFailure as failure:
             return failure
 
-    tasks = [partial(read_crop, number) for number in range(len(images.names))]
-    for name, image in zip(images.names, _run_in_threads(tasks, threads), strict=True):
+    tasks = [partial(read_crop, number) for number in range(len(images.names))[every]]
+    for name, image in zip(images.names[every], _run_in_threads(tasks, threads), strict=True):
         if isinstance(image, ImageFailure):
             unreadable[name] = str(image)
         else:
             yield image
 
 
-def _read_sample(name: str, files: Mapping[str, bytes], size: int) -> LabeledImage:
+def _read_sample(name: str, files: Mapping[str, bytes], size: int) -> LabeledImage | UserError:
     try:
         return LabeledImage(center_crop(read_photograph(files["jpg"], MAX_PIXELS, 1)[0], size), int(files["cls"]))
     except (ImageFailure, KeyError) as error:
-        raise UserError(f"{name} cannot be read: {describe_error(error)}") from None
+        return UserError(f"{name} cannot be read: {describe_error(error)}")
 
 
 def _run_in_threads(tasks: Sequence[Callable[[], T]], threads: int) -> Iterator[T]:

@@ -1,0 +1,170 @@
+"""Tests of the measurements while a model trains: nearest neighbors and RankMe."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from sklearn.neighbors import KNeighborsClassifier
+
+from common.errors import UserError
+from common.launch import Rank
+from common.settings import load_settings
+from tests.support.datasets import COLORS, disc_sample, make_dataset, overwrite_member
+from tests.support.ranks import run_two_ranks
+from tests.support.training import CPU, make_trainer
+from trainer.config import TrainSettings
+from trainer.data.dataset import open_dataset
+from trainer.job import run_training
+from trainer.monitor import count_correct, draw_bank, effective_rank, make_monitor
+
+CLASSES, IMAGES = 4, 14
+
+
+@pytest.fixture(scope="module")
+def discs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_dataset(tmp_path_factory.mktemp("discs"), [10, 14, 12])
+
+
+@pytest.fixture(scope="module")
+def val(discs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Other discs of the same classes, in class folders, and a file that is no image."""
+    folder = tmp_path_factory.mktemp("val")
+    names = open_dataset(str(discs)).class_names()
+    for number in range(IMAGES):
+        sample = disc_sample(1000 + number, CLASSES)
+        path = folder / names[sample.class_index] / f"{number}.jpg"
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(sample.jpeg)
+    (folder / names[0] / "broken.jpg").write_bytes(b"no image")
+    return folder
+
+
+def make_settings(discs: Path, output: Path, **changes: object) -> TrainSettings:
+    values = {
+        "data": discs,
+        "backbone": "resnet18",
+        "image_size": 32,
+        "batch_size": 12,
+        "epochs": 3,
+        "warmup_epochs": 1,
+        "output": output,
+        **changes,
+    }
+    return load_settings(TrainSettings, [f"--{name.replace('_', '-')}={value}" for name, value in values.items()])
+
+
+@pytest.mark.parametrize("neighbors", [1, 5, 20, 60])
+def test_votes_are_those_of_scikit_learn(neighbors: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    centers = torch.randn(6, 16, generator=generator)
+    labels, bank_labels = (torch.randint(0, 6, (size,), generator=generator) for size in (2500, 60))
+    queries = centers[labels] + 1.5 * torch.randn(2500, 16, generator=generator)
+    bank = centers[bank_labels] + 1.5 * torch.randn(60, 16, generator=generator)
+    reference = KNeighborsClassifier(neighbors, metric="cosine", weights=lambda d: np.exp(-d / 0.07), algorithm="brute")
+    reference.fit(bank.numpy(), bank_labels.numpy())
+    expected = (reference.predict(queries.numpy()) == labels.numpy()).sum()
+    assert count_correct(queries, labels, bank, bank_labels, 6, [neighbors]) == {
+        neighbors: pytest.approx(expected, abs=2)
+    }
+
+
+def test_more_neighbors_than_images_are_all_of_them() -> None:
+    bank, labels = F.normalize(torch.randn(7, 4)), torch.tensor([0, 0, 0, 0, 0, 0, 1])
+    found = count_correct(bank, labels, bank, labels, 2, (7, 200))
+    assert found[7] == found[200]
+
+
+@pytest.mark.parametrize(("images", "channels", "rank"), [(40, 8, 3), (40, 8, 8), (6, 30, 6)])
+def test_effective_rank_of_equal_singular_values_is_their_number(images: int, channels: int, rank: int) -> None:
+    left, right = (torch.linalg.qr(torch.randn(size, rank, dtype=torch.float64))[0] for size in (images, channels))
+    assert effective_rank((left @ right.T).float()) == pytest.approx(rank, rel=1e-3)
+
+
+def test_effective_rank_is_that_of_the_paper() -> None:
+    features = torch.randn(50, 12) * torch.linspace(0.1, 3, 12)
+    shares = torch.linalg.svdvals(features) / torch.linalg.svdvals(features).sum() + 1e-7
+    assert effective_rank(features) == pytest.approx(torch.exp(-(shares * shares.log()).sum()).item(), rel=1e-4)
+
+
+def test_bank_is_drawn_by_seed_and_limited(discs: Path) -> None:
+    data = open_dataset(str(discs))
+    assert draw_bank(data, 0).samples == 36
+    banks = [draw_bank(data, seed, most=24) for seed in range(20)]
+    assert all(10 <= bank.samples <= 24 for bank in banks)
+    assert len({bank.shards for bank in banks}) > 1
+    assert draw_bank(data, 3, most=24) == banks[3]
+    assert len(draw_bank(data, 0, most=1).shards) == 1
+
+
+def test_measurements_are_logged_after_every_second_and_the_last_epoch(discs: Path, val: Path, tmp_path: Path) -> None:
+    run_training(make_settings(discs, tmp_path / "run", monitor=val, monitor_every=2))
+    lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    means = {line["epoch"]: line["means"] for line in lines if "means" in line}
+    names = {"knn_20", "knn_200", "rankme"}
+    assert [names <= means[epoch].keys() for epoch in (1, 2, 3)] == [False, True, True]
+    assert all(not names & means[1].keys() for name in names)
+    assert 0 <= means[3]["knn_20"] <= 1
+    assert 1 <= means[3]["rankme"] <= 36
+    result = json.loads((tmp_path / "run/result.json").read_text())
+    assert result["knn_20"] == means[3]["knn_20"]
+    card = (tmp_path / "run/README.md").read_text()
+    assert "accuracy of 20 nearest neighbors" in card
+    assert "RankMe" in card
+
+
+def test_monitor_does_not_change_the_training(discs: Path, val: Path, tmp_path: Path) -> None:
+    losses = []
+    for name, changes in (("with", {"monitor": val}), ("without", {})):
+        run_training(make_settings(discs, tmp_path / name, epochs=2, **changes))
+        lines = [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+        losses.append([line["loss"] for line in lines if "loss" in line])
+    assert losses[0] == losses[1]
+
+
+def measure(discs: Path, val: Path, rank: int, world_size: int) -> dict[str, float]:
+    place = Rank(rank, world_size, CPU)
+    trainer, _ = make_trainer(discs, rank, world_size, norm="group")
+    monitor = make_monitor(make_settings(discs, discs / "run", monitor=val), open_dataset(str(discs)), place)
+    assert monitor is not None
+    return monitor(1, trainer.model)
+
+
+def test_two_ranks_measure_what_one_does(discs: Path, val: Path) -> None:
+    expected = measure(discs, val, 0, 1)
+    for found in run_two_ranks(measure, discs, val):
+        assert found == pytest.approx(expected, rel=1e-5)
+
+
+def test_folder_with_other_classes_is_refused_before_anything_is_written(
+    discs: Path, val: Path, tmp_path: Path
+) -> None:
+    other = shutil.copytree(val, tmp_path / "other")
+    (other / COLORS[0]).rename(other / "chartreuse")
+    with pytest.raises(UserError, match=r"--monitor .*other"):
+        run_training(make_settings(discs, tmp_path / "run", monitor=other))
+    assert not (tmp_path / "run/config.json").exists()
+
+
+def test_data_without_classes_cannot_be_monitored(val: Path, tmp_path: Path) -> None:
+    data = make_dataset(tmp_path / "data", [12, 12], classes=None)
+    with pytest.raises(UserError, match=r"--monitor: the samples of .* have no classes"):
+        run_training(make_settings(data, tmp_path / "run", monitor=val))
+
+
+def test_damaged_training_image_is_skipped_with_skip_damaged(val: Path, tmp_path: Path) -> None:
+    data = make_dataset(tmp_path / "data", [12, 12])
+    overwrite_member(data, "train-000000.tar", "000000003", "jpg")
+    settings, model = make_settings(data, tmp_path / "run", monitor=val), make_trainer(data)[0].model
+    for skip_damaged in (False, True):
+        settings = settings.model_copy(update={"skip_damaged": skip_damaged})
+        monitor = make_monitor(settings, open_dataset(str(data)), Rank(0, 1, CPU))
+        assert monitor is not None
+        if skip_damaged:
+            assert monitor(1, model)
+        else:
+            with pytest.raises(UserError, match="000000003 cannot be read"):
+                monitor(1, model)
