@@ -88,7 +88,7 @@ class GpuBackend(Backend):
             decoded = self.decode(jpegs)
         except torch.OutOfMemoryError:
             raise
-        except RuntimeError:
+        except (RuntimeError, ValueError):
             return self._decode_one_by_one(jpegs)
         # The decoder fills in what a JPEG lacks; sky and white backgrounds are uniform too
         failures = {}

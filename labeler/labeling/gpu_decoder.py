@@ -17,7 +17,7 @@ Decode = Callable[[Sequence[bytes]], list[Tensor]]  # from JPEGs to their stored
 
 
 def decode_with_nvjpeg(jpegs: Sequence[bytes], device: torch.device) -> list[Tensor]:
-    """Decode JPEGs on a GPU, ignoring EXIF orientation. Raises RuntimeError if one of them is damaged."""
+    """Decode JPEGs on a GPU, ignoring EXIF orientation. Raises RuntimeError or ValueError if one of them is damaged."""
     # The hardware decoder of an H100 ignores its stream: it writes into memory that queued work may still read
     # (pytorch/torchcodec#1634)
     torch.cuda.current_stream(device).synchronize()
@@ -30,7 +30,7 @@ def explain_difference(decode: Decode) -> str | None:
     jpegs = [path.read_bytes() for path in sorted(CHECK_PHOTOGRAPHS.glob("*.jpg"))]
     try:
         decoded = decode(jpegs)
-    except RuntimeError as error:
+    except Exception as error:  # a library without nvJPEG, or without a GPU that it knows, raises many types
         return describe_error(error)
     expected = [decode_jpeg(jpeg) for jpeg in jpegs]
     if all(torch.equal(pixels.cpu(), other) for pixels, other in zip(decoded, expected, strict=True)):

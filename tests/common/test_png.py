@@ -49,3 +49,13 @@ def test_every_row_has_the_filter_up_and_pixels_may_be_a_view() -> None:
     assert len(content) < 224 * 224 / 3
     turned = np.asfortranarray(attention)[::-1, ::-1]
     assert encode_gray_png(turned) == encode_gray_png(np.ascontiguousarray(turned))
+
+
+@pytest.mark.parametrize("size", [8, 224])
+def test_bytes_are_those_of_zlibs_run_length_strategy_at_level_1(size: int) -> None:
+    """Data sets are resumed to the same bytes, so the settings of the encoder must not change."""
+    pixels = smooth_map(size)
+    differences = np.diff(pixels, axis=0, prepend=np.zeros((1, size), np.uint8))
+    compressor = zlib.compressobj(level=1, method=zlib.DEFLATED, wbits=15, memLevel=8, strategy=zlib.Z_RLE)
+    rows = b"".join(b"\2" + row.tobytes() for row in differences)
+    assert read_chunks(encode_gray_png(pixels))[b"IDAT"] == compressor.compress(rows) + compressor.flush()
