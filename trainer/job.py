@@ -27,9 +27,9 @@ from trainer.data.sampler import Sampler, rank_slots
 from trainer.loop import train
 from trainer.model.backbone import Backbone
 from trainer.model.weights import initialize_backbone
-from trainer.monitor import make_monitor
 from trainer.recipes import describe_recipe, get_recipe
 from trainer.run_log import LAST, RESULT, no_extra_figures
+from trainer.studies.monitor import make_monitor
 
 CONFIG, CARD = "config.json", "README.md"
 OWN_FILES = (

@@ -1,1 +1,1 @@
-"""Studies that consist of many training runs: Table 1, and the search for the weights of the attention loss."""
+"""Measurements of a run, and studies of many runs: Table 1, and the search for the weights of the attention loss."""

@@ -19,7 +19,7 @@ from tests.support.training import CPU, make_trainer
 from trainer.config import TrainSettings
 from trainer.data.dataset import open_dataset
 from trainer.job import run_training
-from trainer.monitor import count_correct, draw_bank, effective_rank, make_monitor
+from trainer.studies.monitor import count_correct, draw_bank, effective_rank, make_monitor
 
 CLASSES, IMAGES = 4, 14
 
