@@ -135,7 +135,7 @@ def test_readme_tree_is_complete() -> None:
 
 
 def test_recipe_example_of_the_contributing_guide_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from tests.support.datasets import make_dataset
+    from tests.support.data.datasets import make_dataset
     from trainer import recipes, run
 
     [example] = [block for _, block in blocks(ROOT / "CONTRIBUTING.md") if "RECIPE" in block]

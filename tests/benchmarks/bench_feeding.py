@@ -18,7 +18,7 @@ from timing import Row, print_table, ratios, skip
 
 from common.launch import Rank
 from common.parallel import Decoders, default_decoders
-from tests.support.datasets import COLORS, write_dataset
+from tests.support.data.datasets import COLORS, write_dataset
 from trainer.config import TrainConfig
 from trainer.data.dataset import open_dataset
 from trainer.data.decoding import Batch

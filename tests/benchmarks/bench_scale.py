@@ -37,8 +37,8 @@ from labeler.planning.generations import read_plans, save_first_plan
 from labeler.planning.listing import ListingReader
 from labeler.planning.plan import make_plan
 from labeler.publishing.publish import publish
+from tests.support.data.pictures import jpeg
 from tests.support.jobs import TEACHER, command, start
-from tests.support.pictures import jpeg
 
 SHARDS = 1282
 BAR_OVERHEAD = 0.05  # fraction of the time that 1,282 full shards take on a fast GPU

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from timing import Row, print_table, ratios
 
-from tests.support.datasets import make_dataset
+from tests.support.data.datasets import make_dataset
 from tests.support.jobs import command, run
 
 BAR = 1.8

@@ -7,7 +7,7 @@ from PIL import Image
 from timing import SHARED_DATA, require_path
 
 from common.shards import Sample
-from tests.support.datasets import disc_sample
+from tests.support.data.datasets import disc_sample
 
 MAP_SIDE = 224
 

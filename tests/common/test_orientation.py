@@ -7,7 +7,7 @@ from PIL import Image, ImageOps
 
 from common.orientation import map_to_stored, points_to_stored, to_upright
 from labeler.labeling.gaze import gaze_points
-from tests.support.pictures import photograph, rotated_jpeg
+from tests.support.data.pictures import photograph, rotated_jpeg
 
 ORIENTATIONS = range(1, 9)
 every_orientation = pytest.mark.parametrize("orientation", ORIENTATIONS)

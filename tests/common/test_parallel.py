@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from common.parallel import THREAD_VARIABLES, Decoders, available_cores, default_decoders, in_order, in_processes
-from tests.support.pictures import write
+from tests.support.data.pictures import write
 
 WITH_DECODERS = """
 import os, signal, time

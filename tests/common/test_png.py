@@ -15,7 +15,7 @@ from hypothesis.extra.numpy import arrays
 from PIL import Image
 
 from common.png import encode_gray_png
-from tests.support.maps import read_chunks, smooth_map
+from tests.support.data.maps import read_chunks, smooth_map
 
 DECODERS: dict[str, Callable[[bytes], np.ndarray]] = {
     "Pillow": lambda content: np.asarray(Image.open(io.BytesIO(content))),

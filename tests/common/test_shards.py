@@ -26,8 +26,8 @@ from common.shards import (
     encode_points,
     read_samples,
 )
-from tests.support.maps import read_chunks, smooth_map
-from tests.support.pictures import encoded, jpeg, photograph
+from tests.support.data.maps import read_chunks, smooth_map
+from tests.support.data.pictures import encoded, jpeg, photograph
 
 INFO = SampleInfo(
     source="n01/ünïcode.JPEG",

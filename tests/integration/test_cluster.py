@@ -13,9 +13,9 @@ from common.manifest import Plan, ShardRecord
 from labeler.distributed.metrics import METRIC_DESCRIPTIONS
 from labeler.verify import verify_dataset
 from tests.support.clusters import Cluster, Submission
-from tests.support.datasets import make_dataset
+from tests.support.data.datasets import make_dataset
+from tests.support.data.pictures import encoded, jpeg
 from tests.support.jobs import SHARDS, checksums, command, label_command, photographs
-from tests.support.pictures import encoded, jpeg
 from tests.support.s3_server import S3Server
 from tests.support.teachers import TEACHER_FAULT, TEACHER_SECONDS
 

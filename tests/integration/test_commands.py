@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 
 from tests.common.fixations import osie, salicon
-from tests.support.datasets import COLORS, disc_sample, make_dataset
+from tests.support.data.datasets import COLORS, disc_sample, make_dataset
+from tests.support.data.people import write_people_csv
 from tests.support.documents import blocks, lines
 from tests.support.jobs import ROOT, environment
-from tests.support.people import write_people_csv
 from tests.support.s3_server import S3Server
 
 pytestmark = pytest.mark.slow

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from labeler.verify import verify_dataset
+from tests.support.data.pictures import jpeg
 from tests.support.jobs import checksums, command, failures, label_command, photographs, run
-from tests.support.pictures import jpeg
 
 
 def shard_checksums(output: Path) -> dict[str, str]:

@@ -21,6 +21,7 @@ from common.storage import LocalStorage
 from labeler.publishing.publish import publish
 from labeler.run import main
 from labeler.verify import verify_dataset
+from tests.support.data.pictures import hostile_images, jpeg, write
 from tests.support.jobs import (
     GRADIENT_TEACHER,
     IMAGES,
@@ -39,7 +40,6 @@ from tests.support.jobs import (
     shard_labeler,
     start,
 )
-from tests.support.pictures import hostile_images, jpeg, write
 
 KILLS = int(os.environ.get("KILLS", "3"))
 TIMEOUT = 120  # seconds for a run to do what a test waits for

@@ -21,6 +21,7 @@ from common.manifest import sha256
 from common.storage import LocalStorage
 from labeler.publishing.publish import publish
 from labeler.verify import verify_dataset
+from tests.support.data.pictures import encoded, exif, jpeg, photograph
 from tests.support.jobs import (
     ROOT,
     command,
@@ -32,7 +33,6 @@ from tests.support.jobs import (
     run,
     shard_labeler,
 )
-from tests.support.pictures import encoded, exif, jpeg, photograph
 
 MAP_SIZE = 96
 REENCODED = "class1/png under a JPEG name.JPEG"

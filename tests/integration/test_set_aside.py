@@ -9,8 +9,8 @@ from PIL import Image
 
 from common.manifest import record_name, shard_name
 from labeler.verify import verify_dataset
+from tests.support.data.pictures import encoded
 from tests.support.jobs import checksums, command, photographs, planned_shard, run
-from tests.support.pictures import encoded
 from tests.support.teachers import TEACHER_FAULT
 
 pytestmark = pytest.mark.slow

@@ -12,7 +12,7 @@ import pytest
 
 from labeler.verify import verify_dataset
 from tests.support.clusters import Cluster
-from tests.support.datasets import make_dataset
+from tests.support.data.datasets import make_dataset
 from tests.support.jobs import checksums, command, label_command, run, start
 
 SENTENCE = "stopped; run the same command again to resume"

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from tests.support.fixation_data import random_fixations, write_fixation_data
+from tests.support.data.fixation_data import random_fixations, write_fixation_data
 from tests.support.jobs import command, run
 
 pytestmark = pytest.mark.slow

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.clusters import find_processes, kill_all
-from tests.support.datasets import make_dataset
+from tests.support.data.datasets import make_dataset
 from tests.support.jobs import ROOT, command, run, start
 from tests.support.s3_server import S3Server
 

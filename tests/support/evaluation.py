@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from common.settings import load_settings
-from tests.support.datasets import COLORS, disc_sample
+from tests.support.data.datasets import COLORS, disc_sample
 from trainer.evaluate.config import EvaluateSettings
 from trainer.evaluate.job import run_evaluation
 

@@ -22,7 +22,7 @@ from labeler.planning.generations import read_plans, save_first_plan
 from labeler.planning.listing import ListingReader, PlannedImage
 from labeler.planning.plan import make_plan
 from labeler.teacher.weights import CustomTeacher
-from tests.support.pictures import jpeg
+from tests.support.data.pictures import jpeg
 from tests.support.teachers import gradient_teacher
 
 ROOT = Path(__file__).resolve().parents[2]

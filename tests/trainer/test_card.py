@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from common.settings import load_settings
-from tests.support.datasets import make_dataset
+from tests.support.data.datasets import make_dataset
 from trainer import export
 from trainer.card import model_card
 from trainer.config import TrainConfig, TrainSettings

@@ -5,7 +5,7 @@ import torch
 
 from common.errors import UserError
 from common.settings import load_settings
-from tests.support.datasets import COLORS, make_dataset
+from tests.support.data.datasets import COLORS, make_dataset
 from trainer.checkpoint import load_trained
 from trainer.config import TrainSettings
 from trainer.job import run_training

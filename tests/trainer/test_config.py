@@ -11,7 +11,7 @@ from torch import nn
 
 from common.errors import UserError
 from common.settings import load_settings
-from tests.support.datasets import make_dataset
+from tests.support.data.datasets import make_dataset
 from trainer.checkpoint import load_trained
 from trainer.config import TrainSettings
 from trainer.job import run_training

@@ -7,7 +7,7 @@ import torch
 from common.errors import UserError
 from common.settings import load_settings
 from common.training import load_checkpoint
-from tests.support.datasets import make_dataset, overwrite_member
+from tests.support.data.datasets import make_dataset, overwrite_member
 from tests.support.stops import stopped_before
 from trainer.config import ADDED_SETTINGS, TrainSettings
 from trainer.job import run_training

@@ -7,8 +7,8 @@ import torch
 from common.errors import UserError
 from common.settings import load_settings
 from common.training import load_checkpoint
-from tests.support.datasets import make_dataset
-from tests.support.people import write_people_csv
+from tests.support.data.datasets import make_dataset
+from tests.support.data.people import write_people_csv
 from trainer.checkpoint import load_trained
 from trainer.config import DEMO, DEMO_CONTRASTIVE_RATE, TrainConfig, TrainSettings
 from trainer.job import run_training

@@ -6,7 +6,7 @@ import torch
 from common.launch import Rank
 from common.settings import load_settings
 from common.training import load_checkpoint
-from tests.support.datasets import make_dataset
+from tests.support.data.datasets import make_dataset
 from tests.support.stops import run_until_file_exceeds, stopped_before
 from trainer.config import TrainSettings
 from trainer.data.dataset import open_dataset

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from common.errors import UserError
-from tests.support.datasets import make_dataset
+from tests.support.data.datasets import make_dataset
 from tests.support.ranks import run_two_ranks
 from tests.support.training import CPU, make_trainer, train_steps
 from trainer import step

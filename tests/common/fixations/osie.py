@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import scipy.io
 
-from tests.support.pictures import jpeg
+from tests.support.data.pictures import jpeg
 
 
 def cells(values: list[Any]) -> np.ndarray:

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tests.support.pictures import jpeg
+from tests.support.data.pictures import jpeg
 
 WIDTH, HEIGHT = 80, 60
 

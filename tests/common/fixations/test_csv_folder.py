@@ -7,7 +7,7 @@ import pytest
 from common.errors import UserError
 from common.fixations import open_fixations
 from common.fixations.data import FixationData
-from tests.support.pictures import jpeg
+from tests.support.data.pictures import jpeg
 
 HEADER = "image,subject,x,y,duration_ms\n"
 

@@ -11,7 +11,7 @@ from common.errors import UserError
 from common.fixations import FORMATS, FixatedImage, exclusion_notes, open_fixations
 from common.fixations.collector import Collector, RawFixations, list_image_files
 from common.fixations.exclusions import MISSING, OUTSIDE, REPEATED, UNFIXATED, UNPLACED, UNREADABLE
-from tests.support.pictures import encoded, exif, jpeg, photograph, write
+from tests.support.data.pictures import encoded, exif, jpeg, photograph, write
 
 WIDTH, HEIGHT = 64, 48
 

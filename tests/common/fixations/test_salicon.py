@@ -19,7 +19,7 @@ from tests.common.fixations.salicon import (
     put_image,
     write_release_2015,
 )
-from tests.support.pictures import encoded, jpeg
+from tests.support.data.pictures import encoded, jpeg
 
 GAZE = np.dtype([("location", "O"), ("timestamp", "O"), ("fixations", "O")])
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from common.errors import UserError
 from common.fixations import FixatedImage, open_fixations, split_images
 from common.fixations.split import group_duplicates
-from tests.support.pictures import encoded, photograph
+from tests.support.data.pictures import encoded, photograph
 
 COUNT = 12
 

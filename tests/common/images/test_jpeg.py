@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from common.images.jpeg import decode_jpeg, hide_exif, read_jpeg_header, read_orientation
-from tests.support.pictures import (
+from tests.support.data.pictures import (
     encoded,
     hostile_images,
     jpeg,

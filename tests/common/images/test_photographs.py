@@ -13,7 +13,7 @@ from PIL import Image, ImageOps
 from common.errors import ImageFailure, Reason
 from common.images import StoredImage, read_photograph
 from common.images.jpeg import read_jpeg_header
-from tests.support.pictures import (
+from tests.support.data.pictures import (
     encoded,
     exif,
     gray_ramp,

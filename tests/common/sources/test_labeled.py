@@ -17,9 +17,9 @@ from labeler.planning.generations import save_first_plan
 from labeler.planning.plan import make_plan
 from labeler.publishing.publish import publish
 from labeler.teacher.weights import CustomTeacher
+from tests.support.data.pictures import encoded, photograph, write
 from tests.support.jobs import TEACHER, members, photographs, shard_labeler
 from tests.support.labeled import make_dataset
-from tests.support.pictures import encoded, photograph, write
 from tests.support.simple_teachers import Brightness
 
 IMAGES, PER_SHARD = 11, 4

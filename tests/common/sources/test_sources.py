@@ -12,7 +12,7 @@ from common.errors import ImageFailure, Reason, UserError
 from common.sources import Source, open_source
 from common.sources.listing import ImageRef, class_folder
 from common.sources.local import LocalSource
-from tests.support.pictures import jpeg, write
+from tests.support.data.pictures import jpeg, write
 
 IMAGES = {f"{folder}/{name}.jpg": jpeg(seed=seed) for seed, (folder, name) in enumerate(["ax", "bx", "by", "cz"])}
 ODD_NAMES = [

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.data.pictures import encoded, jpeg, photograph, rotated_jpeg
 from tests.support.jobs import photographs
 from tests.support.labeled import make_dataset
-from tests.support.pictures import encoded, jpeg, photograph, rotated_jpeg
 
 
 @pytest.fixture(scope="package")

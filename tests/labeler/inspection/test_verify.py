@@ -12,8 +12,8 @@ import pytest
 from common.manifest import ShardRecord, canonical_json, sha256
 from common.shards import ShardWriter, decode_map, decode_points, encode_map, encode_points, read_samples
 from labeler.verify import verify_dataset
+from tests.support.data.pictures import jpeg
 from tests.support.jobs import photographs, planned, shard_labeler
-from tests.support.pictures import jpeg
 
 TAR, RECORD = "train-000000.tar", "records/train-000000.json"
 Members = dict[str, bytes]

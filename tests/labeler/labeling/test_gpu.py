@@ -22,7 +22,7 @@ from labeler.labeling.resize import MAX_SIDE, resize_batch
 from labeler.labeling.timing import PhaseTimer
 from labeler.teacher.model import resize_to_input
 from labeler.teacher.weights import load_teacher
-from tests.support.pictures import jpeg
+from tests.support.data.pictures import jpeg
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU, and TEST_GPU=1")
 

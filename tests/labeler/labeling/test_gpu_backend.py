@@ -26,8 +26,8 @@ from labeler.labeling.resize import MAX_SIDE
 from labeler.labeling.shard import ShardLabeler
 from labeler.labeling.timing import PhaseTimer
 from labeler.teacher.weights import CustomTeacher, load_teacher
+from tests.support.data.pictures import encoded, hostile_images, jpeg, photograph, rotated_jpeg, write
 from tests.support.jobs import checksums, photographs, planned, shard_labeler
-from tests.support.pictures import encoded, hostile_images, jpeg, photograph, rotated_jpeg, write
 from tests.support.teachers import gradient_teacher
 
 CPU = torch.device("cpu")

@@ -12,7 +12,7 @@ from common.orientation import to_upright
 from labeler.labeling.gaze import gaze_points
 from labeler.labeling.label import GAZE_GRID, GAZE_SIGMA, Label, Maps, make_label, predict_maps, to_teacher_input
 from labeler.teacher.weights import CustomTeacher
-from tests.support.pictures import photograph
+from tests.support.data.pictures import photograph
 
 
 class Brightness(nn.Module):

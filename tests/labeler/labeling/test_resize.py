@@ -14,7 +14,7 @@ from common.images import decode_jpeg
 from labeler.labeling.gpu_decoder import CHECK_PHOTOGRAPHS
 from labeler.labeling.resize import MAX_SIDE, MIDDLE, _make_filter, resize_batch
 from labeler.teacher.model import resize_to_input
-from tests.support.pictures import photograph
+from tests.support.data.pictures import photograph
 
 
 def noise(height: int, width: int, seed: int = 0) -> Tensor:

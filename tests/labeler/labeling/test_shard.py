@@ -21,8 +21,8 @@ from common.shards import decode_map, decode_points
 from labeler.labeling.shard import NoSpace, ShardConflict
 from labeler.planning.space import estimate_shard_bytes
 from labeler.teacher.weights import CustomTeacher
+from tests.support.data.pictures import jpeg
 from tests.support.jobs import checksums, members, photographs, planned, planned_shard, shard_labeler
-from tests.support.pictures import jpeg
 from tests.support.teachers import gradient_teacher
 
 TAR = "train-000000.tar"

@@ -24,8 +24,8 @@ from labeler.planning.planner import plan_input, plan_retries
 from labeler.publishing.outcome import compute_outcome, find_unretried, read_records
 from labeler.publishing.publish import publish
 from labeler.verify import verify_dataset
+from tests.support.data.pictures import jpeg
 from tests.support.jobs import TEACHER, checksums, failures, members, photographs, planned, shard_labeler
-from tests.support.pictures import jpeg
 
 TRUNCATED_URIS = ["class0/photo004.jpg", "class1/photo007.jpg"]
 

@@ -4,7 +4,7 @@ import pytest
 
 from common.errors import UserError
 from common.manifest import MANIFEST, Failure, ShardRecord, record_name
-from tests.support.datasets import make_dataset
+from tests.support.data.datasets import make_dataset
 from trainer.data.dataset import open_dataset, split_shards
 
 

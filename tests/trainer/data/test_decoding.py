@@ -6,8 +6,8 @@ import torch
 from PIL import Image
 
 from common.parallel import Decoders
-from tests.support.datasets import disc_sample, write_dataset
-from tests.support.pictures import encoded
+from tests.support.data.datasets import disc_sample, write_dataset
+from tests.support.data.pictures import encoded
 from trainer.data.augment import draw_augmentation
 from trainer.data.dataset import open_dataset
 from trainer.data.decoding import ViewSpec, decode_sample

@@ -11,8 +11,8 @@ from common.errors import UserError
 from common.fixations import FixatedImage, FixationData
 from common.parallel import Decoders
 from common.settings import load_settings
-from tests.support.datasets import make_dataset
-from tests.support.people import write_people_csv
+from tests.support.data.datasets import make_dataset
+from tests.support.data.people import write_people_csv
 from trainer.config import TrainSettings
 from trainer.data import fixation_stream
 from trainer.data.fixation_stream import HumanStream, decode_human_sample, fixations_checksum, open_human_data

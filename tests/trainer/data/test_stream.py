@@ -9,7 +9,7 @@ import torch
 from common.errors import UserError
 from common.parallel import Decoders
 from common.storage.s3_client import get_client
-from tests.support.datasets import disc_sample, make_dataset, overwrite_member
+from tests.support.data.datasets import disc_sample, make_dataset, overwrite_member
 from tests.support.faults import FaultProxy
 from trainer.data.augment import draw_augmentation
 from trainer.data.dataset import open_dataset

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from common.settings import load_settings
-from tests.support.datasets import make_dataset
+from tests.support.data.datasets import make_dataset
+from tests.support.data.fixation_data import random_fixations, write_fixation_data
 from tests.support.evaluation import CLASSES, RECIPES, evaluate, write_held_out
-from tests.support.fixation_data import random_fixations, write_fixation_data
 from trainer.config import TrainSettings
 from trainer.job import run_training
 

@@ -7,7 +7,7 @@ import torch
 from common.errors import UserError
 from common.fixations import open_fixations
 from common.saliency import score_map
-from tests.support.fixation_data import random_fixations, write_fixation_data
+from tests.support.data.fixation_data import random_fixations, write_fixation_data
 from trainer.evaluate.alignment_scores import compare_models, parse_comparisons, read_scores, summarize_scores
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from common.errors import UserError
-from tests.support.pictures import write
+from tests.support.data.pictures import write
 from trainer.data.crops import center_crop
 from trainer.evaluate.features import FeatureStore, extract_features
 from trainer.evaluate.images.image_sets import FolderImages

@@ -8,9 +8,9 @@ import torch
 import torchvision
 
 from common.errors import UserError
-from tests.support.datasets import COLORS
+from tests.support.data.datasets import COLORS
+from tests.support.data.pictures import write
 from tests.support.evaluation import MODEL_NAMES, evaluate, read_class_folders, read_results, read_table
-from tests.support.pictures import write
 from tests.support.stops import run_until_file_exceeds
 
 

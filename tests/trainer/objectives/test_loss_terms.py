@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tests.support.datasets import make_dataset
+from tests.support.data.datasets import make_dataset
 from tests.support.training import CPU, make_trainer
 from trainer.recipes import recipe_names
 from trainer.step import prepare_inputs

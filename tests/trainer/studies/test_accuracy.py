@@ -6,7 +6,7 @@ from PIL import Image
 from torch import nn
 
 from common.errors import UserError
-from tests.support.datasets import make_dataset
+from tests.support.data.datasets import make_dataset
 from trainer.data.crops import center_crop
 from trainer.data.dataset import open_dataset
 from trainer.studies.accuracy import (

@@ -13,7 +13,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from common.errors import UserError
 from common.launch import Rank
 from common.settings import load_settings
-from tests.support.datasets import COLORS, disc_sample, make_dataset, overwrite_member
+from tests.support.data.datasets import COLORS, disc_sample, make_dataset, overwrite_member
 from tests.support.ranks import run_two_ranks
 from tests.support.training import CPU, make_trainer
 from trainer.config import TrainSettings

@@ -7,7 +7,7 @@ from scipy import stats
 
 from common.errors import UserError
 from common.settings import load_settings
-from tests.support.datasets import make_dataset
+from tests.support.data.datasets import make_dataset
 from tests.support.stops import stopped_before
 from trainer import search
 from trainer.checkpoint import load_trained

@@ -8,8 +8,8 @@ from scipy import stats
 
 from common.errors import UserError
 from common.settings import load_settings
-from tests.support.datasets import COLORS, make_dataset
-from tests.support.people import write_people_csv
+from tests.support.data.datasets import COLORS, make_dataset
+from tests.support.data.people import write_people_csv
 from trainer import table
 from trainer.recipes import recipe_names
 from trainer.step import Trainer

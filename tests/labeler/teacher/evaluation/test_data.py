@@ -4,7 +4,7 @@ import pytest
 
 from common.errors import UserError
 from labeler.teacher.evaluation.data import open_data, read_names, select_images
-from tests.support.fixation_data import random_fixations, write_fixation_data
+from tests.support.data.fixation_data import random_fixations, write_fixation_data
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from labeler.teacher.evaluation.predict import predict_map
 from labeler.teacher.evaluation.summary import METRIC_LABELS, PREDICTIONS
 from labeler.teacher.training.data import open_training_data
 from labeler.teacher.weights import load_teacher
-from tests.support.fixation_data import paint_human_maps, random_fixations, write_fixation_data
+from tests.support.data.fixation_data import paint_human_maps, random_fixations, write_fixation_data
 
 ROOT = Path(__file__).parents[4]
 TEACHER = "tests.support.teachers:gradient_teacher"

@@ -10,7 +10,7 @@ from labeler.teacher.evaluation.page import make_evaluation_page, select_extreme
 from labeler.teacher.evaluation.scoring import ImageScores, score_images
 from labeler.teacher.evaluation.summary import METRIC_LABELS, Evaluation, summarize
 from labeler.teacher.weights import CustomTeacher
-from tests.support.fixation_data import random_fixations, write_fixation_data
+from tests.support.data.fixation_data import random_fixations, write_fixation_data
 from tests.support.simple_teachers import Flat
 from tests.support.teachers import GradientTeacher
 

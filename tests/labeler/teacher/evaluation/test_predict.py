@@ -10,7 +10,7 @@ from labeler.teacher.evaluation.predict import predict_map
 from labeler.teacher.evaluation.scoring import score_images
 from labeler.teacher.model import resize_to_input
 from labeler.teacher.weights import CustomTeacher
-from tests.support.fixation_data import HEIGHT, WIDTH, random_fixations, write_fixation_data
+from tests.support.data.fixation_data import HEIGHT, WIDTH, random_fixations, write_fixation_data
 from tests.support.simple_teachers import FaultyInTheDark
 from tests.support.teachers import GradientTeacher
 

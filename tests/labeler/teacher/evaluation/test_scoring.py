@@ -12,7 +12,7 @@ from common.saliency import score_map
 from labeler.teacher.evaluation.scoring import NEGATIVE_IMAGES, score_image, score_images, split_subjects
 from labeler.teacher.model import resize_to_input
 from labeler.teacher.weights import CustomTeacher
-from tests.support.fixation_data import HEIGHT, WIDTH, paint_human_maps, random_fixations, write_fixation_data
+from tests.support.data.fixation_data import HEIGHT, WIDTH, paint_human_maps, random_fixations, write_fixation_data
 from tests.support.simple_teachers import Brightness, Flat, LogDensity
 from tests.support.teachers import GradientTeacher
 

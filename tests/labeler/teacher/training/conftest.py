@@ -1,7 +1,7 @@
 import pytest
 
-from tests.support.fixation_data import random_fixations, write_fixation_data
-from tests.support.pictures import jpeg, write
+from tests.support.data.fixation_data import random_fixations, write_fixation_data
+from tests.support.data.pictures import jpeg, write
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from common.errors import UserError
 from labeler.teacher.training.batches import Batches
 from labeler.teacher.training.config import TeacherTrainConfig
 from labeler.teacher.training.data import open_training_data
-from tests.support.pictures import jpeg, write
+from tests.support.data.pictures import jpeg, write
 
 
 def make_batches(folder, rank=0, world_size=1, distill=(), **changes):

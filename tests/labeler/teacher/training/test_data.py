@@ -4,8 +4,8 @@ import pytest
 
 from common.errors import UserError
 from labeler.teacher.training.data import open_training_data
-from tests.support.fixation_data import random_fixations, write_fixation_data
-from tests.support.pictures import jpeg, write
+from tests.support.data.fixation_data import random_fixations, write_fixation_data
+from tests.support.data.pictures import jpeg, write
 
 
 @pytest.fixture

@@ -6,8 +6,8 @@ from common.errors import ImageFailure, Reason
 from labeler.teacher.training.data import open_training_data
 from labeler.teacher.training.examples import TARGET_SIZE, make_distillation_example, make_fixated_example
 from labeler.teacher.training.views import FULL_VIEW, draw_view
-from tests.support.fixation_data import random_fixations, write_fixation_data
-from tests.support.pictures import write
+from tests.support.data.fixation_data import random_fixations, write_fixation_data
+from tests.support.data.pictures import write
 
 
 @pytest.fixture

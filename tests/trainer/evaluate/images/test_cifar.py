@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from common.errors import UserError
-from tests.support.pictures import jpeg, write
+from tests.support.data.pictures import jpeg, write
 from trainer.evaluate.images.cifar import CLASSES, open_cifar, open_cifar_c
 
 

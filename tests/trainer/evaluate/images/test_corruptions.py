@@ -11,7 +11,7 @@ from PIL import Image
 
 from common.errors import UserError
 from common.storage import s3_client
-from tests.support.pictures import jpeg, photograph, write
+from tests.support.data.pictures import jpeg, photograph, write
 from trainer.data.crops import center_crop
 from trainer.evaluate.features import extract_features
 from trainer.evaluate.images.corruptions import (

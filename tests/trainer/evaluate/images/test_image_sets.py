@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from common.errors import ImageFailure, UserError
-from tests.support.datasets import COLORS, disc_sample, make_dataset
-from tests.support.pictures import jpeg, write
+from tests.support.data.datasets import COLORS, disc_sample, make_dataset
+from tests.support.data.pictures import jpeg, write
 from trainer.evaluate.images.image_sets import FolderImages, check_classes, open_training, read_model_input, subsample
 
 

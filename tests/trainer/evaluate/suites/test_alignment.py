@@ -8,8 +8,8 @@ from common.errors import UserError
 from common.fixations import open_fixations
 from common.saliency import score_map
 from common.settings import load_settings
+from tests.support.data.fixation_data import random_fixations, write_fixation_data
 from tests.support.evaluation import MODEL_NAMES, evaluate, read_results, read_table
-from tests.support.fixation_data import random_fixations, write_fixation_data
 from trainer.checkpoint import load_trained
 from trainer.config import TrainSettings
 from trainer.data.crops import resize_frame

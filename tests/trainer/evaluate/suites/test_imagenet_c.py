@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 import torch
 
+from tests.support.data.pictures import write
 from tests.support.evaluation import MODEL_NAMES, evaluate, read_class_folders, read_results
-from tests.support.pictures import write
 from trainer.checkpoint import load_trained
 from trainer.data.crops import resize_frame
 from trainer.evaluate.images.corruptions import ALEXNET_ERRORS, EXTRA_CORRUPTIONS

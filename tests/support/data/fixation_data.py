@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 
 from common.fixations import FixatedImage, open_fixations
-from tests.support.pictures import encoded, jpeg, write
+from tests.support.data.pictures import encoded, jpeg, write
 
 WIDTH, HEIGHT = 64, 47  # not 4:3: symmetric pixels of the center prior would be tied up to rounding errors
 

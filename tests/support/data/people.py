@@ -5,7 +5,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from tests.support.datasets import disc_sample
+from tests.support.data.datasets import disc_sample
 
 FIRST_INDEX = 1000  # index of the first disc image; the tests' labeled data sets use smaller ones
 

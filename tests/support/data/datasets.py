@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw
 from common.fixations.maps import blur_fixations
 from common.manifest import CLASSES, MANIFEST, Manifest, ShardEntry, Teacher, sha256, shard_name
 from common.shards import Sample, SampleInfo, ShardWriter
-from tests.support.pictures import encoded
+from tests.support.data.pictures import encoded
 
 TEACHER = Teacher(name="tests", sha256="0" * 64)
 COLORS = ("red", "lime", "blue", "yellow", "magenta", "cyan")
