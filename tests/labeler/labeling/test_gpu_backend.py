@@ -116,10 +116,12 @@ def test_shard_with_the_bundled_teacher_is_that_of_the_cpu(tmp_path: Path) -> No
 @pytest.mark.parametrize("batch_size", [3, 64])
 def test_hostile_images_have_the_reasons_and_labels_of_the_cpu(batch_size: int, tmp_path: Path) -> None:
     hostile = {name: content for name, (content, _) in hostile_images().items()}
-    images = write(tmp_path / "images", {**hostile, **mixed_images()})
+    contents = {**hostile, **mixed_images()}
+    images = write(tmp_path / "images", contents)
     settings = {"map_size": 32, "batch_size": batch_size}
     expected = label_on_cpu(images, tmp_path / "cpu", **settings)
     found = label_on_device(images, tmp_path / "device", Decoder(), **settings)
+    assert found.samples + len(found.failed) == len(contents)
     assert [(failure.uri, failure.reason) for failure in found.failed] == [
         (failure.uri, failure.reason) for failure in expected.failed
     ]
