@@ -75,7 +75,7 @@ class ListingBuilder:
         self._flush()
         table = pa.concat_tables(self._tables).unify_dictionaries()
         self._tables = []
-        table = table.take(pc.sort_indices(table["uri"]))
+        table = _sort_dictionary(table.take(pc.sort_indices(table["uri"])), "container")
         if self.skipped[LABEL_FILES]:
             _check_unique(table["uri"])
         return Listing(table, self.skipped)
@@ -87,6 +87,15 @@ class ListingBuilder:
         self._images += len(self._rows)
         self._rows = []
         self._on_progress(self._images)
+
+
+def _sort_dictionary(table: pa.Table, name: str) -> pa.Table:
+    """Sort the dictionary of a column, so that it does not depend on the order in which images were added."""
+    column = table[name].combine_chunks()
+    order = pc.sort_indices(column.dictionary)
+    ranks = pc.sort_indices(order).cast(pa.int32())  # the inverse of a permutation
+    sorted_column = pa.DictionaryArray.from_arrays(ranks.take(column.indices), column.dictionary.take(order))
+    return table.set_column(table.schema.get_field_index(name), name, sorted_column)
 
 
 def _check_unique(uris: pa.ChunkedArray) -> None:

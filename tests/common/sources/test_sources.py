@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from common.errors import ImageFailure, Reason, UserError
 from common.sources import Source, open_source
-from common.sources.listing import ImageRef, class_folder
+from common.sources.listing import LISTING_SCHEMA, ImageRef, ListingBuilder, class_folder
 from common.sources.local import LocalSource
 from tests.support.data.pictures import jpeg, write
 
@@ -441,3 +441,16 @@ def test_the_class_is_the_folder_or_tar_that_holds_the_image(uri: str, expected:
 
 def test_the_class_of_a_tar_in_upper_case_is_its_stem() -> None:
     assert class_folder("n01.TAR/x.jpg") == "n01"
+
+
+def test_listing_does_not_depend_on_the_order_in_which_images_are_added() -> None:
+    images = [ImageRef(f"{tar}/{number}.jpg", 5, f"{tar}.tar", 512 * number) for tar in "bca" for number in range(3)]
+    images.append(ImageRef("alone.jpg", 7, None, 0))
+    tables = []
+    for ordered in (images, images[::-1]):
+        builder = ListingBuilder(lambda count: None)
+        builder.add(ordered)
+        tables.append(builder.finish().table)
+    assert tables[0].equals(tables[1])
+    assert tables[0]["container"].combine_chunks().dictionary.to_pylist() == ["a.tar", "b.tar", "c.tar"]
+    assert tables[0].schema == LISTING_SCHEMA
