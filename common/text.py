@@ -25,5 +25,5 @@ def pluralize(count: int, noun: str) -> str:
 def parse_bytes(text: str) -> int:
     """Parse a number of bytes such as "200GB", "1.5 TB" or "1000". Raises ValueError."""
     if not (match := SIZE.fullmatch(text.strip())):
-        raise ValueError(f"expected a size such as 200GB, found {text!r}")
+        raise ValueError("expected a size such as 200GB")
     return int(float(match["number"]) * UNITS[match["unit"].upper()])

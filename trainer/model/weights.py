@@ -32,9 +32,10 @@ MAX_NAMES = 3  # of tensors that an error lists
 def parse_resnet_weights(
     location: str, content: bytes, prefixes: tuple[str, ...] = PREFIXES
 ) -> dict[str, Tensor] | None:
-    """Return the tensors of a weights file by torchvision's names; None if the file holds no ResNet.
+    """Return the tensors of a weights file by torchvision's names.
 
-    `location` names the file in errors. Raises UserError if the file cannot be read.
+    Returns None for a file of PyTorch that holds no ResNet by itself, such as a checkpoint of trainer.run. `location`
+    names the file in errors. Raises UserError if the file cannot be read, or is a safetensors file without a ResNet.
     """
     if location.endswith(".safetensors"):
         try:
@@ -50,6 +51,8 @@ def parse_resnet_weights(
                 return {
                     name.removeprefix(prefix): weight for name, weight in candidate.items() if name.startswith(prefix)
                 }
+    if location.endswith(".safetensors"):
+        raise _no_resnet(location)
     return None
 
 
@@ -61,10 +64,7 @@ def initialize_backbone(backbone: Backbone, location: str, content: bytes) -> st
     """
     found = parse_resnet_weights(location, content, (*PREFIXES, OWN_PREFIX))
     if found is None:
-        raise UserError(
-            f"--init {location}: expected the weights of a ResNet (from torchvision, timm, this project, MoCo, DINO or "
-            f"SwAV), found no tensor {STEM} in it"
-        )
+        raise _no_resnet(f"--init {location}")
     weights = {name: weight for name, weight in found.items() if name.partition(".")[0] in RESNET_PARTS}
     expected = backbone.resnet.state_dict()
     skipped = ""
@@ -86,6 +86,13 @@ def initialize_backbone(backbone: Backbone, location: str, content: bytes) -> st
         )
     backbone.resnet.load_state_dict(weights)
     return f"--init {location}: {pluralize(len(weights) - len(counters), 'tensor')} of the backbone loaded{skipped}"
+
+
+def _no_resnet(where: str) -> UserError:
+    return UserError(
+        f"{where}: expected the weights of a ResNet (from torchvision, timm, this project, MoCo, DINO or SwAV), found "
+        f"no tensor {STEM} in it"
+    )
 
 
 def _with_wrapped(state: Any) -> Iterator[dict[str, Tensor]]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from common.errors import UserError
 from trainer.model.backbone import Backbone
-from trainer.model.weights import initialize_backbone
+from trainer.model.weights import initialize_backbone, parse_resnet_weights
 
 torch.manual_seed(5)
 STATE = torchvision.models.resnet18().state_dict()
@@ -111,3 +111,9 @@ def test_file_without_a_resnet_is_refused() -> None:
         initialize_backbone(Backbone("resnet18"), "other.pth", saved(nn.Linear(3, 3).state_dict()))
     with pytest.raises(UserError, match=r"found a pickled torchvision\.models\.resnet\.ResNet"):
         initialize_backbone(Backbone("resnet18"), "model.pth", saved(torchvision.models.resnet18()))
+
+
+def test_safetensors_file_without_a_resnet_is_refused_as_such() -> None:
+    content = safetensors.torch.save(nn.Linear(3, 3).state_dict())
+    with pytest.raises(UserError, match=r"other\.safetensors: expected the weights of a ResNet .*, found no tensor"):
+        parse_resnet_weights("other.safetensors", content)
