@@ -32,13 +32,8 @@ from trainer.run_log import LAST, RESULT, no_extra_figures
 from trainer.studies.monitor import make_monitor
 
 CONFIG, CARD = "config.json", "README.md"
-OWN_FILES = (
-    "checkpoints",
-    METRICS_FILE,
-    "tensorboard",
-    "ray",
-    RESULT,
-)  # may be there without config.json if it was removed
+# may be there without config.json if it was removed
+OWN_FILES = ("checkpoints", METRICS_FILE, "tensorboard", "ray", RESULT)
 
 
 def run_training(settings: TrainSettings) -> dict[str, Any] | None:
@@ -51,7 +46,7 @@ def run_training(settings: TrainSettings) -> dict[str, Any] | None:
     folder = RunFolder(output)
     if is_main_process():
         folder.check_content("a run", (CONFIG, LAST), OWN_FILES)
-    make_monitor(settings, data, Rank(0, 1, torch.device("cpu")))  # raises UserError for a folder that does not fit
+        make_monitor(settings, data, Rank(0, 1, torch.device("cpu")))  # raises UserError for a folder that does not fit
     folder.check_writable()
     if is_main_process():
         if config.init and not folder.fetch(LAST).exists():

@@ -44,7 +44,13 @@ def read_photograph(data: bytes, max_pixels: int, min_side: int) -> tuple[Tensor
     white and re-encoded as JPEG. Only the first frame of an animation is used.
     Raises ImageFailure with the reason empty, not_an_image, truncated, corrupt, too_large or too_small.
     """
-    header = check_photograph(data, max_pixels, min_side)
+    return decode_photograph(data, check_photograph(data, max_pixels, min_side), max_pixels, min_side)
+
+
+def decode_photograph(
+    data: bytes, header: JpegHeader | None, max_pixels: int, min_side: int
+) -> tuple[Tensor, StoredImage]:
+    """Decode a photograph whose header `check_photograph` has read; the rest is as for `read_photograph`."""
     if header is None:
         return _reencode(data, max_pixels, min_side)
     try:

@@ -104,8 +104,8 @@ class LabelWorker:
             return {"shard": shard, "error": error, "fatal": True, "warning": ""}
         try:
             if not self._storage.exists(record_name(shard)):  # another job on this output may have committed it
-                labeler, warning = self._labeler
-                record = labeler.label(shard, int(row["attempt"]), lambda *images: self._report(shard, *images))
+                warning = self._labeler.backend.warning
+                record = self._labeler.label(shard, int(row["attempt"]), lambda *images: self._report(shard, *images))
                 self.counter.report_images.remote(shard, record.samples + len(record.failed), len(record.failed))
                 self._metrics.count_shard(record)
         except Exception as problem:  # a shard that fails must not prevent the labeling of others
@@ -146,11 +146,10 @@ class LabelWorker:
         return WorkerMetrics(self._spec.output)
 
     @cached_property
-    def _labeler(self) -> tuple[ShardLabeler, str]:
-        """The labeler, and a warning about this worker's hardware or an empty text."""
+    def _labeler(self) -> ShardLabeler:
         spec = self._spec
         if ray.get_gpu_ids() and not torch.cuda.is_available():
             raise RuntimeError("Ray gave this worker a GPU that PyTorch cannot use: is its driver too old?")
-        backend, warning = make_backend(spec.teacher.build(), spec.plan.config)
+        backend = make_backend(spec.teacher.build(), spec.plan.config)
         source, threads = open_source(spec.plan.input), spec.count_threads(gpus_of_this_machine())
-        return ShardLabeler(spec.plan, self._storage, source, backend, threads), warning
+        return ShardLabeler(spec.plan, self._storage, source, backend, threads)

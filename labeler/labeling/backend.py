@@ -31,6 +31,8 @@ class Backend(ABC):
     `predict` takes `batch_size` images, or fewer at the end of a shard or if some of them have failed.
     """
 
+    warning = ""  # for the user, about this machine
+
     def __init__(self, teacher: TeacherModel, config: LabelConfig, device: torch.device, batch_size: int) -> None:
         """Prepare the teacher on a device; `config` is that of the plan."""
         self.teacher = teacher.to(device)

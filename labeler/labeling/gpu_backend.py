@@ -1,7 +1,8 @@
 """Labeling on a GPU: decoding, resizing, the teacher, maps and gaze points, for a whole batch at a time."""
 
 import functools
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 from common.errors import ImageFailure
 from common.images import read_photograph
 from common.images.jpeg import check_pixel_data
-from common.images.photographs import check_photograph, describe_jpeg
+from common.images.photographs import check_photograph, decode_photograph, describe_jpeg
 from common.manifest import LabelConfig
 from common.orientation import to_upright
 from labeler.labeling.backend import Backend, LoadedImage
@@ -44,7 +45,7 @@ class GpuBackend(Backend):
         is_exact = header is not None and header.is_simple and _is_small(header.width, header.height)
         if self.decode is not None and header is not None and is_exact:
             return LoadedImage(describe_jpeg(content, header), None)
-        pixels, stored = read_photograph(content, max_pixels, min_side)
+        pixels, stored = decode_photograph(content, header, max_pixels, min_side)
         if _is_small(*pixels.shape[1:]):
             return LoadedImage(stored, to_upright(pixels, stored.orientation))
         return LoadedImage(stored, to_teacher_input(pixels, stored.orientation))
@@ -66,49 +67,50 @@ class GpuBackend(Backend):
     def _place_on_device(self, images: Sequence[LoadedImage]) -> tuple[list[Tensor], dict[int, ImageFailure]]:
         """Return the upright pixels of each image, uint8 [3, H, W], and the failures by index.
 
-        The pixels of an image that failed are black.
+        An image that failed has any pixels.
         """
-        indices = [index for index, image in enumerate(images) if image.pixels is None]
-        decoded, failures = self._decode([images[index].stored.jpeg for index in indices])
-        on_device = {
-            index: to_upright(pixels, images[index].stored.orientation)
-            for index, pixels in zip(indices, decoded, strict=True)
-        }
+        jpegs = {index: image.stored.jpeg for index, image in enumerate(images) if image.pixels is None}
+        decoded, failures = self._decode(jpegs)
         pixels = [
-            on_device[index] if image.pixels is None else image.pixels.to(self.device, non_blocking=True)
+            to_upright(decoded[index], image.stored.orientation)
+            if image.pixels is None
+            else image.pixels.to(self.device, non_blocking=True)
             for index, image in enumerate(images)
         ]
-        return pixels, {indices[position]: failure for position, failure in failures.items()}
+        return pixels, failures
 
-    def _decode(self, jpegs: Sequence[bytes]) -> tuple[list[Tensor], dict[int, ImageFailure]]:
-        """Decode JPEGs, all together or, if one of them is damaged, one by one on the CPU."""
+    def _decode(self, jpegs: Mapping[int, bytes]) -> tuple[dict[int, Tensor], dict[int, ImageFailure]]:
+        """Decode JPEGs, all together or, if one of them is damaged, one by one on the CPU.
+
+        Returns the pixels of each, and the failures.
+        """
         if not jpegs or self.decode is None:
-            return [], {}
+            return {}, {}
         try:
-            decoded = self.decode(jpegs)
+            decoded = dict(zip(jpegs, self.decode(list(jpegs.values())), strict=True))
         except torch.OutOfMemoryError:
             raise
         except (RuntimeError, ValueError):
             return self._decode_one_by_one(jpegs)
         # The decoder fills in what a JPEG lacks; sky and white backgrounds are uniform too
+        uniform = torch.stack([is_last_block_uniform(pixels) for pixels in decoded.values()]).tolist()
         failures = {}
-        uniform = torch.stack([is_last_block_uniform(pixels) for pixels in decoded])
-        for index in uniform.nonzero()[:, 0].tolist():
+        for index in itertools.compress(jpegs, uniform):
             try:
                 check_pixel_data(jpegs[index], "RGB")
             except ImageFailure as failure:
                 failures[index] = failure
         return decoded, failures
 
-    def _decode_one_by_one(self, jpegs: Sequence[bytes]) -> tuple[list[Tensor], dict[int, ImageFailure]]:
-        decoded, failures = [], {}
-        for index, jpeg in enumerate(jpegs):
+    def _decode_one_by_one(self, jpegs: Mapping[int, bytes]) -> tuple[dict[int, Tensor], dict[int, ImageFailure]]:
+        decoded, failures = {}, {}
+        for index, jpeg in jpegs.items():
             try:
                 pixels = read_photograph(jpeg, self.config.max_pixels, self.config.min_side)[0]
             except ImageFailure as failure:
                 failures[index] = failure
                 pixels = torch.zeros(3, 1, 1, dtype=torch.uint8)
-            decoded.append(pixels.to(self.device))
+            decoded[index] = pixels.to(self.device)
         return decoded, failures
 
 

@@ -11,13 +11,14 @@ from labeler.labeling.gpu_decoder import decode_with_nvjpeg, explain_difference
 from labeler.teacher.model import TeacherModel
 
 
-def make_backend(teacher: TeacherModel, config: LabelConfig) -> tuple[Backend, str]:
-    """Make the backend for this process's device. Returns it, and a warning for the user or an empty text."""
+def make_backend(teacher: TeacherModel, config: LabelConfig) -> Backend:
+    """Make the backend for this process's device."""
     device = default_device()
     if device.type == "cpu":
-        return CpuBackend(teacher, config), ""
+        return CpuBackend(teacher, config)
     decode = functools.partial(decode_with_nvjpeg, device=device)
-    if difference := explain_difference(decode):
-        warning = f"JPEGs are decoded on the CPU, because the GPU's decoder cannot be used: {difference}"
-        return GpuBackend(teacher, config, device, None), warning
-    return GpuBackend(teacher, config, device, decode), ""
+    difference = explain_difference(decode)
+    backend = GpuBackend(teacher, config, device, None if difference else decode)
+    if difference:
+        backend.warning = f"JPEGs are decoded on the CPU, because the GPU's decoder cannot be used: {difference}"
+    return backend

@@ -102,7 +102,7 @@ labeler: ShardLabeler  # global of each process in the pool
 def start_worker(plan: Plan, output: Path) -> None:
     """Create the labeler of this process."""
     global labeler
-    backend, _ = make_backend(find_teacher(str(WEIGHTS)).build(), plan.config)
+    backend = make_backend(find_teacher(str(WEIGHTS)).build(), plan.config)
     labeler = ShardLabeler(plan, LocalStorage(output), open_source(plan.input), backend, THREADS)
 
 

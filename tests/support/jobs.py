@@ -57,7 +57,7 @@ def planned_shard(output: Path, shard: int = 0) -> list[PlannedImage]:
 
 def shard_labeler(plan: Plan, output: Path, teacher: nn.Module | None = None, threads: int = 2) -> ShardLabeler:
     """Return a ShardLabeler like that of the job's workers."""
-    backend = make_backend(teacher or CustomTeacher(gradient_teacher()), plan.config)[0]
+    backend = make_backend(teacher or CustomTeacher(gradient_teacher()), plan.config)
     return ShardLabeler(plan, LocalStorage(output), open_source(plan.input), backend, threads)
 
 

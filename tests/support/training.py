@@ -7,7 +7,8 @@ import torch
 
 from common.launch import Rank
 from common.parallel import Decoders
-from trainer.config import TrainConfig
+from common.settings import load_settings
+from trainer.config import TrainConfig, TrainSettings
 from trainer.data.dataset import open_dataset
 from trainer.data.sampler import Sampler
 from trainer.data.stream import Stream
@@ -16,6 +17,22 @@ from trainer.recipes import build, get_recipe
 from trainer.step import Trainer
 
 CPU = torch.device("cpu")
+
+
+def make_settings(data: Path, output: Path, **changes: Any) -> TrainSettings:
+    """Return the settings of a small run of two epochs; `changes` are settings that differ."""
+    values = {
+        "data": data,
+        "backbone": "resnet18",
+        "image_size": 32,
+        "batch_size": 12,
+        "epochs": 2,
+        "warmup_epochs": 1,
+        "output": output,
+        "checkpoint_every": 1,
+    } | changes
+    flags = [f"--{name.replace('_', '-')}" + ("" if value is True else f"={value}") for name, value in values.items()]
+    return load_settings(TrainSettings, flags)
 
 
 def make_trainer(

@@ -9,6 +9,7 @@ from common.settings import load_settings
 from common.training import load_checkpoint
 from tests.support.data.datasets import make_dataset, overwrite_member
 from tests.support.stops import stopped_before
+from tests.support.training import make_settings
 from trainer.config import ADDED_SETTINGS, TrainSettings
 from trainer.job import run_training
 from trainer.step import Trainer
@@ -19,22 +20,6 @@ TIMING_KEYS = ("images_per_second", "waited", "memory_gb", "seconds")
 @pytest.fixture(scope="module")
 def discs(tmp_path_factory):
     return make_dataset(tmp_path_factory.mktemp("discs"), [10, 14, 12])
-
-
-def make_settings(discs, output, **changes):
-    """Return the settings of a small run, by default of six steps; `changes` are settings that differ."""
-    values = {
-        "data": discs,
-        "backbone": "resnet18",
-        "image_size": 32,
-        "batch_size": 12,
-        "epochs": 2,
-        "warmup_epochs": 1,
-        "output": output,
-        "checkpoint_every": 1,
-    } | changes
-    flags = [f"--{name.replace('_', '-')}" + ("" if value is True else f"={value}") for name, value in values.items()]
-    return load_settings(TrainSettings, flags)
 
 
 def read_metrics(output):

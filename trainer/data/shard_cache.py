@@ -28,7 +28,9 @@ class ShardCache:
     def __init__(self, folder: Path, size: int | None) -> None:
         """Open a cache. Without a size, half of the disk's free space and of what the cache has already is used."""
         self.folder = folder
-        self.size = size if size is not None else (_free_bytes(folder) + _used_bytes(folder)) // 2
+        if size is None:
+            size = (_free_bytes(folder) + sum(used for _, used, _ in _list_files(folder, SUFFIX))) // 2
+        self.size = size
         self._lock = threading.Lock()  # of the threads of a process; processes need none
         self._warned = False
 
@@ -72,28 +74,26 @@ class ShardCache:
 
     def _make_room(self, needed: int) -> None:
         """Remove shards that were used longest ago, and the unfinished files of processes that died."""
-        files: list[tuple[float, int, Path]] = []
-        for path in self.folder.iterdir():
-            with contextlib.suppress(FileNotFoundError):  # another process has removed or renamed it
-                status = path.stat()
-                if path.suffix == SUFFIX:
-                    files.append((status.st_mtime, status.st_size, path))
-                elif path.suffix == UNFINISHED and time.time() - status.st_mtime > MAX_AGE_OF_UNFINISHED:
-                    path.unlink()
-        total = sum(size for _, size, _ in files)
-        for _, size, path in sorted(files):
+        for modified, _, path in _list_files(self.folder, UNFINISHED):
+            if time.time() - modified > MAX_AGE_OF_UNFINISHED:
+                path.unlink(missing_ok=True)
+        shards = _list_files(self.folder, SUFFIX)
+        total = sum(size for _, size, _ in shards)
+        for _, size, path in sorted(shards):
             if total + needed <= self.size:
                 break
             path.unlink(missing_ok=True)
             total -= size
 
 
-def _used_bytes(folder: Path) -> int:
-    total = 0
-    for path in folder.glob(f"*{SUFFIX}"):
-        with contextlib.suppress(FileNotFoundError):  # another process has removed it
-            total += path.stat().st_size
-    return total
+def _list_files(folder: Path, suffix: str) -> list[tuple[float, int, Path]]:
+    """Return time of last use, size and path of the files with a suffix."""
+    files = []
+    for path in folder.glob(f"*{suffix}"):
+        with contextlib.suppress(FileNotFoundError):  # another process has removed or renamed it
+            status = path.stat()
+            files.append((status.st_mtime, status.st_size, path))
+    return files
 
 
 def _free_bytes(folder: Path) -> int:

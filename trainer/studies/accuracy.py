@@ -37,17 +37,29 @@ def measure_accuracy(model: Model, images: Iterable[LabeledImage], device: torch
 
     The model must have a probe or classifier and be on `device`. It runs in evaluation mode; its mode is restored.
     """
+    correct = total = 0
+    for pixels, labels in evaluation_batches(model, images, device):
+        logits = model.logits(pixels)
+        assert logits is not None
+        correct += int((logits.argmax(1) == labels).sum())
+        total += len(labels)
+    return correct / total if total else float("nan")
+
+
+def evaluation_batches(
+    model: Model, images: Iterable[LabeledImage], device: torch.device
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield batches of images, float [B, 3, S, S] in [0, 1], and their labels, int64 [B], on a device.
+
+    Meanwhile the model is in evaluation mode; its mode is restored after the last batch.
+    """
     was_training = model.training
     model.eval()
-    correct = total = 0
     remaining = iter(images)
     while batch := list(islice(remaining, IMAGES_PER_BATCH)):
-        logits = model.logits(torch.stack([image for image, _ in batch]).to(device).float() / 255)
-        assert logits is not None
-        correct += int((logits.argmax(1).cpu() == torch.tensor([label for _, label in batch])).sum())
-        total += len(batch)
+        pixels = torch.stack([image for image, _ in batch]).to(device).float() / 255
+        yield pixels, torch.tensor([label for _, label in batch], device=device)
     model.train(was_training)
-    return correct / total if total else float("nan")
 
 
 def read_shard_images(data: Dataset, size: int, threads: int = 2, skip_damaged: bool = False) -> Iterator[LabeledImage]:

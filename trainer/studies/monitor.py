@@ -1,7 +1,6 @@
 """Quality of the representation while a model trains: accuracy of nearest neighbors, and RankMe."""
 
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
@@ -15,13 +14,18 @@ from trainer.config import TrainSettings
 from trainer.data.dataset import Dataset
 from trainer.evaluate.images.image_sets import FolderImages
 from trainer.objectives import Model
-from trainer.studies.accuracy import LabeledImage, open_val_folders, read_folder_images, read_shard_images
+from trainer.studies.accuracy import (
+    LabeledImage,
+    evaluation_batches,
+    open_val_folders,
+    read_folder_images,
+    read_shard_images,
+)
 
 NEIGHBORS = (20, 200)
 TEMPERATURE = 0.07  # of the neighbors' votes, as in Wu et al. 2018 and DINO
 MAX_BANK = 100_000  # training images whose features are compared with
 BANK_SEED = 11
-IMAGES_PER_BATCH = 256
 QUERIES_PER_CHUNK = 1024
 EPSILON = 1e-7  # RankMe's
 
@@ -86,15 +90,11 @@ def compute_features(model: Model, images: Iterable[LabeledImage], rank: Rank) -
 
     The model runs in evaluation mode; its mode is restored.
     """
-    was_training = model.training
-    model.eval()
     features = [torch.empty(0, model.backbone.channels, device=rank.device)]
     labels = [torch.empty(0, dtype=torch.int64, device=rank.device)]
-    for batch in _batches(images):
-        pixels = torch.stack([image for image, _ in batch]).to(rank.device).float() / 255
+    for pixels, batch_labels in evaluation_batches(model, images, rank.device):
         features.append(model.features(pixels).float())
-        labels.append(torch.tensor([label for _, label in batch], device=rank.device))
-    model.train(was_training)
+        labels.append(batch_labels)
     return torch.cat(features), torch.cat(labels)
 
 
@@ -148,9 +148,3 @@ def effective_rank(features: Tensor) -> float:
     singular = torch.linalg.eigvalsh(gram).clamp(min=0).sqrt()
     shares = singular / singular.sum() + EPSILON
     return float((-(shares * shares.log()).sum()).exp())
-
-
-def _batches(images: Iterable[LabeledImage]) -> Iterator[list[LabeledImage]]:
-    remaining = iter(images)
-    while batch := list(islice(remaining, IMAGES_PER_BATCH)):
-        yield batch

@@ -12,11 +12,9 @@ from sklearn.neighbors import KNeighborsClassifier
 
 from common.errors import UserError
 from common.launch import Rank
-from common.settings import load_settings
 from tests.support.data.datasets import COLORS, disc_sample, make_dataset, overwrite_member
 from tests.support.ranks import run_two_ranks
-from tests.support.training import CPU, make_trainer
-from trainer.config import TrainSettings
+from tests.support.training import CPU, make_settings, make_trainer
 from trainer.data.dataset import open_dataset
 from trainer.job import run_training
 from trainer.studies.monitor import count_correct, draw_bank, effective_rank, make_monitor
@@ -41,20 +39,6 @@ def val(discs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         path.write_bytes(sample.jpeg)
     (folder / names[0] / "broken.jpg").write_bytes(b"no image")
     return folder
-
-
-def make_settings(discs: Path, output: Path, **changes: object) -> TrainSettings:
-    values = {
-        "data": discs,
-        "backbone": "resnet18",
-        "image_size": 32,
-        "batch_size": 12,
-        "epochs": 3,
-        "warmup_epochs": 1,
-        "output": output,
-        **changes,
-    }
-    return load_settings(TrainSettings, [f"--{name.replace('_', '-')}={value}" for name, value in values.items()])
 
 
 @pytest.mark.parametrize("neighbors", [1, 5, 20, 60])
@@ -101,7 +85,7 @@ def test_bank_is_drawn_by_seed_and_limited(discs: Path) -> None:
 
 
 def test_measurements_are_logged_after_every_second_and_the_last_epoch(discs: Path, val: Path, tmp_path: Path) -> None:
-    run_training(make_settings(discs, tmp_path / "run", monitor=val, monitor_every=2))
+    run_training(make_settings(discs, tmp_path / "run", monitor=val, monitor_every=2, epochs=3))
     lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
     means = {line["epoch"]: line["means"] for line in lines if "means" in line}
     names = {"knn_20", "knn_200", "rankme"}
