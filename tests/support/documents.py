@@ -5,9 +5,8 @@ from pathlib import Path
 
 from tests.support.jobs import ROOT
 
-DOCUMENTS = sorted(
-    path for path in ROOT.glob("**/*.md") if not {".venv", "runs", "node_modules"} & set(path.relative_to(ROOT).parts)
-)
+NOT_OURS = {".venv", ".venv-lowest", "runs", "node_modules"}
+DOCUMENTS = sorted(path for path in ROOT.glob("**/*.md") if not NOT_OURS & set(path.relative_to(ROOT).parts))
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 

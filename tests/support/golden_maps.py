@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from labeler.teacher.model import INPUT_SIZE, TeacherModel
+from labeler.teacher.model import TeacherModel, resize_to_input
 from labeler.teacher.weights import find_teacher
 from tests.support.jobs import ROOT
 
@@ -55,9 +55,11 @@ def main() -> None:
 
 
 def _to_teacher_input(image: Image.Image) -> Tensor:
-    """Resize an image with Pillow, which computes in integers and so gives the same pixels on all machines."""
-    height, width = INPUT_SIZE
-    return torch.from_numpy(np.array(image.resize((width, height)))).permute(2, 0, 1)[None]
+    """Resize an image as the labeler does: with integers, and so to the same pixels on all machines.
+
+    Pillow's integers are not the same in all of its versions.
+    """
+    return resize_to_input(torch.from_numpy(np.array(image)).permute(2, 0, 1))[None]
 
 
 if __name__ == "__main__":
