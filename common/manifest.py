@@ -22,7 +22,7 @@ PROGRESS = "progress.json"
 RECORDS = "records"
 
 
-MapEncoder = Literal["zlib", "pillow"]
+MapEncoder = Literal["isal", "pillow"]
 
 
 class Document(BaseModel):
@@ -71,8 +71,8 @@ class LabelConfig(BaseModel):
     )
     map_encoder: MapEncoder | None = Field(
         None,
-        description="how the PNGs of the attention maps are compressed: zlib is the faster one, pillow that of earlier "
-        "versions; by default as in the data set or, for a new one, zlib",
+        description="how the PNGs of the attention maps are compressed: isal is the faster one, pillow that of earlier "
+        "versions; by default as in the data set or, for a new one, isal",
     )
 
     @property

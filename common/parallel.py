@@ -83,8 +83,7 @@ def in_order(pool: ThreadPoolExecutor, function: Callable[[T], R], items: Iterab
         pending.append(pool.submit(function, item))
         if len(pending) >= ahead:
             yield pending.popleft().result()
-    while pending:
-        yield pending.popleft().result()
+    yield from _results_in_order(pending)
 
 
 def in_processes(
@@ -116,13 +115,22 @@ def in_processes(
         return
     with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), start) as pool:
         with _one_thread_per_process():
-            results = pool.map(function, *arguments)  # starts the processes
+            pending = deque(pool.submit(function, *items) for items in zip(*arguments, strict=True))
         try:
-            yield from with_progress(results)
+            yield from with_progress(_results_in_order(pending))
         except KeyboardInterrupt:
+            # the pool would wait for their current items; it fails if any of its items is cancelled (Python 3.11)
             for process in multiprocessing.active_children():
-                process.terminate()  # the pool would wait for their current items
+                process.terminate()
             raise
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _results_in_order(pending: "deque[Future[R]]") -> Iterator[R]:
+    while pending:
+        yield pending.popleft().result()
 
 
 @contextlib.contextmanager

@@ -151,9 +151,9 @@ def read_samples(file: BinaryIO) -> Iterator[tuple[str, dict[str, bytes]]]:
         yield key, {extension: content for _, extension, content in group}
 
 
-def encode_map(attention: np.ndarray, encoder: MapEncoder | None = "zlib") -> bytes:
+def encode_map(attention: np.ndarray, encoder: MapEncoder | None = "isal") -> bytes:
     """Encode a map, uint8 [S, S], as an 8-bit gray PNG. None is the encoder of earlier versions, Pillow."""
-    if encoder == "zlib":
+    if encoder == "isal":
         return encode_gray_png(attention)
     buffer = io.BytesIO()
     Image.fromarray(attention).save(buffer, "PNG", compress_level=PILLOW_LEVEL)

@@ -2,7 +2,7 @@
 
 from common.manifest import LabelConfig
 
-DEFAULTS = {"batch_size": 64, "map_encoder": "zlib"}
+DEFAULTS = {"batch_size": 64, "map_encoder": "isal"}
 
 
 def resolve_config(config: LabelConfig, planned: LabelConfig | None) -> LabelConfig:

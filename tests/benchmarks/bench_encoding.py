@@ -27,7 +27,7 @@ def main() -> None:
         pillow=lambda: [encode_map(attention, "pillow") for attention in maps],
     )
     milliseconds = {name: [value / len(maps) * 1e3 for value in values] for name, values in seconds.items()}
-    ours = statistics.mean(len(encode_map(attention, "zlib")) for attention in maps)
+    ours = statistics.mean(len(encode_map(attention, "isal")) for attention in maps)
     pillow = statistics.mean(len(encode_map(attention, "pillow")) for attention in maps)
     print_table(
         f"{len(maps)} maps of {SIDE} x {SIDE} to PNG",

@@ -198,7 +198,7 @@ def test_reading_a_shard_with_a_damaged_later_header_raises(damage: str) -> None
         list(read_samples(io.BytesIO(damaged)))
 
 
-@given(arrays(np.uint8, st.tuples(st.integers(1, 40), st.integers(1, 40))), st.sampled_from(["zlib", "pillow", None]))
+@given(arrays(np.uint8, st.tuples(st.integers(1, 40), st.integers(1, 40))), st.sampled_from(["isal", "pillow", None]))
 def test_decode_map_inverts_encode_map(attention, encoder) -> None:
     decoded = decode_map(encode_map(attention, encoder))
     assert decoded.dtype == np.uint8

@@ -66,7 +66,7 @@ def test_photographs_are_resized_to_the_pixels_of_the_cpu(photographs: list[byte
 
 
 def test_labels_are_those_of_the_cpu(photographs: list[bytes]) -> None:
-    config = LabelConfig(batch_size=BATCH, map_encoder="zlib")
+    config = LabelConfig(batch_size=BATCH, map_encoder="isal")
     sound = [content for content in photographs if read_photograph(content, 10**8, 8)]
     on_gpu = predict(GpuBackend(load_teacher("bundled"), config, DEVICE, decode), sound)
     on_cpu = predict(CpuBackend(load_teacher("bundled"), LabelConfig(batch_size=1)), sound)
@@ -95,7 +95,7 @@ def test_decoder_does_not_write_into_memory_that_queued_work_still_reads() -> No
 def test_damaged_jpeg_in_a_batch_fails_alone() -> None:
     whole = (CHECK_PHOTOGRAPHS / "coffee.jpg").read_bytes()
     cut = whole[: len(whole) // 2] + b"\xff\xd9"
-    backend = GpuBackend(load_teacher("bundled"), LabelConfig(batch_size=8, map_encoder="zlib"), DEVICE, decode)
+    backend = GpuBackend(load_teacher("bundled"), LabelConfig(batch_size=8, map_encoder="isal"), DEVICE, decode)
     batch = [backend.load(content) for content in (whole, cut, whole)]
     first, second, third = backend.predict(batch, PhaseTimer())
     assert (first().attention == third().attention).all()

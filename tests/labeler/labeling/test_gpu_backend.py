@@ -91,7 +91,7 @@ def turned_jpeg(orientation: int) -> bytes:
 
 @pytest.mark.parametrize("batch_size", [1, 4, 64])
 @pytest.mark.parametrize("decoder", [Decoder, lambda: None], ids=["device decoder", "no device decoder"])
-@pytest.mark.parametrize("map_encoder", ["zlib", None])
+@pytest.mark.parametrize("map_encoder", ["isal", None])
 def test_shard_is_that_of_the_cpu(
     batch_size: int, decoder: Callable[[], Any], map_encoder: str | None, tmp_path: Path
 ) -> None:
@@ -188,7 +188,7 @@ class BatchSizes(nn.Module):
         return images.mean(1)
 
 
-@pytest.mark.parametrize(("map_encoder", "sizes"), [("zlib", [4, 4, 4]), (None, [4, 4, 3])])
+@pytest.mark.parametrize(("map_encoder", "sizes"), [("isal", [4, 4, 4]), (None, [4, 4, 3])])
 def test_last_batch_is_padded_unless_the_plan_is_of_an_earlier_version(
     map_encoder: str | None, sizes: list[int], tmp_path: Path
 ) -> None:

@@ -19,23 +19,23 @@ TAR = "train-000000.tar"
 
 
 def test_new_plan_states_the_defaults() -> None:
-    assert resolve_config(LabelConfig(seed=7), None) == LabelConfig(seed=7, batch_size=64, map_encoder="zlib")
+    assert resolve_config(LabelConfig(seed=7), None) == LabelConfig(seed=7, batch_size=64, map_encoder="isal")
 
 
 def test_given_settings_are_kept() -> None:
     config = LabelConfig(batch_size=5, map_encoder="pillow")
     assert resolve_config(config, None) == config
-    assert resolve_config(config, LabelConfig(batch_size=64, map_encoder="zlib")) == config
+    assert resolve_config(config, LabelConfig(batch_size=64, map_encoder="isal")) == config
 
 
 @pytest.mark.parametrize(
-    "stored", [LabelConfig(), LabelConfig(batch_size=64, map_encoder="zlib"), LabelConfig(map_encoder="pillow")]
+    "stored", [LabelConfig(), LabelConfig(batch_size=64, map_encoder="isal"), LabelConfig(map_encoder="pillow")]
 )
 def test_further_runs_take_the_settings_of_the_plan(stored: LabelConfig) -> None:
     assert resolve_config(LabelConfig(), stored) == stored
 
 
-@pytest.mark.parametrize(("map_encoder", "batch_size"), [("zlib", 1), ("pillow", 1), (None, 5)])
+@pytest.mark.parametrize(("map_encoder", "batch_size"), [("isal", 1), ("pillow", 1), (None, 5)])
 def test_cpus_process_images_one_by_one_except_for_plans_of_earlier_versions(
     map_encoder: MapEncoder | None, batch_size: int
 ) -> None:
@@ -61,7 +61,7 @@ def test_fingerprints_of_earlier_versions_are_unchanged(
     """The fingerprints were computed by the version before the setting `map_encoder`."""
     teacher = Teacher(name="t", sha256="0" * 64)
     assert compute_fingerprint(config, teacher, classes, "1" * 64, parent) == fingerprint
-    changed = config.model_copy(update={"map_encoder": "zlib"})
+    changed = config.model_copy(update={"map_encoder": "isal"})
     assert compute_fingerprint(changed, teacher, classes, "1" * 64, parent) != fingerprint
 
 
@@ -74,7 +74,7 @@ def test_plan_of_an_earlier_version_is_labeled_as_that_version_did(tmp_path: Pat
     [old] = read_plans(LocalStorage(output))
     assert old == plan
     shard_labeler(old, output).label(0)
-    new = planned(images, tmp_path / "new", map_encoder="zlib", batch_size=1)
+    new = planned(images, tmp_path / "new", map_encoder="isal", batch_size=1)
     shard_labeler(new, tmp_path / "new").label(0)
     assert isinstance(new, Plan)
     assert checksums(output)[TAR] != checksums(tmp_path / "new")[TAR]
