@@ -14,9 +14,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple, TypeVar
 
 from common.errors import UserError
-from common.progress import progress_bar
+from common.progress import PROGRESS_DELAY, progress_bar
 
-PROGRESS_DELAY = 2.0  # seconds before `in_processes` shows a progress bar, so that quick work shows none
 # environment variables with the number of threads of NumPy's linear algebra and of PyTorch, read when they are imported
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 PROCESS_CGROUPS, CGROUP_MOUNT = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")

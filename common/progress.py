@@ -7,6 +7,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+PROGRESS_DELAY = 2.0  # seconds before the progress bar of short work appears, so that quick work shows none
 LOG_INTERVAL = 15.0  # seconds between two lines in a log
 
 

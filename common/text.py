@@ -22,6 +22,12 @@ def pluralize(count: int, noun: str) -> str:
     return f"{count:,} {noun}" + ("" if count == 1 else "s")
 
 
+def format_bytes(number: int) -> str:
+    """Format a number of bytes: "7 bytes", "1.5 MB", "140 GB"."""
+    unit = next((unit for unit in reversed(UNITS) if number >= UNITS[unit]), "")
+    return f"{number / UNITS[unit]:.3g} {unit}B" if unit else pluralize(number, "byte")
+
+
 def parse_bytes(text: str) -> int:
     """Parse a number of bytes such as "200GB", "1.5 TB" or "1000". Raises ValueError."""
     if not (match := SIZE.fullmatch(text.strip())):

@@ -202,10 +202,12 @@ class TrainSettings(TrainConfig, Settings):
     checkpoint_every: int = Field(
         500, ge=1, description="steps between two checkpoints; each epoch ends with one as well"
     )
-    cache: str = Field(
-        "none",
-        description="disk:FOLDER keeps the shards of a data set in S3 on a local disk after they are first read, for "
-        "all workers of the machine and later runs; none reads them from S3 in every epoch",
+    cache: str | None = Field(
+        None,
+        description="memory: decode all samples once and keep them in the memory of each GPU if they fit, otherwise "
+        "once per machine; disk:FOLDER: keep the shards of a data set in S3 on a local disk after they are first read, "
+        "for all workers of the machine and later runs; none: read and decode in every epoch; by default memory if a "
+        "quarter of what is available is enough, otherwise none",
     )
     cache_size: str | None = Field(
         None,
@@ -236,10 +238,10 @@ class TrainSettings(TrainConfig, Settings):
 
     @field_validator("cache")
     @classmethod
-    def _check_cache(cls, cache: str) -> str:
-        is_disk = cache.startswith(DISK_CACHE) and cache != DISK_CACHE
-        if cache != "none" and not is_disk:
-            raise ValueError("expected none or disk:FOLDER")
+    def _check_cache(cls, cache: str | None) -> str | None:
+        is_disk = cache is not None and cache.startswith(DISK_CACHE) and cache != DISK_CACHE
+        if cache not in (None, "none", "memory") and not is_disk:
+            raise ValueError("expected none, memory or disk:FOLDER")
         return cache
 
     @field_validator("cache_size")
@@ -250,12 +252,12 @@ class TrainSettings(TrainConfig, Settings):
         return size
 
     def shard_cache(self, data: str) -> "ShardCache | None":
-        """Return the cache for a data set; None without `--cache`, and for a data set on a local disk."""
-        if self.cache == "none" or not data.startswith("s3://"):
+        """Return the disk cache for a data set; None unless `--cache` asks for one, and for one on a local disk."""
+        if not (self.cache or "").startswith(DISK_CACHE) or not data.startswith("s3://"):
             return None
         from trainer.data.shard_cache import ShardCache
 
-        folder = Path(self.cache.removeprefix(DISK_CACHE))
+        folder = Path((self.cache or "").removeprefix(DISK_CACHE))
         return ShardCache(folder, None if self.cache_size is None else parse_bytes(self.cache_size))
 
     def output_folder(self) -> str:

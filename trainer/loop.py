@@ -14,10 +14,11 @@ from trainer.checkpoint import read_checkpoint
 from trainer.config import TrainConfig, TrainSettings
 from trainer.data.augment import ViewSettings
 from trainer.data.dataset import Dataset
-from trainer.data.decoding import Batch
+from trainer.data.decoding import Batch, ViewSpec
+from trainer.data.device_feed import make_feed
 from trainer.data.fixation_stream import HumanStream, open_human_data
-from trainer.data.sampler import Sampler
-from trainer.data.shard_cache import ShardCache
+from trainer.data.sampler import Sampler, rank_slots
+from trainer.data.source import Source, open_source
 from trainer.data.stream import Stream
 from trainer.model.weights import initialize_backbone
 from trainer.optim import Schedule
@@ -55,8 +56,9 @@ def train(
     run_log = RunLog(folder, trainer, sampler.steps_per_epoch, settings.checkpoint_every, names, after_epoch)
     run_log.resume()
     decoders = Decoders(settings.threads_per_worker(rank.device.type), processes=rank.device.type == "cuda")
-    cache = settings.shard_cache(data.location)
-    batches = make_batches(config, data, sampler, decoders, rank, trainer.step, schedule.steps, cache)
+    source = open_source(settings, data, rank, output)
+    steps = range(trainer.step, schedule.steps)
+    batches = make_batches(config, data, sampler, source, decoders, rank, steps)
     with run_log:
         for batch, waited in time_batches(batches):
             figures = trainer.train_step(batch)
@@ -73,37 +75,23 @@ def make_schedule(config: TrainConfig, steps_per_epoch: int) -> Schedule:
 
 
 def make_batches(
-    config: TrainConfig,
-    data: Dataset,
-    sampler: Sampler,
-    decoders: Decoders,
-    rank: Rank,
-    first: int,
-    end: int,
-    cache: ShardCache | None = None,
+    config: TrainConfig, data: Dataset, sampler: Sampler, source: Source, decoders: Decoders, rank: Rank, steps: range
 ) -> Iterator[Batch]:
-    """Yield a rank's batches of steps `first` to `end - 1`.
+    """Yield a rank's batches of some steps.
 
     Recipes that train on human attention get photographs with fixations instead of the shards' clean images.
     """
     recipe, size = get_recipe(config.recipe), config.image_size
-    stream = Stream(
-        data,
-        sampler,
-        size,
-        rank.index,
-        rank.world_size,
-        decoders,
-        recipe.views,
-        config.skip_damaged,
-        ViewSettings(config.min_crop, config.jitter_strength, config.blur),
-        cache,
-    )
-    batches = stream.batches(first, end)
+    settings = ViewSettings(config.min_crop, config.jitter_strength, config.blur)
+    spec = ViewSpec(size, recipe.views, data.classes, settings)
+    feed = make_feed(spec, rank.device, source.decoded, log=rank.index == 0)
+    slots = rank_slots(sampler.batch_size, rank.world_size, rank.index)
+    stream = Stream(data, sampler, slots, source.read_shard, feed, decoders, config.skip_damaged)
+    batches = stream.batches(steps.start, steps.stop)
     if recipe.human_data:
         images, batch_size = open_human_data(config.human_data), config.human_batch_size or config.batch_size
         human = HumanStream(images, batch_size, config.seed, size, rank.index, rank.world_size, decoders)
-        batches = human.replace_clean(batches, first, end)
+        batches = human.replace_clean(batches, steps.start, steps.stop)
     return batches
 
 

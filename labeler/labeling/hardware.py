@@ -2,12 +2,12 @@
 
 import functools
 
+from common.images.gpu_decoder import decode_with_nvjpeg, explain_difference
 from common.launch import default_device
 from common.manifest import LabelConfig
 from labeler.labeling.backend import Backend
 from labeler.labeling.cpu_backend import CpuBackend
 from labeler.labeling.gpu_backend import GpuBackend
-from labeler.labeling.gpu_decoder import decode_with_nvjpeg, explain_difference
 from labeler.teacher.model import TeacherModel
 
 

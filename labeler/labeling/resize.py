@@ -6,21 +6,20 @@ additions does not matter, and a GPU computes the same pixels.
 """
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from common.images.resampling import bicubic_weights, group_by_size
 from labeler.teacher.model import INPUT_SIZE
 
-CUBIC = -0.5  # parameter of the bicubic filter, as in Pillow and in PyTorch with antialias=True
-CUBIC_RADIUS = 2.0  # in input pixels, or output pixels if these are larger
 WEIGHT_BITS = 15  # of PyTorch's integer weights, besides their sign
 MIDDLE = 128  # of the range of pixels
 MAX_SIDE = 1800  # pixels; larger images are resized on the CPU
-CANVAS_PIXELS = 64 * 512 * 512  # that are resized at once, so that memory does not depend on the sizes of the images
+CANVAS_PIXELS = 64 * 512 * 512  # that are resized at once
 CACHED_FILTERS = 512  # of about 1 MB each
 
 
@@ -49,23 +48,9 @@ def resize_batch(images: Sequence[Tensor], count: int) -> Tensor:
     """
     device = images[0].device
     resized = torch.zeros(count, 3, *INPUT_SIZE, device=device)
-    for indices in _group_by_size(images):
+    for indices in group_by_size(images, CANVAS_PIXELS):
         resized[torch.tensor(indices, device=device)] = _resize_group([images[index] for index in indices])
     return resized
-
-
-def _group_by_size(images: Sequence[Tensor]) -> Iterator[list[int]]:
-    """Yield the indices of images that fit together into a canvas of `CANVAS_PIXELS`, or of single larger ones."""
-    group: list[int] = []
-    sides = (0, 0)
-    for index in sorted(range(len(images)), key=lambda index: images[index].shape[1:].numel()):
-        height, width = images[index].shape[1:]
-        larger = max(sides[0], height), max(sides[1], width)
-        if group and (len(group) + 1) * larger[0] * larger[1] > CANVAS_PIXELS:
-            yield group
-            group, larger = [], (height, width)
-        group, sides = [*group, index], larger
-    yield group
 
 
 def _resize_group(images: Sequence[Tensor]) -> Tensor:
@@ -108,15 +93,8 @@ def _round(sums: Tensor, bias: Tensor, scale: Tensor) -> Tensor:
 @functools.lru_cache(CACHED_FILTERS)
 def _make_filter(source: int, target: int, device: torch.device) -> Filter:
     """Return the bicubic, antialiased filter that resizes an axis of `source` pixels to `target` pixels."""
-    scale = source / target
-    stretch = max(scale, 1.0)  # of the filter, if the output pixels are larger than those of the input
-    center = scale * (torch.arange(target, dtype=torch.float64)[:, None] + 0.5)
-    first = (center - CUBIC_RADIUS * stretch + 0.5).trunc()
-    last = (center + CUBIC_RADIUS * stretch + 0.5).trunc()
-    position = torch.arange(source)
-    distance = (position - center + 0.5).mul(1 / stretch).abs()
-    weights = _cubic(distance).where((position >= first) & (position < last), 0)
-    weights /= weights.sum(1, keepdim=True)
+    start, length = torch.zeros(1, dtype=torch.float64), torch.tensor([source], dtype=torch.float64)
+    weights = bicubic_weights(start, length, target, source)[0]
     precision = 0
     while int(0.5 + weights.max().item() * 2 ** (precision + 1)) < 2**WEIGHT_BITS:
         precision += 1
@@ -124,10 +102,3 @@ def _make_filter(source: int, target: int, device: torch.device) -> Filter:
     scaled = weights * scale
     integers = (scaled + scaled.sign() / 2).trunc().float().to(device)
     return Filter(integers, MIDDLE * integers.sum(1) + scale // 2, scale)
-
-
-def _cubic(distance: Tensor) -> Tensor:
-    """Return the bicubic filter at non-negative distances, in pixels (Keys 1981)."""
-    near = ((CUBIC + 2) * distance - (CUBIC + 3)) * distance * distance + 1
-    far = (((distance - 5) * distance + 8) * distance - 4) * CUBIC
-    return torch.where(distance < 1, near, torch.where(distance < 2, far, 0))

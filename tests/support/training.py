@@ -1,5 +1,6 @@
 """Single training steps of small models, without a run's folder, checkpoints and logs."""
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +10,20 @@ from common.launch import Rank
 from common.parallel import Decoders
 from common.settings import load_settings
 from trainer.config import TrainConfig, TrainSettings
-from trainer.data.dataset import open_dataset
-from trainer.data.sampler import Sampler
+from trainer.data.dataset import Dataset, open_dataset
+from trainer.data.decoding import StoredSample, ViewSpec
+from trainer.data.feed import Feed, HostFeed
+from trainer.data.sampler import Sampler, rank_slots
+from trainer.data.shard_cache import ShardCache
+from trainer.data.shard_reader import ShardReader
 from trainer.data.stream import Stream
 from trainer.loop import make_schedule
 from trainer.recipes import build, get_recipe
 from trainer.step import Trainer
 
 CPU = torch.device("cpu")
+THREADS = Decoders(2, False)
+ReadShard = Callable[[int], Sequence[StoredSample]]
 
 
 def make_settings(data: Path, output: Path, **changes: Any) -> TrainSettings:
@@ -49,9 +56,27 @@ def make_trainer(
     torch.manual_seed(config.seed)
     model = build(config.recipe, config, dataset.classes)
     schedule = make_schedule(config, sampler.steps_per_epoch)
-    views = get_recipe(config.recipe).views
-    stream = Stream(dataset, sampler, config.image_size, rank, world_size, Decoders(2, False), views)
+    spec = ViewSpec(config.image_size, get_recipe(config.recipe).views, dataset.classes)
+    stream = make_stream(dataset, sampler, spec, rank, world_size)
     return Trainer(config, model, schedule, Rank(rank, world_size, device), compiled), stream
+
+
+def make_stream(
+    data: Dataset,
+    sampler: Sampler,
+    spec: ViewSpec,
+    rank: int = 0,
+    world_size: int = 1,
+    decoders: Decoders = THREADS,
+    skip_damaged: bool = False,
+    cache: ShardCache | None = None,
+    read_shard: ReadShard | None = None,
+    feed: Feed | None = None,
+) -> Stream:
+    """Return the stream of a rank's batches, from the data set's shards and on the host if nothing else is given."""
+    slots = rank_slots(sampler.batch_size, world_size, rank)
+    read_shard = read_shard or ShardReader(data, skip_damaged, cache).read
+    return Stream(data, sampler, slots, read_shard, feed or HostFeed(spec), decoders, skip_damaged)
 
 
 def train_steps(data: Path, steps: int, rank: int = 0, world_size: int = 1, **changes: Any) -> list[dict[str, float]]:

@@ -95,7 +95,7 @@ def test_compiled_network_trains_like_the_uncompiled_one(discs, tmp_path, defaul
 
 @pytest.mark.parametrize("cache", ["disk", "disk:", "ram", ""])
 def test_unknown_cache_is_refused(cache, tmp_path):
-    with pytest.raises(UserError, match=r"--cache.*expected none or disk:FOLDER"):
+    with pytest.raises(UserError, match=r"--cache.*expected none, memory or disk:FOLDER"):
         load_settings(TrainSettings, [f"--cache={cache}", f"--output={tmp_path}"])
 
 

@@ -15,17 +15,50 @@ from common.errors import describe_error
 from common.images import decode_jpeg
 from common.shards import decode_map, decode_points
 from trainer.data.augment import SIMCLR_VIEWS, Draw, ViewSettings, pack_parameters
-from trainer.data.crops import concat_images, crop_and_resize, draw_crop, resize_frame, stack_images
+from trainer.data.crops import Crop, concat_images, crop_and_resize, draw_crop, stack_images
 
 NO_CLASS = -1  # label of samples without a class
 
 Members = dict[str, bytes]  # contents of a sample's files by extension; webdataset adds the key as `__key__`
 
 
-class SampleRequest(NamedTuple):
-    """A sample to decode, and the random seed of its views."""
+class Annotations(NamedTuple):
+    """What a sample has besides its image.
 
-    members: Members
+    Attributes:
+        attention: attention map of the whole frame, uint8 [M, M].
+        gaze: gaze points of the whole frame, float32 [n, 3]: x, y and strength, each in [0, 1].
+        label: class index, or NO_CLASS.
+        key: the sample's key in its shard.
+    """
+
+    attention: Tensor
+    gaze: np.ndarray
+    label: int
+    key: str
+
+
+class DecodedSample(NamedTuple):
+    """A decoded sample: its pixels, uint8 [3, H, W], and its annotations."""
+
+    pixels: Tensor
+    annotations: Annotations
+
+
+class DamagedSample(NamedTuple):
+    """A sample that could not be decoded, and why."""
+
+    key: str
+    reason: str
+
+
+StoredSample = Members | DecodedSample | DamagedSample  # as a source of samples returns it
+
+
+class SampleRequest(NamedTuple):
+    """A sample of a batch, and the random seed of its views."""
+
+    sample: StoredSample
     seed: tuple[int, ...]
 
 
@@ -45,6 +78,18 @@ class ViewSpec(NamedTuple):
     settings: ViewSettings = SIMCLR_VIEWS
 
 
+class ViewDraws(NamedTuple):
+    """What is drawn for the views of a sample.
+
+    Attributes:
+        crops: one per view, and the whole frame as the last one.
+        parameters: of each view's augmentation, as `augment` takes them.
+    """
+
+    crops: list[Crop]
+    parameters: list[list[float]]
+
+
 class UnreadableSample(Exception):
     """A sample of a piece cannot be decoded.
 
@@ -56,28 +101,6 @@ class UnreadableSample(Exception):
     def __init__(self, position: int, reason: str) -> None:
         super().__init__(position, reason)  # `args` must be the arguments for the exception to be picklable
         self.position, self.reason = position, reason
-
-
-class DecodedSample(NamedTuple):
-    """One sample of a batch.
-
-    Attributes:
-        views: V random crops, not yet augmented, uint8 [V, 3, S, S].
-        clean: the whole frame, uint8 [3, S, S].
-        augmentation: parameters of the views' augmentation, as `augment` takes them, float32 [V, 11].
-        attention: attention map of the whole frame, uint8 [M, M].
-        gaze: gaze points of the whole frame, float32 [n, 3]: x, y and strength, each in [0, 1].
-        label: class index, or NO_CLASS.
-        key: the sample's key in its shard.
-    """
-
-    views: Tensor
-    clean: Tensor
-    augmentation: Tensor
-    attention: Tensor
-    gaze: np.ndarray
-    label: int
-    key: str
 
 
 class Batch(NamedTuple):
@@ -105,50 +128,69 @@ class Batch(NamedTuple):
 
 
 def decode_piece(requests: Sequence[SampleRequest], spec: ViewSpec) -> Batch:
-    """Decode several samples, a piece of a batch.
+    """Decode and crop several samples, a piece of a batch.
 
     Raises UnreadableSample for the first sample that cannot be decoded or has an invalid class.
     """
-    samples = []
-    for position, (members, seed) in enumerate(requests):
+    samples, draws, views, clean = [], [], [], []
+    for position, (stored, seed) in enumerate(requests):
         try:
-            sample = decode_sample(members, spec, np.random.default_rng(seed))
-            if spec.classes is not None and not 0 <= sample.label < spec.classes:
-                raise ValueError(f"class {sample.label} of {spec.classes}")
+            sample = decode_sample(stored, spec.classes)
+            drawn = draw_views(sample.pixels.shape[1:], seed, spec)
+            images = [crop_and_resize(sample.pixels, crop, spec.size) for crop in drawn.crops]
         except Exception as error:  # decoders raise many types for damaged bytes
             raise UnreadableSample(position, describe_error(error)) from None
-        samples.append(sample)
-    views, clean, augmentation, attention, gaze, labels, keys = zip(*samples, strict=True)
-    return Batch(
-        stack_images(views),
-        stack_images(clean),
-        torch.stack(augmentation),
-        torch.stack(attention),
-        list(gaze),
-        torch.tensor(labels),
-        list(keys),
-        skipped=0,
-    )
+        samples.append(sample.annotations)
+        draws.append(drawn)
+        views.append(stack_images(images[:-1]))
+        clean.append(images[-1])
+    return collate(stack_images(views), stack_images(clean), draws, samples)
 
 
-def decode_sample(members: Members, spec: ViewSpec, generator: np.random.Generator) -> DecodedSample:
-    """Decode a sample once, and make its views and clean image.
+def decode_sample(stored: StoredSample, classes: int | None) -> DecodedSample:
+    """Decode a sample unless it is decoded already.
 
-    Raises what the decoders raise for damaged members, and KeyError for missing ones.
+    Raises ValueError for a damaged sample or a class that is not one of `classes`, KeyError for missing members, and
+    what else the decoders raise.
     """
-    pixels = decode_jpeg(members["jpg"])
-    height, width = pixels.shape[1:]
+    if isinstance(stored, DecodedSample):
+        return stored
+    if isinstance(stored, DamagedSample):
+        raise ValueError(stored.reason)
+    return DecodedSample(decode_jpeg(stored["jpg"]), decode_annotations(stored, classes))
+
+
+def sample_key(stored: StoredSample) -> str:
+    """Return the key of a sample in its shard."""
+    if isinstance(stored, DecodedSample):
+        return stored.annotations.key
+    return stored.key if isinstance(stored, DamagedSample) else str(stored["__key__"])
+
+
+def decode_annotations(members: Members, classes: int | None) -> Annotations:
+    """Decode all of a sample but its image. Raises as `decode_sample` does."""
+    label = int(members["cls"]) if "cls" in members else NO_CLASS
+    attention = torch.from_numpy(decode_map(members["attn.png"]).copy())
+    annotations = Annotations(attention, decode_points(members["gaze.npy"]), label, str(members["__key__"]))
+    if classes is not None and not 0 <= label < classes:
+        raise ValueError(f"class {label} of {classes}")
+    return annotations
+
+
+def draw_views(size: Sequence[int], seed: tuple[int, ...], spec: ViewSpec) -> ViewDraws:
+    """Draw the crops and the augmentation of the views of an image with a height and a width."""
+    height, width = size
+    generator = np.random.default_rng(seed)
     crops = [draw_crop(generator, height, width, spec.settings.min_crop) for _ in spec.views]
     parameters = [pack_parameters(draw(generator, spec.settings)) for draw in spec.views]
-    return DecodedSample(
-        views=stack_images([crop_and_resize(pixels, crop, spec.size) for crop in crops]),
-        clean=resize_frame(pixels, spec.size),
-        augmentation=torch.tensor(parameters),
-        attention=torch.from_numpy(decode_map(members["attn.png"]).copy()),
-        gaze=decode_points(members["gaze.npy"]),
-        label=int(members["cls"]) if "cls" in members else NO_CLASS,
-        key=str(members["__key__"]),
-    )
+    return ViewDraws([*crops, Crop(0, 0, height, width)], parameters)
+
+
+def collate(views: Tensor, clean: Tensor, draws: Sequence[ViewDraws], annotations: Sequence[Annotations]) -> Batch:
+    """Make a batch of cropped images and of what belongs to each of them."""
+    attention, gaze, labels, keys = zip(*annotations, strict=True)
+    parameters = torch.tensor([drawn.parameters for drawn in draws])
+    return Batch(views, clean, parameters, torch.stack(attention), list(gaze), torch.tensor(labels), list(keys), 0)
 
 
 def concat_batches(pieces: Sequence[Batch]) -> Batch:

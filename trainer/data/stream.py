@@ -1,42 +1,24 @@
-"""The batches of one rank: shards are fetched and samples decoded ahead of the step that needs them."""
+"""The batches of one rank: shards are read and samples decoded ahead of the step that needs them."""
 
-import io
 import itertools
-import sys
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from functools import lru_cache, partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import torch
-from webdataset.tariterators import group_by_keys, tar_file_expander
-
-from common.errors import UserError, describe_error
-from common.parallel import Decoders, decoder_result, in_order
-from common.storage import Storage, open_storage
-from common.text import pluralize
-from trainer.data.augment import SIMCLR_VIEWS, Draw, ViewSettings
+from common.errors import UserError
+from common.parallel import Decoders, in_order
 from trainer.data.dataset import Dataset
-from trainer.data.decoding import (
-    Batch,
-    Members,
-    SampleRequest,
-    UnreadableSample,
-    ViewSpec,
-    concat_batches,
-    decode_piece,
-    pin_batch,
-)
-from trainer.data.sampler import VIEWS_SEED, Sampler, rank_slots
-from trainer.data.shard_cache import ShardCache
+from trainer.data.decoding import Batch, SampleRequest, StoredSample, UnreadableSample, sample_key
+from trainer.data.feed import Feed
+from trainer.data.sampler import VIEWS_SEED, Sampler
 
 BATCHES_AHEAD = 3  # batches in preparation while the network trains
 STEPS_AHEAD = 8  # steps whose shards are in memory or being fetched, including the current step
 FETCH_THREADS = 4
-SAMPLES_PER_PIECE = 16  # decoded by one thread or process in one call
 
-FutureShards = dict[int, "Future[list[Members]]"]  # samples by index of the shard
+FutureShards = dict[int, "Future[Sequence[StoredSample]]"]  # samples by index of the shard
 
 
 class ChosenSample(NamedTuple):
@@ -54,7 +36,7 @@ class ChosenSample(NamedTuple):
 
     shard: int
     source: int
-    samples: list[Members]
+    samples: Sequence[StoredSample]
     sample_index: int
     offset: int
     is_replacement: bool
@@ -66,7 +48,7 @@ class ChosenSample(NamedTuple):
         return self.source, (self.sample_index + self.offset) % len(self.samples)
 
     def request(self) -> SampleRequest:
-        """Return what a decoder needs."""
+        """Return what a feed needs."""
         return SampleRequest(self.samples[self.location[1]], self.seed)
 
 
@@ -79,38 +61,27 @@ class Stream:
     Args:
         data: the data set.
         sampler: assigns samples to batches.
-        image_size: side of views and clean images in pixels.
-        rank: index of this rank.
-        world_size: number of ranks.
+        slots: positions in each batch that this rank fills.
+        read_shard: returns the samples of the shard with an index.
+        feed: makes images of samples.
         decoders: threads or processes that decode.
-        views: one function per view that draws the augmentation of a random crop.
         skip_damaged: whether to replace samples that cannot be read.
-        view_settings: settings of the views.
-        cache: keeps shards on a local disk; None reads them from the data set each time.
-
-    Raises UserError if a batch cannot be divided equally among the ranks.
     """
 
     def __init__(
         self,
         data: Dataset,
         sampler: Sampler,
-        image_size: int,
-        rank: int,
-        world_size: int,
+        slots: range,
+        read_shard: Callable[[int], Sequence[StoredSample]],
+        feed: Feed,
         decoders: Decoders,
-        views: Sequence[Draw],
         skip_damaged: bool = False,
-        view_settings: ViewSettings = SIMCLR_VIEWS,
-        cache: ShardCache | None = None,
     ) -> None:
-        self._data, self._sampler, self._decoders, self._skip_damaged = data, sampler, decoders, skip_damaged
-        self._slots = rank_slots(sampler.batch_size, world_size, rank)
-        self._view_spec = ViewSpec(image_size, views, data.classes, view_settings)
-        self._storage: Storage = open_storage(data.location)
-        self._cache = cache
+        self._data, self._sampler, self._slots, self._skip_damaged = data, sampler, slots, skip_damaged
+        self._read_shard, self._feed, self._decoders = read_shard, feed, decoders
         self._unreadable: set[tuple[int, int]] = set()  # locations, so that each is decoded once as a replacement
-        self._fetch_cached = lru_cache(maxsize=2)(self._fetch)  # for shards that replace unreadable ones
+        self._read_replacement = lru_cache(maxsize=2)(read_shard)  # for shards that replace unreadable ones
 
     def batches(self, first: int, end: int) -> Iterator[Batch]:
         """Yield the batches of steps `first` to `end - 1`."""
@@ -120,7 +91,8 @@ class Stream:
             ThreadPoolExecutor(BATCHES_AHEAD) as assemblers,
         ):
             make_batch = partial(self._make_batch, decoders)
-            yield from in_order(assemblers, make_batch, self._steps_with_shards(fetchers, first, end), BATCHES_AHEAD)
+            steps = self._steps_with_shards(fetchers, first, end)
+            yield from map(self._feed.hand_over, in_order(assemblers, make_batch, steps, BATCHES_AHEAD))
 
     def _steps_with_shards(
         self, fetchers: ThreadPoolExecutor, first: int, end: int
@@ -128,7 +100,7 @@ class Stream:
         """Yield each step with the shards of the next steps, which are being fetched; older shards are released."""
         shards: FutureShards = {}
         for step, needed in self._steps_with_needed_shards(first, end):
-            shards = {shard: shards.get(shard) or fetchers.submit(self._fetch, shard) for shard in needed}
+            shards = {shard: shards.get(shard) or fetchers.submit(self._read_shard, shard) for shard in needed}
             yield step, shards
 
     def _steps_with_needed_shards(self, first: int, end: int) -> Iterator[tuple[int, list[int]]]:
@@ -147,31 +119,32 @@ class Stream:
         epoch = self._sampler.epoch(step)
         pairs = zip(locations.shards.tolist(), locations.indices.tolist(), strict=True)
         chosen = [self._choose(shards[shard].result(), shard, index, epoch) for shard, index in pairs]
-        pieces = [chosen[start : start + SAMPLES_PER_PIECE] for start in range(0, len(chosen), SAMPLES_PER_PIECE)]
+        size = self._feed.samples_per_piece
+        pieces = [chosen[start : start + size] for start in range(0, len(chosen), size)]
         futures = [self._submit(decoders, piece) for piece in pieces]
-        batch = concat_batches([self._finish(decoders, *pair) for pair in zip(pieces, futures, strict=True)])
-        return pin_batch(batch) if torch.cuda.is_available() else batch
+        with self._feed.device_context():
+            return self._feed.join([self._finish(decoders, *pair) for pair in zip(pieces, futures, strict=True)])
 
-    def _choose(self, samples: list[Members], shard: int, index: int, epoch: int) -> ChosenSample:
+    def _choose(self, samples: Sequence[StoredSample], shard: int, index: int, epoch: int) -> ChosenSample:
         """Return the sample at an index of a shard, or a replacement if the shard has lost it."""
         seed = (self._sampler.seed, VIEWS_SEED, epoch, shard, index)
         chosen = ChosenSample(shard, shard, samples, index, 0, index >= len(samples), seed)
         return chosen if samples else self._replace_from_next_shard(chosen)
 
-    def _submit(self, decoders: Executor, piece: list[ChosenSample]) -> "Future[Batch]":
-        return decoders.submit(decode_piece, [sample.request() for sample in piece], self._view_spec)
+    def _submit(self, decoders: Executor, piece: list[ChosenSample]) -> "Future[Any]":
+        return self._feed.submit(decoders, [sample.request() for sample in piece])
 
-    def _finish(self, decoders: Executor, piece: list[ChosenSample], future: "Future[Batch]") -> Batch:
-        """Wait for a decoded piece; decode it again, with a replacement, as long as it has an unreadable sample."""
+    def _finish(self, decoders: Executor, piece: list[ChosenSample], future: "Future[Any]") -> Batch:
+        """Wait for a piece; submit it again, with a replacement, as long as it has an unreadable sample."""
         while True:
             try:
-                batch = decoder_result(future)
+                batch = self._feed.finish([sample.request() for sample in piece], future)
                 return batch._replace(skipped=sum(sample.is_replacement for sample in piece))
             except UnreadableSample as error:
                 position, reason = error.position, error.reason
             damaged = piece[position]
             if not self._skip_damaged:
-                shard, key = self._data.shards[damaged.shard], str(damaged.request().members["__key__"])
+                shard, key = self._data.shards[damaged.shard], sample_key(damaged.request().sample)
                 raise UserError(
                     f"{self._data.location}/{shard}: sample {key} cannot be read: {reason}; check the data set with "
                     "python -m labeler.verify, or resume with --skip-damaged"
@@ -194,45 +167,6 @@ class Stream:
         tried = (damaged.source - damaged.shard) % shards
         for distance in range(tried + 1, shards):
             source = (damaged.shard + distance) % shards
-            if samples := self._fetch_cached(source):
+            if samples := self._read_replacement(source):
                 return damaged._replace(source=source, samples=samples, offset=0, is_replacement=True)
         raise UserError(f"{self._data.location}: none of its shards can be read; label them again")
-
-    def _read(self, shard: int) -> bytes:
-        name = self._data.shards[shard]
-        if self._cache is None:
-            return self._storage.read(name)
-        return self._cache.read(self._data.checksums[shard], lambda: self._storage.read(name))
-
-    def _fetch(self, shard: int) -> list[Members]:
-        """Read all samples of a shard.
-
-        If it is damaged, raises UserError or, with `skip_damaged`, returns the samples before the damage.
-        """
-        name, expected = self._data.shards[shard], self._data.sizes[shard]
-        samples: list[Members] = []
-        problem = ""
-        try:
-            content = io.BytesIO(self._read(shard))
-            samples.extend(group_by_keys(tar_file_expander([{"url": name, "stream": content}])))
-        except OSError as error:
-            problem = error.strerror or describe_error(error)
-        except Exception as error:  # tarfile and webdataset raise many types for damaged bytes
-            problem = _describe_tar_error(error)
-        if len(samples) != expected:
-            problem = problem or ("it ends early" if len(samples) < expected else "it has more samples than expected")
-        if problem and not self._skip_damaged:
-            where = f"after sample {samples[-1]['__key__']!s}" if samples else "at its first sample"
-            raise UserError(
-                f"{self._data.location}/{name}: damaged {where}: expected {pluralize(expected, 'sample')}, found "
-                f"{len(samples):,} ({problem}); check the data set with python -m labeler.verify, or resume with "
-                "--skip-damaged"
-            )
-        if problem:
-            print(f"{name}: {len(samples)} of {expected} samples can be read ({problem})", file=sys.stderr)
-        return samples
-
-
-def _describe_tar_error(error: Exception) -> str:
-    """Describe an error without webdataset's additions: two arguments, and " @ " with the stream in the message."""
-    return describe_error(error) if len(error.args) < 2 else str(error.args[0]).partition(" @ ")[0]

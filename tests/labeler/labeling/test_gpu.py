@@ -11,12 +11,12 @@ from torch import Tensor
 
 from common.errors import ImageFailure
 from common.images import decode_jpeg, read_photograph
+from common.images.gpu_decoder import CHECK_PHOTOGRAPHS, decode_with_nvjpeg, explain_difference
 from common.images.jpeg import read_jpeg_header
 from common.manifest import LabelConfig
 from labeler.labeling.backend import Backend
 from labeler.labeling.cpu_backend import CpuBackend
 from labeler.labeling.gpu_backend import GpuBackend
-from labeler.labeling.gpu_decoder import CHECK_PHOTOGRAPHS, decode_with_nvjpeg, explain_difference
 from labeler.labeling.label import Label
 from labeler.labeling.resize import MAX_SIDE, resize_batch
 from labeler.labeling.timing import PhaseTimer

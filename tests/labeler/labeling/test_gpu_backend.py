@@ -17,11 +17,11 @@ from torch import Tensor, nn
 
 from common.errors import Reason
 from common.images import decode_jpeg
+from common.images.gpu_decoder import explain_difference
 from common.manifest import ShardRecord
 from common.sources import open_source
 from common.storage import LocalStorage
 from labeler.labeling.gpu_backend import GpuBackend
-from labeler.labeling.gpu_decoder import explain_difference
 from labeler.labeling.resize import MAX_SIDE
 from labeler.labeling.shard import ShardLabeler
 from labeler.labeling.timing import PhaseTimer

@@ -11,7 +11,7 @@ from torch import Tensor
 
 import labeler.labeling.resize
 from common.images import decode_jpeg
-from labeler.labeling.gpu_decoder import CHECK_PHOTOGRAPHS
+from common.images.gpu_decoder import CHECK_PHOTOGRAPHS
 from labeler.labeling.resize import MAX_SIDE, MIDDLE, _make_filter, resize_batch
 from labeler.teacher.model import resize_to_input
 from tests.support.data.pictures import photograph

@@ -5,14 +5,13 @@ import pytest
 import torch
 from PIL import Image
 
-from common.parallel import Decoders
 from tests.support.data.datasets import disc_sample, write_dataset
 from tests.support.data.pictures import encoded
+from tests.support.training import make_stream
 from trainer.data.augment import draw_augmentation
 from trainer.data.dataset import open_dataset
-from trainer.data.decoding import ViewSpec, decode_sample
+from trainer.data.decoding import SampleRequest, ViewSpec, decode_piece
 from trainer.data.sampler import Sampler
-from trainer.data.stream import Stream
 
 VIEWS = (draw_augmentation, draw_augmentation)
 CORNERS = {(0, 0): (220, 30, 30), (0, -1): (30, 200, 30), (-1, 0): (40, 40, 220), (-1, -1): (220, 220, 40)}
@@ -40,8 +39,8 @@ def test_clean_image_is_the_whole_frame_resized_to_a_square(width, height):
     expected = np.asarray(photograph.resize((32, 32), Image.Resampling.BICUBIC))
     for seed in range(3):
         members = {"__key__": "0", **sample.members()}
-        decoded = decode_sample(members, ViewSpec(32, VIEWS, None), np.random.default_rng(seed))
-        clean = decoded.clean.permute(1, 2, 0).numpy()
+        piece = decode_piece([SampleRequest(members, (seed,))], ViewSpec(32, VIEWS, None))
+        clean = piece.clean[0].permute(1, 2, 0).numpy()
         assert np.abs(clean.astype(int) - expected.astype(int)).max() <= 3  # decoders differ by rounding
         for corner, color in CORNERS.items():
             assert np.abs(clean[corner].astype(int) - color).max() < 25
@@ -50,7 +49,7 @@ def test_clean_image_is_the_whole_frame_resized_to_a_square(width, height):
 def test_clean_images_of_batches_show_all_corners_and_views_do_not(tmp_path):
     folder = write_dataset(tmp_path, [[framed_sample(index) for index in range(12)]], 4)
     data = open_dataset(str(folder))
-    stream = Stream(data, Sampler(data.sizes, 12, 0), 32, 0, 1, Decoders(2, False), VIEWS)
+    stream = make_stream(data, Sampler(data.sizes, 12, 0), ViewSpec(32, VIEWS, None))
     [batch] = list(stream.batches(0, 1))
 
     def count_with_all_corners(images):

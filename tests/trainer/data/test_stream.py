@@ -9,14 +9,14 @@ import torch
 from common.errors import UserError
 from common.parallel import Decoders
 from common.storage.s3_client import get_client
+from tests.support import training
 from tests.support.data.datasets import disc_sample, make_dataset, overwrite_member
 from tests.support.faults import FaultProxy
 from trainer.data.augment import draw_augmentation
 from trainer.data.dataset import open_dataset
-from trainer.data.decoding import decode_piece
+from trainer.data.decoding import ViewSpec, decode_piece, sample_key
 from trainer.data.sampler import Sampler
 from trainer.data.shard_cache import ShardCache
-from trainer.data.stream import Stream
 
 SIZES = [7, 5, 9, 6]  # of the shards
 BATCH_SIZE = 6  # 4 steps per epoch
@@ -31,7 +31,8 @@ def folder(tmp_path_factory):
 
 def make_stream(folder, rank=0, world_size=1, seed=0, decoders=THREADS, **options):
     data = open_dataset(str(folder))
-    return Stream(data, Sampler(data.sizes, BATCH_SIZE, seed), 32, rank, world_size, decoders, VIEWS, **options)
+    sampler, spec = Sampler(data.sizes, BATCH_SIZE, seed), ViewSpec(32, VIEWS, data.classes)
+    return training.make_stream(data, sampler, spec, rank, world_size, decoders, **options)
 
 
 def read_batches(folder, first=0, end=8, **options):
@@ -87,7 +88,8 @@ def exit_process(generator, settings):
 
 def test_death_of_a_decoder_process_raises_user_error(folder):
     data = open_dataset(str(folder))
-    stream = Stream(data, Sampler(data.sizes, BATCH_SIZE, 0), 32, 0, 1, PROCESSES, (exit_process, exit_process))
+    spec = ViewSpec(32, (exit_process, exit_process), None)
+    stream = training.make_stream(data, Sampler(data.sizes, BATCH_SIZE, 0), spec, decoders=PROCESSES)
     with pytest.raises(UserError, match=r"a process that decodes samples died .*shm-size"):
         list(stream.batches(0, 8))
 
@@ -208,11 +210,11 @@ def test_unreadable_samples_are_not_tried_again_as_replacements(tmp_path, monkey
     decoded = []
 
     def count_and_decode(requests, spec):
-        decoded.extend(str(request.members["__key__"]) for request in requests)
+        decoded.extend(sample_key(request.sample) for request in requests)
         return decode_piece(requests, spec)
 
-    monkeypatch.setattr("trainer.data.stream.decode_piece", count_and_decode)
-    monkeypatch.setattr("trainer.data.stream.SAMPLES_PER_PIECE", 1)
+    monkeypatch.setattr("trainer.data.feed.decode_piece", count_and_decode)
+    monkeypatch.setattr("trainer.data.feed.HostFeed.samples_per_piece", 1)
     folder = make_dataset(tmp_path, [6, 6])
     for number in range(6):
         overwrite_member(folder, "train-000000.tar", f"{number:09d}", "jpg")
