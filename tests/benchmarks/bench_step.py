@@ -7,14 +7,12 @@ show the guided recipe, which also processes the clean images (half as many imag
 """
 
 import argparse
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
 import torch
-import torchvision
-from timing import Row, print_table, rates, ratios, skip, time_cases
-from torch import Tensor, nn
+from lightly_simclr import TwoViews, make_lightly_step
+from timing import Row, print_table, rates, ratios, time_cases
 
 from common.launch import Rank
 from common.text import pluralize
@@ -22,9 +20,8 @@ from trainer.config import TrainConfig
 from trainer.data.augment import draw_augmentation, pack_parameters
 from trainer.data.decoding import Batch
 from trainer.loop import make_schedule
-from trainer.model.backbone import Backbone, Features
-from trainer.objectives import ContrastiveObjective, Model
-from trainer.objectives.base import EncodedBatch, Outputs
+from trainer.model.backbone import Backbone
+from trainer.objectives import Model
 from trainer.recipes import build
 from trainer.step import Trainer, prepare_inputs
 
@@ -46,8 +43,9 @@ def main() -> None:
     )
     batch = make_noise_batch(config)
     contrast_only = TwoViews(Backbone(config.backbone, config.norm), config)
+    lightly_step, views = make_lightly_step(config), prepare_inputs(batch, CPU).views
     cases = {
-        "lightly": lightly_step(config, batch),
+        "lightly": lambda: lightly_step(views),
         "ours": trainer_step(config, contrast_only, batch),
         "guided": trainer_step(config, build(config.recipe, config, 10), batch),
         "bfloat16": trainer_step(
@@ -67,18 +65,6 @@ def main() -> None:
             Row("the same in bfloat16 / in float32", ratios(seconds["guided"], seconds["bfloat16"]), "x"),
         ],
     )
-
-
-class TwoViews(Model):
-    """The contrastive objective only; clean images are not used."""
-
-    def __init__(self, backbone: Backbone, config: TrainConfig) -> None:
-        super().__init__(backbone, [ContrastiveObjective(backbone.channels, config)])
-
-    def forward(self, views: Sequence[Tensor], clean: Tensor) -> Outputs:
-        seen: Features = self.backbone(torch.cat(list(views)))
-        outputs: Outputs = self.parts[0](EncodedBatch(seen, None, (clean.shape[2], clean.shape[3])))
-        return outputs
 
 
 def make_noise_batch(config: TrainConfig) -> Batch:
@@ -103,31 +89,6 @@ def trainer_step(config: TrainConfig, model: Model, batch: Batch) -> Callable[[]
     """Return a function that runs one training step of this project."""
     training = Trainer(config, model, make_schedule(config, 100), Rank(0, 1, CPU))
     return lambda: training.train_step(batch)
-
-
-def lightly_step(config: TrainConfig, batch: Batch) -> Callable[[], object]:
-    """Return a function that runs one step as in lightly's SimCLR example, with lightly's LARS."""
-    try:
-        from lightly.loss import NTXentLoss
-        from lightly.models.modules import SimCLRProjectionHead
-        from lightly.utils.lars import LARS
-    except ImportError:
-        skip("needs lightly, the implementation to compare with: pip install lightly")
-    resnet: Any = getattr(torchvision.models, config.backbone)(weights=None)
-    channels = resnet.fc.in_features
-    resnet.fc = nn.Identity()
-    head, criterion = SimCLRProjectionHead(channels, channels, 128), NTXentLoss(temperature=config.temperature)
-    network = nn.Sequential(resnet, head).train()
-    optimizer = LARS(network.parameters(), lr=make_schedule(config, 100).peak, momentum=0.9, weight_decay=1e-6)
-    inputs = prepare_inputs(batch, CPU)
-
-    def run() -> None:
-        loss = criterion(*(network(view) for view in inputs.views))
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-
-    return run
 
 
 if __name__ == "__main__":

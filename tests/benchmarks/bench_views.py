@@ -12,13 +12,14 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+from lightly_simclr import simclr_transform
 from photographs import labeled_photographs
 from PIL import Image
 from timing import Row, print_table, rates, ratios, time_cases
 from torchvision.transforms import v2
 
 from common.images import decode_jpeg
-from trainer.data.augment import augment, draw_augmentation, kernel_size
+from trainer.data.augment import augment, draw_augmentation
 from trainer.data.crops import crop_and_resize, draw_crop, resize_frame
 from trainer.data.decoding import Batch, SampleRequest, ViewSpec, decode_piece
 
@@ -75,16 +76,7 @@ def augment_views(batch: Batch) -> list[torch.Tensor]:
 
 def torchvision_transform(jpegs: list[bytes], side: int) -> Callable[[], object]:
     """Return a function that makes two views of each photograph with torchvision."""
-    transform = v2.Compose(
-        [
-            v2.RandomResizedCrop(side, interpolation=v2.InterpolationMode.BICUBIC),
-            v2.RandomHorizontalFlip(),
-            v2.RandomApply([v2.ColorJitter(0.8, 0.8, 0.8, 0.2)], 0.8),
-            v2.RandomGrayscale(0.2),
-            v2.RandomApply([v2.GaussianBlur(kernel_size(side), (0.1, 2.0))], 0.5),
-            v2.PILToTensor(),
-        ]
-    )
+    transform = simclr_transform(side, [v2.PILToTensor()])
 
     def run() -> None:
         torch.manual_seed(0)
