@@ -1,13 +1,10 @@
-import multiprocessing
-import socket
-
 import numpy as np
 import pytest
 import torch
-import torch.distributed
 import torch.nn.functional as F
 from torch.nn.parallel import DistributedDataParallel
 
+from tests.support.ranks import run_ranks
 from trainer.losses import attention_loss, gather_embeddings, nt_xent
 
 
@@ -93,40 +90,22 @@ def loss_and_gradients(model, images, rows):
     return loss.detach(), [parameter.grad.clone() for parameter in model.parameters()]
 
 
-def free_port():
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
-
-
-def run_contrastive_rank(rank, world_size, port, queue):
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=world_size)
+def contrastive_rank(rank, world_size):
+    """Return this rank's loss, and the gradients that all ranks share."""
     n = 8 // world_size
     model = DistributedDataParallel(make_network())
     loss, gradients = loss_and_gradients(model, random_embeddings(8, 6, seed=1), slice(rank * n, (rank + 1) * n))
-    torch.distributed.all_reduce(loss)
-    if rank == 0:
-        queue.put((loss.item() / world_size, [gradient.numpy() for gradient in gradients]))
-    torch.distributed.destroy_process_group()
+    return loss.item(), [gradient.numpy() for gradient in gradients]
 
 
-@pytest.mark.parametrize("world_size", [2, 4])
+@pytest.mark.parametrize("world_size", [2, 4, 8])
 def test_nt_xent_and_gradients_over_ranks_are_those_of_one_process(world_size):
     expected_loss, expected_gradients = loss_and_gradients(make_network(), random_embeddings(8, 6, seed=1), slice(None))
-    context = multiprocessing.get_context("fork")
-    queue, port = context.Queue(), free_port()
-    ranks = [
-        context.Process(target=run_contrastive_rank, args=(rank, world_size, port, queue)) for rank in range(world_size)
-    ]
-    for process in ranks:
-        process.start()
-    loss, gradients = queue.get(timeout=120)
-    for process in ranks:
-        process.join()
-    assert loss == pytest.approx(expected_loss.item(), rel=1e-6)
-    for gradient, expected in zip(gradients, expected_gradients, strict=True):
-        np.testing.assert_allclose(gradient, expected.numpy(), rtol=1e-4, atol=1e-6)
+    results = run_ranks(world_size, contrastive_rank)
+    assert np.mean([loss for loss, _ in results]) == pytest.approx(expected_loss.item(), rel=1e-6)
+    for _, gradients in results:
+        for gradient, expected in zip(gradients, expected_gradients, strict=True):
+            np.testing.assert_allclose(gradient, expected.numpy(), rtol=1e-5, atol=1e-6)
 
 
 def test_attention_loss_is_the_weighted_difference_of_kld_and_nss():
@@ -164,19 +143,6 @@ def test_attention_loss_is_computed_in_float32_under_autocast():
     assert terms == attention_loss(prediction.float(), target.float(), points)
 
 
-def run_attention_rank(rank, world_size, port, queue):
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=world_size)
-    rows = slice(rank * 3, rank * 3 + 3)
-    prediction, target, points = attention_example()
-    terms = attention_loss(prediction[rows].requires_grad_(), target[rows], points[rows])
-    means = torch.stack([terms.loss, terms.kld, terms.nss]).detach() / world_size
-    torch.distributed.all_reduce(means)
-    if rank == 0:
-        queue.put(means.tolist())
-    torch.distributed.destroy_process_group()
-
-
 def attention_example():
     """Return predictions, targets and points of six images: the first three have points, of the others only one."""
     generator = torch.Generator().manual_seed(3)
@@ -184,14 +150,24 @@ def attention_example():
     return torch.rand(6, 8, 8, generator=generator), torch.rand(6, 8, 8, generator=generator), points
 
 
-def test_attention_loss_over_ranks_is_that_of_one_process_if_points_are_unevenly_distributed():
-    context = multiprocessing.get_context("fork")
-    queue, port = context.Queue(), free_port()
-    ranks = [context.Process(target=run_attention_rank, args=(rank, 2, port, queue)) for rank in range(2)]
-    for process in ranks:
-        process.start()
-    means = queue.get(timeout=120)
-    for process in ranks:
-        process.join()
-    terms = attention_loss(*attention_example())
-    assert means == pytest.approx([terms.loss.item(), terms.kld.item(), terms.nss.item()], rel=1e-5)
+def attention_terms_and_gradient(with_points, rank=0, world_size=1):
+    """Return loss, KLD and NSS of this rank's images, and the loss's gradient with respect to its predictions."""
+    prediction, target, points = attention_example()
+    points = [found if index in with_points else np.zeros((0, 2)) for index, found in enumerate(points)]
+    n = 6 // world_size
+    rows = slice(rank * n, (rank + 1) * n)
+    prediction = prediction[rows].requires_grad_()
+    terms = attention_loss(prediction, target[rows], points[rows])
+    terms.loss.backward()
+    return [term.item() for term in terms], prediction.grad.numpy()
+
+
+@pytest.mark.parametrize("world_size", [2, 3, 6])
+@pytest.mark.parametrize("with_points", [range(4), [1], [2, 3], []])
+def test_attention_loss_and_gradients_over_ranks_are_those_of_one_process(with_points, world_size):
+    """Ranks differ in the number of images with points, and some have none."""
+    expected_terms, expected_gradient = attention_terms_and_gradient(with_points)
+    terms, gradients = zip(*run_ranks(world_size, attention_terms_and_gradient, with_points), strict=True)
+    np.testing.assert_allclose(np.mean(terms, 0), expected_terms, rtol=1e-5)
+    gradient = np.concatenate(gradients) / world_size  # the loss is the mean over ranks
+    np.testing.assert_allclose(gradient, expected_gradient, rtol=1e-4, atol=1e-6)

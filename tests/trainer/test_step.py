@@ -10,7 +10,7 @@ from torch import nn
 
 from common.errors import UserError
 from tests.support.data.datasets import make_dataset
-from tests.support.ranks import run_two_ranks
+from tests.support.ranks import run_ranks
 from tests.support.training import CPU, make_trainer, train_steps
 from trainer import step
 from trainer.model.heads import LinearProbe
@@ -150,32 +150,49 @@ def train_all_recipes(discs, rank, world_size):
 
 def test_two_ranks_train_like_one_with_group_norm(discs):
     """No recipe blocks in the synchronization of gradients because a parameter gets none."""
-    metrics = run_two_ranks(train_all_recipes, discs)
+    metrics = run_ranks(2, train_all_recipes, discs)
     assert metrics[0] == metrics[1]
     for name, curve in zip(recipe_names(), metrics[0], strict=True):
         for actual, expected in zip(curve, train_steps(discs, 2, norm="group", recipe=name), strict=True):
             assert actual == pytest.approx(expected, rel=1e-3, abs=1e-5), name
 
 
-def train_one_step(discs, micro_batch, rank=0, world_size=1):
-    """Return the gradients of the first step by parameter, as arrays."""
-    changes = {"norm": "group", "micro_batch": micro_batch}
-    trainer, stream = make_trainer(discs, rank, world_size, **changes)
-    trainer.train_step(next(stream.batches(0, 1)))
-    return {
+def train_one_step(discs, changes, with_points=12, rank=0, world_size=1):
+    """Return metrics and gradients of the first step; only the batch's first `with_points` images have gaze points."""
+    trainer, stream = make_trainer(discs, rank, world_size, norm="group", **changes)
+    batch = next(stream.batches(0, 1))
+    first = rank * len(batch.keys)
+    gaze = [points if first + row < with_points else points[:0] for row, points in enumerate(batch.gaze)]
+    metrics = trainer.train_step(batch._replace(gaze=gaze))
+    return metrics, {
         name: parameter.grad.flatten().numpy()
         for name, parameter in trainer.model.named_parameters()
         if parameter.grad is not None
     }
 
 
+def assert_equal_gradients(actual, expected):
+    """Compare gradients by parameter up to rounding."""
+    assert actual.keys() == expected.keys()
+    for name, gradient in actual.items():
+        tolerance = 1e-3 * np.abs(expected[name]).max()
+        np.testing.assert_allclose(gradient, expected[name], rtol=0, atol=tolerance, err_msg=name)
+
+
+@pytest.mark.parametrize("world_size", [2, 4])
+def test_gradients_over_ranks_are_those_of_one_if_points_are_unevenly_distributed(discs, world_size):
+    """The last rank has no image with points."""
+    changes, with_points = {"recipe": "contrastive-attn-teacher", "nss_weight": 10}, 5
+    metrics, expected = train_one_step(discs, changes, with_points)
+    for actual, gradients in run_ranks(world_size, train_one_step, discs, changes, with_points):
+        assert actual == pytest.approx(metrics, rel=1e-4, abs=1e-5)
+        assert_equal_gradients(gradients, expected)
+
+
 def test_gradients_of_two_ranks_in_pieces_are_those_of_the_whole_batch_on_one(discs):
-    expected = train_one_step(discs, None)
-    for gradients in run_two_ranks(train_one_step, discs, 2):  # three pieces on each rank
-        assert gradients.keys() == expected.keys()
-        for name, gradient in gradients.items():
-            tolerance = 1e-3 * np.abs(expected[name]).max()
-            np.testing.assert_allclose(gradient, expected[name], rtol=0, atol=tolerance, err_msg=name)
+    _, expected = train_one_step(discs, {})
+    for _, gradients in run_ranks(2, train_one_step, discs, {"micro_batch": 2}, 12):  # three pieces on each rank
+        assert_equal_gradients(gradients, expected)
 
 
 @pytest.mark.parametrize("peak", [0.5, 4.0])

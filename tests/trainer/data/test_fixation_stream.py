@@ -109,12 +109,17 @@ def test_stream_resumed_at_a_step_continues_an_uninterrupted_one(images, batch_s
     assert not equal(batches[0], next(make_stream(images, batch_size, seed=1).batches(0, 1)))
 
 
-def test_ranks_divide_the_batches_of_one_process_equally(images):
-    whole = list(make_stream(images).batches(0, 4))
-    parts = [list(make_stream(images, rank=rank, world_size=2).batches(0, 4)) for rank in range(2)]
-    for step, batch in enumerate(whole):
-        assert equal(batch, parts[0][step] + parts[1][step])
-        assert len(parts[0][step]) == len(parts[1][step])
+def test_ranks_divide_the_batches_of_one_process_and_resume_each_others_run(images):
+    """The number of ranks changes in the middle of an epoch of ten images."""
+    whole = list(make_stream(images, 8).batches(0, 9))
+    for world_size, first, end in ((2, 0, 1), (4, 1, 4), (8, 4, 7), (1, 7, 8), (2, 8, 9)):
+        streams = [make_stream(images, 8, rank, world_size).batches(first, end) for rank in range(world_size)]
+        for batch, parts in zip(whole[first:end], zip(*streams, strict=True), strict=True):
+            assert equal(batch, [sample for part in parts for sample in part])
+            assert {len(part) for part in parts} == {8 // world_size}
+
+
+def test_batch_that_ranks_cannot_share_is_refused(images):
     with pytest.raises(UserError, match="--human-batch-size 4: expected a multiple of the number of workers, 3"):
         make_stream(images, world_size=3)
 

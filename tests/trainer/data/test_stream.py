@@ -14,7 +14,7 @@ from tests.support.data.datasets import disc_sample, make_dataset, overwrite_mem
 from tests.support.faults import FaultProxy
 from trainer.data.augment import draw_augmentation
 from trainer.data.dataset import open_dataset
-from trainer.data.decoding import ViewSpec, decode_piece, sample_key
+from trainer.data.decoding import ViewSpec, concat_batches, decode_piece, sample_key
 from trainer.data.sampler import Sampler
 from trainer.data.shard_cache import ShardCache
 
@@ -29,9 +29,9 @@ def folder(tmp_path_factory):
     return make_dataset(tmp_path_factory.mktemp("discs"), SIZES)
 
 
-def make_stream(folder, rank=0, world_size=1, seed=0, decoders=THREADS, **options):
+def make_stream(folder, rank=0, world_size=1, seed=0, decoders=THREADS, batch_size=BATCH_SIZE, **options):
     data = open_dataset(str(folder))
-    sampler, spec = Sampler(data.sizes, BATCH_SIZE, seed), ViewSpec(32, VIEWS, data.classes)
+    sampler, spec = Sampler(data.sizes, batch_size, seed), ViewSpec(32, VIEWS, data.classes)
     return training.make_stream(data, sampler, spec, rank, world_size, decoders, **options)
 
 
@@ -121,12 +121,30 @@ def test_stream_resumed_at_a_step_continues_an_uninterrupted_one(folder, first):
     assert all_equal(read_batches(folder)[first:], read_batches(folder, first))
 
 
-def test_ranks_divide_the_batches_of_one_process(folder):
-    whole = read_batches(folder)
-    parts = [read_batches(folder, rank=rank, world_size=3) for rank in range(3)]
-    for step, batch in enumerate(whole):
-        assert batch.keys == [key for rank in range(3) for key in parts[rank][step].keys]
-        assert torch.equal(batch.views, torch.cat([parts[rank][step].views for rank in range(3)]))
+@pytest.fixture(scope="module")
+def damaged_folder(tmp_path_factory):
+    """A data set with a missing shard, and with unreadable samples in a row."""
+    folder = make_dataset(tmp_path_factory.mktemp("damaged"), SIZES)
+    (folder / "train-000003.tar").unlink()
+    for key in ("000000008", "000000009", "000000010"):
+        overwrite_member(folder, "train-000001.tar", key, "jpg")
+    return folder
+
+
+@pytest.mark.parametrize("kind", ["complete", "damaged"])
+def test_ranks_divide_the_batches_of_one_process_and_resume_each_others_run(folder, damaged_folder, kind):
+    """The number of ranks changes in the middle of an epoch; an epoch has three steps."""
+    location, options = {"complete": (folder, {}), "damaged": (damaged_folder, {"skip_damaged": True})}[kind]
+    whole = read_batches(location, 0, 9, batch_size=8, **options)
+    assert (sum(batch.skipped for batch in whole) > 0) == (kind == "damaged")
+    for world_size, first, end in ((2, 0, 1), (4, 1, 4), (8, 4, 7), (1, 7, 8), (2, 8, 9)):
+        ranks = [
+            read_batches(location, first, end, batch_size=8, rank=rank, world_size=world_size, **options)
+            for rank in range(world_size)
+        ]
+        joined = [concat_batches(list(parts)) for parts in zip(*ranks, strict=True)]
+        assert all_equal(joined, whole[first:end])
+        assert [batch.skipped for batch in joined] == [batch.skipped for batch in whole[first:end]]
 
 
 def test_labels_without_classes_are_minus_1(tmp_path):

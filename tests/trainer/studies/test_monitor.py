@@ -13,7 +13,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from common.errors import UserError
 from common.launch import Rank
 from tests.support.data.datasets import COLORS, disc_sample, make_dataset, overwrite_member
-from tests.support.ranks import run_two_ranks
+from tests.support.ranks import run_ranks
 from tests.support.training import CPU, make_settings, make_trainer
 from trainer.data.dataset import open_dataset
 from trainer.job import run_training
@@ -119,7 +119,7 @@ def measure(discs: Path, val: Path, rank: int, world_size: int) -> dict[str, flo
 
 def test_two_ranks_measure_what_one_does(discs: Path, val: Path) -> None:
     expected = measure(discs, val, 0, 1)
-    for found in run_two_ranks(measure, discs, val):
+    for found in run_ranks(2, measure, discs, val):
         assert found == pytest.approx(expected, rel=1e-5)
 
 
