@@ -17,7 +17,7 @@ from tests.support.ranks import run_ranks
 from tests.support.training import CPU, make_settings, make_trainer
 from trainer.data.dataset import open_dataset
 from trainer.job import run_training
-from trainer.studies.monitor import count_correct, draw_bank, effective_rank, make_monitor
+from trainer.studies.monitor import count_correct, draw_bank, effective_rank, gather_rows, make_monitor
 
 CLASSES, IMAGES = 4, 14
 
@@ -109,18 +109,45 @@ def test_monitor_does_not_change_the_training(discs: Path, val: Path, tmp_path: 
     assert losses[0] == losses[1]
 
 
-def measure(discs: Path, val: Path, rank: int, world_size: int) -> dict[str, float]:
+def measure(data: Path, val: Path, rank: int, world_size: int) -> dict[str, float]:
     place = Rank(rank, world_size, CPU)
-    trainer, _ = make_trainer(discs, rank, world_size, norm="group")
-    monitor = make_monitor(make_settings(discs, discs / "run", monitor=val), open_dataset(str(discs)), place)
+    trainer, _ = make_trainer(data, rank, world_size, norm="group")
+    monitor = make_monitor(make_settings(data, data / "run", monitor=val), open_dataset(str(data)), place)
     assert monitor is not None
     return monitor(1, trainer.model)
 
 
-def test_two_ranks_measure_what_one_does(discs: Path, val: Path) -> None:
-    expected = measure(discs, val, 0, 1)
-    for found in run_ranks(2, measure, discs, val):
+def test_ranks_with_different_numbers_of_images_measure_what_one_does(val: Path, tmp_path: Path) -> None:
+    """More training images than the 200 nearest, so that they are chosen among those of both ranks."""
+    data = make_dataset(tmp_path, [10, 140, 62], radius=0.04)
+    expected = measure(data, val, 0, 1)
+    assert 0.25 < expected["knn_20"] < expected["knn_200"] < 1
+    for found in run_ranks(2, measure, data, val):
         assert found == pytest.approx(expected, rel=1e-5)
+
+
+def test_ranks_without_any_image_measure_what_one_process_does(val: Path, tmp_path: Path) -> None:
+    """The only shard and the only readable image are those of the first of three ranks."""
+    data, few = make_dataset(tmp_path / "data", [24]), tmp_path / "val"
+    for number, name in enumerate(sorted(open_dataset(str(data)).class_names())):
+        (few / name).mkdir(parents=True)
+        first = min((val / name).glob("*[0-9].jpg"))
+        (few / name / "0.jpg").write_bytes(b"no image" if number else first.read_bytes())
+    expected = measure(data, few, 0, 1)
+    for found in run_ranks(3, measure, data, few):
+        assert found == pytest.approx(expected, rel=1e-5)
+
+
+def gather_numbered_rows(counts: list[int], rank: int, world_size: int) -> list[list[int]]:
+    rows = torch.full((counts[rank], 2), rank)
+    assert gather_rows(rows[:, 0], world_size).tolist() == gather_rows(rows, world_size)[:, 0].tolist()
+    return gather_rows(rows, world_size).tolist()  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("counts", [[3, 3, 3], [0, 5, 2], [1, 0, 0], [0, 0, 0]])
+def test_rows_of_all_ranks_are_gathered_in_the_order_of_the_ranks(counts: list[int]) -> None:
+    expected = [[rank, rank] for rank, count in enumerate(counts) for _ in range(count)]
+    assert run_ranks(3, gather_numbered_rows, counts) == [expected] * 3
 
 
 def test_folder_with_other_classes_is_refused_before_anything_is_written(
