@@ -62,7 +62,7 @@ class LinearProbe(nn.Module):
         The layer is `weight` [classes, channels] and `bias` [classes].
         """
         weight, bias = self.linear.weight.detach(), self.linear.bias.detach()
-        if isinstance(self.standard, nn.BatchNorm1d):
+        if isinstance(self.standard, nn.modules.batchnorm._BatchNorm):  # also SyncBatchNorm
             assert self.standard.running_mean is not None
             assert self.standard.running_var is not None
             weight = weight / (self.standard.running_var + self.standard.eps).sqrt()
