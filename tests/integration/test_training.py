@@ -103,14 +103,43 @@ def test_finished_run_prints_its_result_again(single_process_run: Path, discs: P
     assert json.loads((single_process_run / "result.json").read_text())["steps"] == STEPS
 
 
+def torchrun_command(data: Path, output: Path, processes: int) -> list[str]:
+    """Return the command line of the same run under torchrun."""
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    return [*torchrun, *train_command(data, output)[1:]]
+
+
 def test_torchrun_trains_like_a_single_process(single_process_run: Path, discs: Path, tmp_path: Path) -> None:
-    line = train_command(discs, tmp_path / "run")
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *line[1:]]
-    done = run(torchrun)
+    done = run(torchrun_command(discs, tmp_path / "run", 2))
     assert done.returncode == 0, done.stderr
     assert_same_metrics(read_metrics(tmp_path / "run"), read_metrics(single_process_run))
     assert done.stdout.count("checkpoints and metrics are in") == 1
     assert json.loads((tmp_path / "run/result.json").read_text())["workers"] == 2
+
+
+@pytest.mark.slow
+@linux
+@pytest.mark.parametrize("processes", [2, 1])
+def test_run_of_torchrun_ends_with_a_killed_process_and_is_resumed_by_as_many_or_fewer(
+    processes: int, single_process_run: Path, discs: Path, tmp_path: Path
+) -> None:
+    mark, output = uuid.uuid4().hex, tmp_path / "run"
+    process = start(torchrun_command(discs, output, 2), **{MARK: mark})
+    try:
+        wait_while_running(process, lambda: count_logged_steps(output) >= 5)
+        launchers = find_processes(f"{MARK}={mark}\0", "torch.distributed.run")
+        workers = set(find_processes(f"{MARK}={mark}\0", "trainer.run")) - set(launchers)
+        assert len(workers) == 2
+        os.kill(min(workers), signal.SIGKILL)
+        process.communicate(timeout=TIMEOUT)
+    finally:
+        kill_all(f"{MARK}={mark}\0")
+    assert process.returncode != 0
+    assert 5 <= count_logged_steps(output) < STEPS
+    done = run(torchrun_command(discs, output, processes))
+    assert done.returncode == 0, done.stderr
+    assert_same_metrics(read_metrics(output), read_metrics(single_process_run))
+    assert json.loads((output / "result.json").read_text())["workers"] == processes
 
 
 @pytest.mark.slow

@@ -105,9 +105,9 @@ class Cluster:
             self.nodes.append(self._start(f"--address={self._address}", "--num-cpus=1"))
         wait_until(lambda: self._alive() == len(self.nodes), "all nodes have joined the cluster", self._log_ends)
 
-    def kill_node(self) -> None:
-        """Kill all processes of a node that is labeling, as a power cut does."""
-        node = next(node for node in self.nodes if node.processes("LabelWorker"))
+    def kill_node(self, worker: str = "LabelWorker") -> None:
+        """Kill all processes of a node that runs a worker (part of its name), as a power cut does."""
+        node = next(node for node in self.nodes if node.processes(worker))
         self.nodes.remove(node)
         node.kill()
 
