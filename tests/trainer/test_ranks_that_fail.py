@@ -1,5 +1,6 @@
 """Tests of training runs whose ranks are killed or slow, and that resume with another number of ranks."""
 
+import itertools
 import json
 import os
 import signal
@@ -18,7 +19,7 @@ from trainer.loop import train
 from trainer.step import Trainer
 
 STEPS = 6  # in two epochs
-DECODE_SECONDS = 0.5  # additional time for each batch of a slow rank
+DELAYS = (1.0, 0.0, 0.5)  # seconds by which a slow rank decodes its batches later, in turn
 LEARNING_RATE = 0.05  # so low that differences in rounding do not grow
 
 
@@ -38,7 +39,8 @@ def train_rank(data, output, rank=0, world_size=1, kill_before=(None, ()), slow=
         kill_before: a step, and the ranks that SIGKILL ends before it.
         slow: a rank whose decoding is slow.
     """
-    keys, train_step, decode_piece = {}, Trainer.train_step, stream.decode_piece
+    keys, delays = {}, itertools.cycle(DELAYS)
+    train_step, decode_piece = Trainer.train_step, stream.decode_piece
 
     def record_and_train(trainer, batch):
         step, ranks = kill_before
@@ -48,7 +50,7 @@ def train_rank(data, output, rank=0, world_size=1, kill_before=(None, ()), slow=
         return train_step(trainer, batch)
 
     def decode_slowly(requests, spec):
-        time.sleep(DECODE_SECONDS)
+        time.sleep(next(delays))
         return decode_piece(requests, spec)
 
     with pytest.MonkeyPatch.context() as patch:
