@@ -10,7 +10,7 @@ import pytest
 from common.errors import UserError
 from common.launch import Rank
 from tests.support.data.datasets import make_dataset, overwrite_member
-from tests.support.ranks import run_two_ranks
+from tests.support.ranks import run_ranks
 from tests.support.training import CPU, make_stream
 from trainer.data.augment import draw_augmentation
 from trainer.data.dataset import open_dataset
@@ -109,7 +109,7 @@ def load_on_rank(location: str, name: str, slow: float, rank: int, world_size: i
 
 def test_ranks_of_a_machine_share_one_copy_and_leave_no_file(tmp_path: Path) -> None:
     folder = make_dataset(tmp_path, SIZES)
-    (first, reads), (second, others) = run_two_ranks(load_on_rank, str(folder), str(tmp_path), 0.01)
+    (first, reads), (second, others) = run_ranks(2, load_on_rank, str(folder), str(tmp_path), 0.01)
     assert first == second
     assert sorted([reads, others]) == [0, 2 * len(SIZES)]
     assert not list(SHARED_MEMORY.glob("imagenet-attn-*"))

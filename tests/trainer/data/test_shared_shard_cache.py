@@ -16,11 +16,12 @@ from tests.support.faults import FaultProxy
 from tests.support.ranks import run_ranks
 from tests.support.s3_server import S3Server
 from tests.support.stops import run_until_file_exceeds
+from tests.support.training import make_stream
 from trainer.data.augment import draw_augmentation
 from trainer.data.dataset import open_dataset
+from trainer.data.decoding import ViewSpec
 from trainer.data.sampler import Sampler
 from trainer.data.shard_cache import MAX_AGE_OF_UNFINISHED, ShardCache
-from trainer.data.stream import Stream
 
 SIZES, BATCH_SIZE = [7, 5, 9, 6], 6
 STEPS = 4  # of an epoch
@@ -32,7 +33,8 @@ def read_keys(location: str, cache: Path | None, epoch: int, rank: int, world_si
     data, views = open_dataset(location), (draw_augmentation, draw_augmentation)
     sampler = Sampler(data.sizes, BATCH_SIZE, 0)
     shards = ShardCache(cache, UNLIMITED) if cache else None
-    stream = Stream(data, sampler, 32, rank, world_size, Decoders(1, False), views, cache=shards)
+    spec = ViewSpec(32, views, None)
+    stream = make_stream(data, sampler, spec, rank, world_size, Decoders(1, False), cache=shards)
     return [batch.keys for batch in stream.batches(epoch * STEPS, (epoch + 1) * STEPS)]
 
 
