@@ -1,4 +1,4 @@
-"""Building blocks of messages: shortened lists of names, and counts with their nouns; sizes that users write."""
+"""Building blocks of messages: shortened lists of names, counts with their nouns, durations; sizes that users write."""
 
 import re
 from collections.abc import Sequence
@@ -20,6 +20,16 @@ def join_names(names: Sequence[str], most: int = MAX_NAMES, total: int | None = 
 def pluralize(count: int, noun: str) -> str:
     """Format a count with its noun: "1 shard", "1,282 shards"."""
     return f"{count:,} {noun}" + ("" if count == 1 else "s")
+
+
+def format_duration(seconds: float) -> str:
+    """Format a duration with its largest unit, and hours and days with the next one: "40 s", "12 min", "3 h 20 min"."""
+    minutes, hours = round(seconds / 60), round(seconds / 3600)
+    if seconds < 59.5:
+        return f"{seconds:.0f} s"
+    if minutes < 60:
+        return f"{minutes} min"
+    return f"{minutes // 60} h {minutes % 60} min" if hours < 24 else f"{hours // 24:,} d {hours % 24} h"
 
 
 def parse_bytes(text: str) -> int:
