@@ -164,15 +164,15 @@ def _draw_gallery(gallery: Gallery) -> Html:
     parts = [page.notes(gallery.remarks)]
     if gallery.samples:
         explanation = (
-            "Photographs of the training data, drawn at random, the same in every epoch. The model predicts maps of "
-            "whole photographs in evaluation mode; in the first epochs, batch norm's running averages lag behind, "
-            "which makes them worse than the curves say. Each map is scaled to its maximum. CC is the correlation with "
-            "the teacher's map: 0 is chance, 1 is best."
+            "Photographs of the training data, drawn at random, the same in every epoch. Each map is scaled to its "
+            "maximum; CC is the correlation with the teacher's map: 0 is chance, 1 is best. The model predicts them in "
+            "evaluation mode. Early in a run, batch norm's running averages lag behind the weights, and the maps are "
+            "worse than those in training."
         )
         columns = ["photograph", "teacher's map", *(_draw_heading(*entry) for entry in gallery.maps.items())]
         rows = [_draw_row(number, sample, gallery.maps) for number, sample in enumerate(gallery.samples)]
         parts += [page.paragraph(explanation), page.table(columns, rows)]
-    return page.section("What the model looks at", *parts)
+    return page.section("Attention maps", *parts)
 
 
 def _draw_heading(epoch: int, maps: EpochMaps) -> Html:
