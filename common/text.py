@@ -1,4 +1,4 @@
-"""Building blocks of messages: shortened lists of names, and counts with their nouns; sizes that users write."""
+"""Building blocks of messages: shortened lists of names, counts with their nouns, durations; sizes that users write."""
 
 import re
 from collections.abc import Sequence
@@ -26,6 +26,16 @@ def format_bytes(number: int) -> str:
     """Format a number of bytes: "7 bytes", "1.5 MB", "140 GB"."""
     unit = next((unit for unit in reversed(UNITS) if number >= UNITS[unit]), "")
     return f"{number / UNITS[unit]:.3g} {unit}B" if unit else pluralize(number, "byte")
+
+
+def format_duration(seconds: float) -> str:
+    """Format a duration with its largest unit, and hours and days with the next one: "40 s", "12 min", "3 h 20 min"."""
+    minutes, hours = round(seconds / 60), round(seconds / 3600)
+    if seconds < 59.5:
+        return f"{seconds:.0f} s"
+    if minutes < 60:
+        return f"{minutes} min"
+    return f"{minutes // 60} h {minutes % 60} min" if hours < 24 else f"{hours // 24:,} d {hours % 24} h"
 
 
 def parse_bytes(text: str) -> int:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
@@ -108,6 +109,11 @@ class MetricLog:
                 group = value if isinstance(value, dict) else {"": value}
                 for part, number in group.items():
                     self._events.add_scalar(f"{name}/{part}" if part else name, number, step)
+
+    def write_picture(self, step: int, name: str, pixels: np.ndarray) -> None:
+        """Log a picture, uint8 [H, W, 3], of a step to TensorBoard."""
+        with uninterrupted():
+            self._events.add_image(name, pixels, step, dataformats="HWC")
 
     def close(self) -> None:
         """Flush and close all files."""

@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from common.extras import require_extra
 from trainer.checkpoint import Trained
 from trainer.model.backbone import GROUPS, MEAN, STD, small_stem_code
-from trainer.model.contracam import ContraCAM
-from trainer.objectives import AttentionObjective, Model
+from trainer.objectives import Model, predicts_single_maps
 
 DEFAULT_CLASSES = 1000  # number of classes of torchvision's ResNets unless `num_classes` is given
 TRACED_SHAPE = (2, 3, 64, 96)  # of the example images; height and width differ so that they become separate dimensions
@@ -97,8 +96,7 @@ class InferenceModel(nn.Module):
     def __init__(self, model: Model) -> None:
         super().__init__()
         self.model = model
-        objective = model.objective(AttentionObjective)
-        self._predicts_attention = objective is None or not isinstance(objective.readout, ContraCAM)
+        self._predicts_attention = predicts_single_maps(model)
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """Map images, float [B, 3, H, W] in [0, 1], to `features` [B, channels] and the outputs that the model has.

@@ -29,11 +29,13 @@ from trainer.model.backbone import Backbone
 from trainer.model.weights import initialize_backbone
 from trainer.recipes import describe_recipe, get_recipe
 from trainer.run_log import LAST, RESULT, no_extra_figures
+from trainer.run_page.maps import MAPS_FILE
+from trainer.run_page.page import PAGE
 from trainer.studies.monitor import make_monitor
 
 CONFIG, CARD = "config.json", "README.md"
 # may be there without config.json if it was removed
-OWN_FILES = ("checkpoints", METRICS_FILE, "tensorboard", "ray", RESULT)
+OWN_FILES = ("checkpoints", METRICS_FILE, "tensorboard", "ray", RESULT, PAGE, MAPS_FILE)
 
 
 def run_training(settings: TrainSettings) -> dict[str, Any] | None:

@@ -14,11 +14,14 @@ from trainer.config import TrainSettings
 def main(argv: list[str] | None = None) -> int:
     """Run a training job and print its result. Raises UserError."""
     settings = load_settings(TrainSettings, argv)
-    from trainer.job import run_training  # imports torch: not needed for --help, nor to reject settings
+    from trainer.job import run_training  # both import torch: not needed for --help, nor to reject settings
+    from trainer.run_page.page import PAGE
 
     result = run_training(settings)
     if result is not None:  # None in all processes of torchrun but the first
-        print(f"{format_result(result)}\ncheckpoints and metrics are in {settings.output_folder()}")
+        output = settings.output_folder().rstrip("/")
+        print(f"{format_result(result)}\ncheckpoints and metrics are in {output}")
+        print(f"open {output}/{PAGE} in a browser to see curves and attention maps")
     return 0
 
 

@@ -13,6 +13,7 @@ from common.errors import UserError, describe_error
 from common.storage.run_folder import RunFolder
 from common.training import METRICS_FILE, MetricLog, ProgressLine, load_checkpoint, save_checkpoint
 from trainer.objectives import Model
+from trainer.run_page.page import PAGE, RunPage
 from trainer.step import Trainer
 
 LAST, BEST, RESULT = "checkpoints/last", "checkpoints/best", "result.json"
@@ -39,6 +40,7 @@ class RunLog:
         checkpoint_every: steps between two checkpoints within an epoch.
         classes: class names by index, saved in checkpoints; None without classes.
         after_epoch: computes additional metrics after each epoch, on every rank.
+        page: page that shows the run; None on other ranks.
     """
 
     def __init__(
@@ -49,10 +51,11 @@ class RunLog:
         checkpoint_every: int,
         classes: list[str] | None = None,
         after_epoch: AfterEpoch = no_extra_figures,
+        page: RunPage | None = None,
     ) -> None:
         self._folder, self._trainer, self._classes = folder, trainer, classes
         self._steps_per_epoch, self._checkpoint_every = steps_per_epoch, checkpoint_every
-        self._after_epoch = after_epoch
+        self._after_epoch, self._page = after_epoch, page
         self._sums: dict[str, float] = {}  # of the current epoch's metrics
         self._means: dict[str, float] = {}  # metrics of the last complete epoch
         self._best: float | None = None
@@ -80,6 +83,8 @@ class RunLog:
         if self._writes:
             self._folder.fetch(METRICS_FILE)
             self._log = MetricLog(self._folder.path, self._first_step)
+            if self._page:
+                self._page.start(self._log)
             steps, batch_size = self._trainer.schedule.steps, self._trainer.config.batch_size
             self._line = ProgressLine(steps, self._first_step, batch_size)
         return self
@@ -91,6 +96,8 @@ class RunLog:
             self._log.close()
             self._line.close()
             self._folder.upload(METRICS_FILE, "tensorboard/*")
+            if self._page and error:
+                self._page.stop()
 
     def log_step(self, figures: dict[str, float], waited: float, skipped: int) -> None:
         """Log a step that is done; at the end of an epoch also its means. Save a checkpoint when one is due.
@@ -131,7 +138,10 @@ class RunLog:
             "images_per_second": round(images / seconds, 2),
             "waited": round(self._waited / seconds, 4),
         }
-        if self._writes and (images or not self._folder.fetch(RESULT).exists()):
+        is_new = bool(images) or not self._folder.fetch(RESULT).exists()
+        if self._page and (is_new or not self._folder.fetch(PAGE).exists()):
+            self._page.finish()
+        if self._writes and is_new:
             self._folder.write_json(RESULT, result)
 
     def _end_epoch(self) -> None:
@@ -147,6 +157,8 @@ class RunLog:
             self._log.write(self._trainer.step, epoch=epoch, means=self._means)
             figures = (f"{name} {self._means[name]:.4g}" for name in EPOCH_FIGURES if name in self._means)
             self._line.log(f"epoch {epoch}/{self._trainer.config.epochs}: {', '.join(figures)}")
+        if self._page:
+            self._page.update(epoch, self._means)
         if is_best:
             self._save(BEST)
 

@@ -10,7 +10,7 @@ from common.page.attention import (
     normalize_map,
     thumbnail,
 )
-from common.page.charts import bar_chart, histogram
+from common.page.charts import bar_chart, histogram, line_chart
 from common.page.html import (
     VOID_TAGS,
     Html,
@@ -48,6 +48,7 @@ __all__ = [
     "heat_colors",
     "histogram",
     "layer_switches",
+    "line_chart",
     "normalize_map",
     "notes",
     "paragraph",

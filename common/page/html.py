@@ -26,9 +26,11 @@ class Html(str):
 STYLE = Html(
     """
 :root { color-scheme: light dark; --ink: #1c1d21; --faint: #62656f; --line: #dcdde3; --card: #fff; --ground: #f5f5f8;
-  --well: #e9e9ef; --accent: #bb3754; }
+  --well: #e9e9ef; --accent: #bb3754; --series-1: #0067b1; --series-2: #c8500a; --series-3: #00805d;
+  --series-4: #a8438f; --series-5: #806600; --series-6: #5b5fc7; }
 @media (prefers-color-scheme: dark) { :root { --ink: #ececf1; --faint: #9c9fab; --line: #34363f; --card: #1f2027;
-  --ground: #141519; --well: #101114; --accent: #f0715f; } }
+  --ground: #141519; --well: #101114; --accent: #f0715f; --series-1: #5cb3f0; --series-2: #ff9a5c;
+  --series-3: #3fcf9f; --series-4: #e792d2; --series-5: #e3c542; --series-6: #a9adff; } }
 * { box-sizing: border-box; }
 body { margin: 0 auto; padding: 2rem clamp(1rem, 4vw, 3rem) 4rem; max-width: 1500px; background: var(--ground);
   color: var(--ink); font: 15px/1.5 system-ui, sans-serif; overflow-wrap: anywhere; }
@@ -52,10 +54,19 @@ figcaption { padding: .6rem .8rem .7rem; } figcaption b { display: block; color:
 table { border-collapse: collapse; width: 100%; font-size: .88rem; }
 th, td { padding: .45rem .8rem; text-align: left; vertical-align: top; max-width: 36rem; overflow-wrap: break-word; }
 th { color: var(--faint); font-weight: 600; } tr + tr td, thead + tbody td { border-top: 1px solid var(--line); }
+td .picture { display: block; width: clamp(84px, 10vw, 150px); height: auto; } td small { color: var(--faint); }
 .number { text-align: right; font-variant-numeric: tabular-nums; }
 .notes { margin: 1rem 0; padding: .7rem 1rem .7rem 2rem; border: 1px solid var(--accent); border-radius: 10px; }
 .chart { padding: .6rem .8rem 0; } .chart rect { fill: var(--accent); } .chart line { stroke: var(--line); }
 .chart text { fill: var(--faint); font-size: 12px; text-anchor: middle; }
+.chart .y { text-anchor: end; } .lines polyline { fill: none; stroke: var(--series); stroke-width: 2; }
+.lines circle { fill: var(--series); }
+.series-1 { --series: var(--series-1); } .series-2 { --series: var(--series-2); }
+.series-3 { --series: var(--series-3); } .series-4 { --series: var(--series-4); }
+.series-5 { --series: var(--series-5); } .series-6 { --series: var(--series-6); }
+.legend { display: flex; flex-wrap: wrap; gap: .1rem 1.2rem; padding: .7rem .9rem 0; font-size: .85rem; }
+.legend span::before { content: ""; display: inline-block; width: .8em; height: .8em; border-radius: 50%;
+  margin-right: .4em; background: var(--series); }
 .point circle { fill: rgba(0, 0, 0, .35); stroke: #fff; }
 .point text { fill: #fff; text-anchor: middle; dominant-baseline: central; font-weight: 700; }
 .switches { position: sticky; top: 0; z-index: 1; display: flex; flex-wrap: wrap; gap: .3rem 1.4rem; padding: .6rem 0;
@@ -88,12 +99,13 @@ def element(tag: str, *content: object, **attributes: object) -> Html:
     return Html(f"<{tag}{opening}>" + ("" if tag in VOID_TAGS else f"{inner}</{tag}>"))
 
 
-def document(title: str, subtitle: str, *content: Html) -> Html:
-    """Return a complete page: title, subtitle and content."""
+def document(title: str, subtitle: str, *content: Html, refresh: int | None = None) -> Html:
+    """Return a complete page: title, subtitle and content. A browser loads it again every `refresh` seconds."""
     head = element(
         "head",
         element("meta", charset="utf-8"),
         element("meta", http_equiv="Content-Security-Policy", content=CONTENT_SECURITY_POLICY),
+        element("meta", http_equiv="refresh", content=refresh) if refresh else "",
         element("meta", name="viewport", content="width=device-width, initial-scale=1"),
         element("title", title),
         element("style", STYLE),

@@ -46,9 +46,13 @@ class RunFolder:
 
     def write(self, name: str, text: str) -> None:
         """Write a text file atomically and upload it. Raises UserError."""
+        # a text may contain a location, which may contain bytes that are not UTF-8
+        self.write_bytes(name, text.encode(errors="backslashreplace"))
+
+    def write_bytes(self, name: str, content: bytes) -> None:
+        """Write a file atomically and upload it. Raises UserError."""
         try:
-            # a text may contain a location, which may contain bytes that are not UTF-8
-            write_atomically(self.path / name, text.encode(errors="backslashreplace"))
+            write_atomically(self.path / name, content)
         except OSError as error:
             raise UserError(f"{self.location}/{name}: cannot be written: {error.strerror}") from None
         self.upload(name)

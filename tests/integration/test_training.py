@@ -95,6 +95,11 @@ def count_logged_steps(output: Path) -> int:
     return path.read_text().count("learning_rate") if path.exists() else 0
 
 
+def read_photographs(output: Path) -> list[str]:
+    """Return the photographs on the page of a run."""
+    return re.findall('data:image/jpeg;base64,[^"]+', (output / "index.html").read_text())
+
+
 def test_finished_run_prints_its_result_again(single_process_run: Path, discs: Path) -> None:
     done = run(train_command(discs, single_process_run))
     assert done.returncode == 0, done.stderr
@@ -114,6 +119,10 @@ def test_torchrun_trains_like_a_single_process(single_process_run: Path, discs: 
     assert done.returncode == 0, done.stderr
     assert_same_metrics(read_metrics(tmp_path / "run"), read_metrics(single_process_run))
     assert done.stdout.count("checkpoints and metrics are in") == 1
+    assert done.stdout.count("index.html in a browser") == 1
+    photographs = read_photographs(tmp_path / "run")
+    assert photographs == read_photographs(single_process_run)
+    assert len(photographs) == 8
     assert json.loads((tmp_path / "run/result.json").read_text())["workers"] == 2
 
 
@@ -218,7 +227,7 @@ def test_run_in_s3_resumes_on_another_machine(
 
     done = run(train_command(bucket.data, bucket.output), **new_machine(), **bucket.environment)
     assert done.returncode == 0, done.stderr
-    expected = {"config.json", "metrics.jsonl", "checkpoints/last", "checkpoints/best", "result.json"}
+    expected = {"config.json", "metrics.jsonl", "checkpoints/last", "checkpoints/best", "result.json", "index.html"}
     assert expected <= bucket.names()
     assert any(name.startswith("tensorboard/") for name in bucket.names())
     assert_same_metrics(parse_metrics(bucket.read("metrics.jsonl").decode()), read_metrics(single_process_run))

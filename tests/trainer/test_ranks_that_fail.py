@@ -13,7 +13,7 @@ from common.training import load_checkpoint
 from tests.support.data.datasets import make_dataset
 from tests.support.ranks import exit_codes_of_ranks, run_ranks
 from tests.support.training import CPU, make_settings
-from trainer.data import stream
+from trainer.data import feed
 from trainer.data.dataset import open_dataset
 from trainer.loop import train
 from trainer.step import Trainer
@@ -40,7 +40,7 @@ def train_rank(data, output, rank=0, world_size=1, kill_before=(None, ()), slow=
         slow: a rank whose decoding is slow.
     """
     keys, delays = {}, itertools.cycle(DELAYS)
-    train_step, decode_piece = Trainer.train_step, stream.decode_piece
+    train_step, decode_piece = Trainer.train_step, feed.decode_piece
 
     def record_and_train(trainer, batch):
         step, ranks = kill_before
@@ -56,7 +56,7 @@ def train_rank(data, output, rank=0, world_size=1, kill_before=(None, ()), slow=
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Trainer, "train_step", record_and_train)
         if rank == slow:
-            patch.setattr(stream, "decode_piece", decode_slowly)
+            patch.setattr(feed, "decode_piece", decode_slowly)
         settings = make_settings(data, output, norm="group", checkpoint_every=2, learning_rate=LEARNING_RATE)
         train(settings, open_dataset(str(data)), str(output), Rank(rank, world_size, CPU))
     return keys

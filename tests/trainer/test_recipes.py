@@ -13,6 +13,7 @@ from trainer.checkpoint import load_trained
 from trainer.config import DEMO, DEMO_CONTRASTIVE_RATE, TrainConfig, TrainSettings
 from trainer.job import run_training
 from trainer.recipes import get_recipe, recipe_names
+from trainer.run_page.page import NO_MAPS
 from trainer.step import Trainer
 
 STEPS = 16  # of a run
@@ -75,6 +76,11 @@ def test_each_recipe_trains_resumes_exactly_and_loads_again(discs, people, tmp_p
     means = [line["means"] for line in read_metrics(tmp_path / "run") if "means" in line]
     assert means[-1]["loss"] < 0.9 * means[0]["loss"]
     assert (means[-1]["probe_accuracy"] + means[-2]["probe_accuracy"]) / 2 > 0.6
+
+    page = (tmp_path / "run/index.html").read_text()
+    assert all(f", epoch {epoch}: " in page for epoch in range(1, 9))
+    has_maps = name != "contrastive-contracam"
+    assert (page.count("data:image/png"), NO_MAPS in page) == ((8 * (1 + 5), False) if has_maps else (0, True))
 
     run_training(make_settings(discs, tmp_path / "resumed", name, people, learning_rate=rate))
     assert read_metrics(tmp_path / "resumed") == read_metrics(tmp_path / "run")

@@ -1,6 +1,6 @@
 """What is minimized: one file per objective, and the model that combines them with a backbone."""
 
-from trainer.objectives.attention import AttentionObjective
+from trainer.objectives.attention import AttentionObjective, predicts_single_maps
 from trainer.objectives.base import Model, Objective
 from trainer.objectives.classifier import ClassifierObjective
 from trainer.objectives.contrast import ContrastiveObjective
@@ -15,5 +15,6 @@ __all__ = [
     "Model",
     "Objective",
     "ProbeObjective",
+    "predicts_single_maps",
     "probe_objectives",
 ]

@@ -6,7 +6,8 @@ from common.saliency import cc
 from trainer.config import ModelConfig
 from trainer.losses import attention_loss
 from trainer.model.backbone import Features
-from trainer.objectives.base import EncodedBatch, LossTerms, ModelInputs, Objective, Outputs
+from trainer.model.contracam import ContraCAM
+from trainer.objectives.base import EncodedBatch, LossTerms, Model, ModelInputs, Objective, Outputs
 
 
 class AttentionObjective(Objective):
@@ -41,3 +42,9 @@ class AttentionObjective(Objective):
         correlation = cc(outputs["attention"].detach(), inputs.attention).mean()
         figures = {"kld": terms.kld, "nss": terms.nss, "attention_cc": correlation}
         return LossTerms(terms.loss, {self._prefix + name: figure for name, figure in figures.items()})
+
+
+def predicts_single_maps(model: Model) -> bool:
+    """Return whether a model's map of an image does not depend on other images, as ContraCAM's does."""
+    objective = model.objective(AttentionObjective)
+    return objective is None or not isinstance(objective.readout, ContraCAM)

@@ -10,6 +10,7 @@ from PIL import Image, ImageOps
 from common import page
 from common.errors import UserError
 from common.orientation import to_upright_image
+from common.page.charts import place_ticks
 
 HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)>&amp;.jpg"
 
@@ -67,12 +68,14 @@ def test_every_part_of_a_page_escapes_hostile_text():
         page.notes([HOSTILE]),
         page.grid([page.figure(page.picture(encode(make_photograph(), "PNG"), HOSTILE), HOSTILE, HOSTILE)]),
         page.histogram(HOSTILE, [1, 2], np.arange(4)),
+        page.line_chart({HOSTILE: [(1, 2.0)]}, HOSTILE, HOSTILE),
     ]
     parsed = ParsedMarkup(page.document(HOSTILE, HOSTILE, *parts))
     assert "script" not in parsed.tags
     assert parsed.tags.count("img") == 1
     assert not [name for name, _ in parsed.attributes if name.startswith("on")]
-    assert parsed.texts.count(HOSTILE) == 13
+    assert parsed.texts.count(HOSTILE) == 14
+    assert f"{HOSTILE} " in parsed.texts, "the legend of the line chart"
     assert not parsed.open_tags
 
 
@@ -184,6 +187,69 @@ def test_bar_heights_are_proportional_to_values():
 def test_charts_without_values_are_drawn():
     assert "svg" in ParsedMarkup(page.bar_chart([], [], "empty")).tags
     assert "svg" in ParsedMarkup(page.histogram("empty", [], np.arange(3))).tags
+
+
+def circles_and_lines(markup):
+    """Return the centers of the markers and, for each line, its points."""
+    attributes = ParsedMarkup(markup).attributes
+    numbers = [float(value) for name, value in attributes if name in ("cx", "cy")]
+    lines = [
+        [tuple(map(float, pair.split(","))) for pair in value.split()] for name, value in attributes if name == "points"
+    ]
+    return list(zip(numbers[::2], numbers[1::2], strict=True)), lines
+
+
+def test_line_chart_places_points_between_its_ticks():
+    markup = page.line_chart(
+        {"loss": [(1, 0.0), (2, 5.0), (3, 10.0)], "other": [(1, 10.0), (3, 0.0)]}, "a chart", "epoch"
+    )
+    centers, [loss, other] = circles_and_lines(markup)
+    assert centers == [*loss, *other]
+    (left, bottom), (middle, half), (right, top) = loss
+    assert left < middle < right
+    assert bottom > half > top
+    assert (middle, half) == pytest.approx(((left + right) / 2, (bottom + top) / 2), abs=0.1)
+    assert other == [(left, top), (right, bottom)]
+    texts = ParsedMarkup(markup).texts
+    assert {"loss, epoch 2: 5", "epoch", "0", "10", "1", "3"} <= set(texts)
+    legend = [(name, texts[index + 1]) for index, name in enumerate(texts) if name in ("loss ", "other ")]
+    assert legend == [("loss ", "10"), ("other ", "0")]
+    classes = [
+        value for name, value in ParsedMarkup(markup).attributes if name == "class" and value.startswith("series")
+    ]
+    assert classes == ["series-1", "series-2"] * 2, "of the legend and the lines"
+
+
+@pytest.mark.parametrize("value", [5.3, 0.0, -2.0, 1e-9])
+def test_single_point_is_a_marker_within_the_chart(value):
+    [(x, y)], _ = circles_and_lines(page.line_chart({"loss": [(3, value)], "empty": []}, "a chart", "epoch"))
+    assert 0 < x < 420
+    assert 0 < y < 220
+
+
+def test_long_line_has_all_points_and_few_markers():
+    points = [(epoch, 1 / epoch) for epoch in range(1, 1001)]
+    centers, [line] = circles_and_lines(page.line_chart({"loss": points}, "a chart", "epoch"))
+    assert len(line) == 1000
+    assert len(centers) <= 51
+    assert centers[-1] == line[-1]
+
+
+@given(st.floats(-1e6, 1e6), st.floats(1e-6, 1e6), st.booleans())
+def test_ticks_are_few_and_cover_the_values(low, span, whole):
+    ticks = place_ticks(low, low + span, 6, whole)
+    assert 2 <= len(ticks) <= 6
+    assert ticks[0] <= low + 1e-9 * abs(low)
+    assert ticks[-1] >= low + span - 1e-9 * abs(low + span)
+    assert not whole or all(tick == round(tick) for tick in ticks)
+
+
+def test_document_is_loaded_again_only_if_asked_to():
+    def refreshes(**options):
+        return ("http-equiv", "refresh") in ParsedMarkup(page.document("title", "subtitle", **options)).attributes
+
+    assert refreshes(refresh=60)
+    assert not refreshes()
 
 
 def test_write_page_creates_the_folder_and_leaves_no_partial_file(tmp_path):

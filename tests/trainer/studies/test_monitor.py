@@ -98,6 +98,10 @@ def test_measurements_are_logged_after_every_second_and_the_last_epoch(discs: Pa
     card = (tmp_path / "run/README.md").read_text()
     assert "accuracy of 20 nearest neighbors" in card
     assert "RankMe" in card
+    page = (tmp_path / "run/index.html").read_text()
+    for epoch in (2, 3):
+        for label, name in (("20 nearest neighbors", "knn_20"), ("RankMe", "rankme")):
+            assert f"<title>{label}, epoch {epoch}: {means[epoch][name]:.4g}</title>" in page
 
 
 def test_monitor_does_not_change_the_training(discs: Path, val: Path, tmp_path: Path) -> None:

@@ -1,0 +1,93 @@
+"""The model's attention maps of the samples on the page, and the file in which they outlast a stopped run."""
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from common.page import normalize_map
+from common.saliency import cc
+from common.storage.run_folder import RunFolder
+from trainer.objectives import Model, predicts_single_maps
+from trainer.run_page.samples import PageSample
+
+MAPS_FILE = "attention_maps.npz"
+MAP_SIDE = 56  # pixels
+PLANNED_EPOCHS = 5  # at most so many epochs stay on the page; the latest one is shown as well
+
+
+class EpochMaps(NamedTuple):
+    """The model's maps after an epoch, of n samples.
+
+    Attributes:
+        maps: in the frame of the stored pixels, uint8 [n, MAP_SIDE, MAP_SIDE], 255 at each map's maximum.
+        correlations: CC of each map with the teacher's, float32 [n].
+    """
+
+    maps: np.ndarray
+    correlations: np.ndarray
+
+
+@torch.no_grad()
+def predict_maps(model: Model, samples: Sequence[PageSample], device: torch.device) -> EpochMaps | None:
+    """Predict the maps of the samples' whole frames; None if the model predicts no map of single images.
+
+    The model runs in evaluation mode; its mode is restored. No random numbers are drawn.
+    """
+    if not predicts_single_maps(model):
+        return None
+    was_training = model.training
+    images = torch.stack([sample.clean for sample in samples]).to(device).float() / 255
+    predicted = model.eval().attention(images)
+    model.train(was_training)
+    if predicted is None:
+        return None
+    maps = predicted.float().cpu().nan_to_num()
+    teacher = torch.stack([torch.from_numpy(sample.attention.copy()) for sample in samples]).float() / 255
+    return EpochMaps(_shrink(maps), cc(maps, teacher).numpy())
+
+
+def plan_epochs(epochs: int) -> set[int]:
+    """Return the epochs whose maps stay on the page: 0 (before training), 1, the last, and some in between.
+
+    They are denser at the beginning, where maps change faster.
+    """
+    return {0, *np.geomspace(1, epochs, PLANNED_EPOCHS - 1).round().astype(int).tolist()}
+
+
+def keep_shown(maps: Mapping[int, EpochMaps], epochs: int) -> dict[int, EpochMaps]:
+    """Return those of the maps by epoch that the page of a run of so many epochs shows: planned ones and the latest."""
+    shown = {*plan_epochs(epochs), max(maps, default=0)}
+    return {epoch: maps[epoch] for epoch in sorted(maps) if epoch in shown}
+
+
+def save_maps(folder: RunFolder, maps: Mapping[int, EpochMaps]) -> None:
+    """Save maps by epoch in the folder of the run. Raises UserError."""
+    buffer = io.BytesIO()
+    by_epoch = [maps[epoch] for epoch in maps]
+    np.savez_compressed(
+        buffer,
+        epochs=np.array(list(maps)),
+        maps=np.stack([epoch.maps for epoch in by_epoch]),
+        correlations=np.stack([epoch.correlations for epoch in by_epoch]),
+    )
+    folder.write_bytes(MAPS_FILE, buffer.getvalue())
+
+
+def load_maps(folder: RunFolder, last: int) -> dict[int, EpochMaps]:
+    """Load the saved maps of the epochs up to `last`; there may be none. For a damaged file, raises what NumPy does."""
+    path = folder.fetch(MAPS_FILE)
+    if not path.exists():
+        return {}
+    with np.load(path, allow_pickle=False) as saved:
+        epochs = zip(saved["epochs"].tolist(), saved["maps"], saved["correlations"], strict=True)
+        return {epoch: EpochMaps(maps, correlations) for epoch, maps, correlations in epochs if epoch <= last}
+
+
+def _shrink(maps: Tensor) -> np.ndarray:
+    small = F.interpolate(maps[:, None], (MAP_SIDE, MAP_SIDE), mode="bilinear", antialias=True)[:, 0]
+    return np.stack([normalize_map(attention) for attention in small.clamp(min=0).numpy()])
