@@ -32,7 +32,7 @@ class ShardReader:
         samples: list[Members] = []
         problem = ""
         try:
-            content = io.BytesIO(self._read_bytes(shard))
+            content = io.BytesIO(self.read_bytes(shard))
             samples.extend(group_by_keys(tar_file_expander([{"url": name, "stream": content}])))
         except OSError as error:
             problem = error.strerror or describe_error(error)
@@ -51,7 +51,8 @@ class ShardReader:
             print(f"{name}: {len(samples)} of {expected} samples can be read ({problem})", file=sys.stderr)
         return samples
 
-    def _read_bytes(self, shard: int) -> bytes:
+    def read_bytes(self, shard: int) -> bytes:
+        """Return the content of the shard with this index. Raises OSError."""
         name = self._data.shards[shard]
         if self._cache is None:
             return self._storage.read(name)

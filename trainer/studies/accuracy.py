@@ -13,9 +13,10 @@ from torch import Tensor
 from common.errors import ImageFailure, UserError, describe_error
 from common.images import read_photograph
 from common.shards import read_samples
-from common.storage import open_storage
 from trainer.data.crops import center_crop
 from trainer.data.dataset import Dataset
+from trainer.data.shard_cache import ShardCache
+from trainer.data.shard_reader import ShardReader
 from trainer.evaluate.images.image_sets import MAX_PIXELS, FolderImages, check_classes
 from trainer.objectives import Model
 
@@ -62,7 +63,9 @@ def evaluation_batches(
     model.train(was_training)
 
 
-def read_shard_images(data: Dataset, size: int, threads: int = 2, skip_damaged: bool = False) -> Iterator[LabeledImage]:
+def read_shard_images(
+    data: Dataset, size: int, threads: int = 2, skip_damaged: bool = False, cache: ShardCache | None = None
+) -> Iterator[LabeledImage]:
     """Yield an 87.5 % center crop of every image of a data set, in order.
 
     Args:
@@ -70,12 +73,13 @@ def read_shard_images(data: Dataset, size: int, threads: int = 2, skip_damaged: 
         size: side of the crops in pixels, after resizing.
         threads: number of decoder threads.
         skip_damaged: whether to skip images that cannot be read.
+        cache: keeps shards on a local disk; None reads them from the data set each time.
 
     Raises UserError if an image cannot be read, unless it is skipped.
     """
-    storage = open_storage(data.location)
-    for name in data.shards:
-        samples = read_samples(io.BytesIO(storage.read(name)))
+    reader = ShardReader(data, cache=cache)
+    for shard, name in enumerate(data.shards):
+        samples = read_samples(io.BytesIO(reader.read_bytes(shard)))
         tasks = [partial(_read_sample, f"{data.location}/{name}: {key}", files, size) for key, files in samples]
         for image in _run_in_threads(tasks, threads):
             if isinstance(image, LabeledImage):

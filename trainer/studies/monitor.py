@@ -49,6 +49,7 @@ class Monitor:
         self._threads = settings.threads_per_worker(rank.device.type)
         self._bank, self._skip_damaged = draw_bank(data, settings.seed), settings.skip_damaged
         self._images, self._classes, self._rank = images, data.class_names(), rank
+        self._cache = settings.shard_cache(data.location)
 
     def __call__(self, epoch: int, model: Model) -> dict[str, float]:
         """Measure the model after the epoch if one is due. Returns the metrics by name."""
@@ -56,7 +57,7 @@ class Monitor:
             return {}
         rank, world_size = self._rank.index, self._rank.world_size
         shards = self._bank.select(range(rank, len(self._bank.shards), world_size)) if world_size > 1 else self._bank
-        known = read_shard_images(shards, self._size, self._threads, self._skip_damaged)
+        known = read_shard_images(shards, self._size, self._threads, self._skip_damaged, self._cache)
         bank, bank_labels = (gather_rows(rows, world_size) for rows in compute_features(model, known, self._rank))
         part = slice(rank, None, world_size)
         readable = read_folder_images(self._images, self._classes, self._size, {}, self._threads, part)

@@ -12,8 +12,11 @@ from sklearn.neighbors import KNeighborsClassifier
 
 from common.errors import UserError
 from common.launch import Rank
+from common.storage.s3_client import get_client
 from tests.support.data.datasets import COLORS, disc_sample, make_dataset, overwrite_member
+from tests.support.faults import FaultProxy
 from tests.support.ranks import run_ranks
+from tests.support.s3_server import S3Server
 from tests.support.training import CPU, make_settings, make_trainer
 from trainer.data.dataset import open_dataset
 from trainer.job import run_training
@@ -183,3 +186,24 @@ def test_damaged_training_image_is_skipped_with_skip_damaged(val: Path, tmp_path
         else:
             with pytest.raises(UserError, match="000000003 cannot be read"):
                 monitor(1, model)
+
+
+@pytest.mark.usefixtures("s3_environment")
+def test_only_the_first_epoch_reads_shards_from_s3_if_they_are_cached_on_disk(
+    discs: Path, val: Path, s3: S3Server, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for path in discs.iterdir():
+        s3.client().upload_file(str(path), bucket, f"data/{path.name}")
+    reads = []
+    with FaultProxy(s3) as proxy:
+        for name, value in proxy.environment().items():
+            monkeypatch.setenv(name, value)
+        get_client.cache_clear()
+        for epochs in (1, 3):
+            proxy.requests.clear()
+            cache, output = f"disk:{tmp_path / f'cache-{epochs}'}", tmp_path / f"run-{epochs}"
+            settings = {"epochs": epochs, "warmup_epochs": 0, "cache": cache, "monitor": str(val)}
+            run_training(make_settings(f"s3://{bucket}/data", output, **settings))
+            reads.append(sorted(request.key for request in proxy.requests if request.key.endswith(".tar")))
+    assert len(set(reads[0])) == 3
+    assert len(reads[0]) == len(reads[1])
