@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import sys
+import threading
 from collections.abc import Sequence
 from concurrent.futures import Executor, Future
 from typing import Any, NamedTuple
@@ -74,6 +75,9 @@ class DeviceFeed(Feed):
         super().__init__(spec)
         self._device, self._decode = device, decode
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        # Of the threads that assemble batches, one at a time may queue work: the decoder ignores the stream and would
+        # write into memory that another thread has released, and that its queued work still reads
+        self._lock = threading.Lock()
 
     def submit(self, pool: Executor, piece: Sequence[SampleRequest]) -> "Future[HostPart]":
         requests = [
@@ -85,10 +89,14 @@ class DeviceFeed(Feed):
     def finish(self, piece: Sequence[SampleRequest], future: "Future[HostPart]") -> Batch:
         draws, annotations, pixels = decoder_result(future)
         decoded = [sample for sample, _ in piece if isinstance(sample, DecodedSample)]
-        if decoded:
-            images, annotations = [sample.pixels for sample in decoded], [sample.annotations for sample in decoded]
-        else:
-            images = self._decode_jpegs([sample["jpg"] for sample, _ in piece if isinstance(sample, dict)], pixels)
+        jpegs = [sample["jpg"] for sample, _ in piece if isinstance(sample, dict)]
+        with self._lock:
+            if decoded:
+                return self._crop([sample.pixels for sample in decoded], draws, [sample[1] for sample in decoded])
+            return self._crop(self._decode_jpegs(jpegs, pixels), draws, annotations)
+
+    def _crop(self, images: Sequence[Tensor], draws: Sequence[ViewDraws], annotations: Sequence[Annotations]) -> Batch:
+        """Return the piece of these images, in the device's memory."""
         images = [image.to(self._device, non_blocking=True) for image in images]
         crops = crop_batch(images, torch.tensor([drawn.crops for drawn in draws]), self.spec.size)
         batch = collate(stack_images(list(crops[:, :-1])), stack_images(list(crops[:, -1])), draws, annotations)
@@ -99,10 +107,11 @@ class DeviceFeed(Feed):
         )
 
     def join(self, pieces: Sequence[Batch]) -> Batch:
-        batch = concat_batches(pieces)
-        if self._stream is not None:
-            self._stream.synchronize()
-        return batch
+        with self._lock:
+            batch = concat_batches(pieces)
+            if self._stream is not None:
+                self._stream.synchronize()
+            return batch
 
     def device_context(self) -> contextlib.AbstractContextManager[Any]:
         """Use a stream of its own, so that nothing waits for the training step, nor the step for anything."""

@@ -62,7 +62,7 @@ def test_samples_in_the_memory_of_the_gpu_give_the_same_crops(data: Dataset, tmp
     settings = make_settings(Path(data.location), tmp_path / "run", cache="memory")
     source = open_source(settings, data, RANK, "test")
     [sample, *_] = source.read_shard(0)
-    assert sample.pixels.is_cuda  # type: ignore[union-attr]
+    assert sample.pixels.is_cuda
     feed = make_feed(make_spec(data), DEVICE, decoded=True)
     sampler = Sampler(data.sizes, 40, 0)
     stream = make_stream(data, sampler, make_spec(data), decoders=PROCESSES, read_shard=source.read_shard, feed=feed)
