@@ -46,8 +46,8 @@ def fill_once(name: str, fill: Callable[[Allocate, int], bytes]) -> tuple[bytes,
         fill: gets a function that allocates the memory and the bytes that are available. Returns a description of what
             it has written. If it raises, the next process that waits calls it again.
 
-    Returns the description and the memory, read-only. It is freed when no process uses it any more, after
-    `remove_name`, which every process may call once all of them have it.
+    Returns the description and the memory; changes of it are private to the process. The memory is freed when no
+    process uses it any more, after `remove_name`, which every process may call once all of them have it.
     """
     folder = _folder(name)
     content = folder / CONTENT
@@ -61,7 +61,7 @@ def fill_once(name: str, fill: Callable[[Allocate, int], bytes]) -> tuple[bytes,
                 content.unlink(missing_ok=True)
                 raise
             write_atomically(folder / DESCRIPTION, description)
-        return (folder / DESCRIPTION).read_bytes(), np.memmap(content, np.uint8, "r")
+        return (folder / DESCRIPTION).read_bytes(), np.memmap(content, np.uint8, "c")  # PyTorch wants it writable
 
 
 def remove_name(name: str) -> None:
