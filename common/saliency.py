@@ -53,7 +53,7 @@ def kld(prediction: Tensor, target: Tensor) -> Tensor:
 def sim(prediction: Tensor, target: Tensor) -> Tensor:
     """Similarity: the mass that two distributions have in common, from 0 to 1 (best).
 
-    With P and Q, the prediction and the target divided by their sums: sum min(P, Q), as in the paper and in
+    With P and Q, the prediction and the target divided by their sums: sum min(P, Q), as in Bylinskii et al. and
     pysaliency's SIM. MIT's similarity.m subtracts the minimum of each map first; this function does not.
 
     Takes non-negative maps [B, h, w] and [B, H, W]. Returns [B], never NaN: a map of zeros is treated as uniform.

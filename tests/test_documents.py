@@ -146,3 +146,17 @@ def test_recipe_example_of_the_contributing_guide_trains(tmp_path: Path, monkeyp
     small = ["--backbone=resnet18", "--image-size=32", "--batch-size=8", "--epochs=1"]
     assert run.main(["--recipe=plain-contrast", f"--data={data}", f"--output={tmp_path / 'run'}", *small]) == 0
     assert (tmp_path / "run/result.json").exists()
+
+
+def test_fidelity_tables_name_existing_code() -> None:
+    lines = (ROOT / "trainer/FIDELITY.md").read_text().splitlines()
+    rows = [cells for line in lines if len(cells := re.split(r" *\| *", line.strip("| "))) == 3 and "`" in cells[1]]
+    assert len(rows) > 80
+    for statement, code, status in rows:
+        assert re.match(r"(faithful|deviates|missing)\b", status), statement
+        places = re.findall(r"`([\w/]+\.py)`: ((?:`\w+`(?:, )?)+)", code)
+        assert len(places) == code.count(".py`"), statement
+        for path, names in places:
+            source = (ROOT / path).read_text()
+            for name in re.findall(r"\w+", names):
+                assert re.search(rf"(def|class) {name}\b|^ *(\w+, )*{name}\b.*[:=]", source, re.MULTILINE), (path, name)

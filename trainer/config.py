@@ -26,7 +26,7 @@ DEMO: dict[str, Any] = {
     "warmup_epochs": 1.0,
     "temperature": 0.5,  # for small batches
 }
-DEMO_CONTRASTIVE_RATE = 2.0  # learning rate of the demo's few steps; SimCLR's rule for long runs is too slow
+DEMO_CONTRASTIVE_RATE = 2.0  # learning rate of the demo's few steps, for which SimCLR's rule is too slow
 # values of settings that runs of earlier versions do not have
 ADDED_SETTINGS = {"stem_stride": 4, "min_crop": 0.08, "jitter_strength": 1.0, "blur": True, "init": None}
 

@@ -1,9 +1,12 @@
 """The teacher network, which predicts from a photograph where people look.
 
-The architecture is that of the paper's Fig. 2a, as its authors published it (github.com/google/attention-center):
-MobileNetV3-small up to its ninth block, with GroupNorm, and a small saliency branch at each of four depths.
-Padding ("SAME") and resizing (legacy bilinear) follow TensorFlow, so that the published weights yield the published
-maps.
+The architecture is that of github.com/google/attention-center: MobileNetV3-small up to its ninth block, with
+GroupNorm, and a small saliency branch at each of four depths. Padding ("SAME") and resizing (legacy bilinear) follow
+TensorFlow, so that the published weights yield the published maps.
+
+It differs from section 3.2 and Fig. 2a of the paper in three ways. The first convolution of a branch has three
+channels, not as many as its input, and its ReLU comes before it. The last convolution has no ReLU: after one, the
+sigmoid would be at least 0.5 everywhere. And each map is divided by its maximum.
 """
 
 from typing import NamedTuple
@@ -142,9 +145,9 @@ class TeacherModel(nn.Module):
 
 
 class AttentionTeacher(TeacherModel):
-    """The saliency network of the paper's Fig. 2a (289,000 parameters).
+    """The saliency network, with 289,000 parameters.
 
-    Takes images of any size; it was trained at 480 x 640. The maps are as large as the images, with values in (0, 1].
+    Takes images of any size; it is trained at 480 x 640. The maps are as large as the images, with values in (0, 1].
     """
 
     def __init__(self) -> None:

@@ -2,7 +2,7 @@
 
 The bars hold for maps of about 25 points (random points, blurred like fixations). The teacher's maps of real
 photographs have fewer points; they are measured too if the development data exist. Both sides work on the labeling
-job's grid of 120 x 160; another row measures the literal loop at 224 x 224, the size of the paper's maps.
+job's grid of 120 x 160; another row measures the literal loop at 224 x 224, the size of the stored maps.
 """
 
 from collections.abc import Callable
@@ -84,7 +84,7 @@ def make_synthetic_maps() -> np.ndarray:
 
 
 def extract_literally(attention: np.ndarray, sigma: float, threshold: float = 0.2) -> list[tuple[int, int, float]]:
-    """Follow the paper's footnote 2 literally, with a filter over the whole map for each point."""
+    """Follow the paper's section 3.3 literally, with a filter over the whole map for each point."""
     remaining, points = attention.copy(), []
     first = float(remaining.max())
     while (value := float(remaining.max())) >= threshold * first:

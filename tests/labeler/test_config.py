@@ -24,7 +24,7 @@ def test_defaults_determine_the_documented_bytes() -> None:
         "seed": 0,
         "limit": None,
         "include_images": True,
-        "gaze_threshold": 0.2,  # the paper's footnote 2
+        "gaze_threshold": 0.2,  # paper, section 3.3
         "max_gaze_points": 200,
         "max_pixels": 100_000_000,
         "min_side": 8,

@@ -15,6 +15,8 @@ STAGES = 3
 class AttentionReadout(nn.Module):
     """Linear combination of one map per stage, followed by a sigmoid; it has 4 parameters.
 
+    The sigmoid, which makes the map non-negative as KLD requires, is not part of the paper's read-out.
+
     Args:
         select: how the feature channels of a stage become one map; see `select_map`.
     """

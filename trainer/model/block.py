@@ -1,11 +1,11 @@
-"""The attention block of Table 1's explicit-mask rows: it masks the last stage's map before pooling (paper 4.3)."""
+"""The attention block of two rows of Table 1 (paper 4.3): it masks the last stage's map before pooling."""
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trainer.model.backbone import Features
 
-SQUEEZE = 4  # ratio of the last stage's channels to the hidden ones; not in the paper, chosen as in a ResNet bottleneck
+SQUEEZE = 4  # ratio of the last stage's channels to the hidden ones, as in a ResNet bottleneck; not given by the paper
 
 
 class AttentionBlock(nn.Module):

@@ -16,8 +16,8 @@ class AttentionObjective(Objective):
     Args:
         config: weights of KLD and NSS.
         readout: module that predicts maps, called as `readout(features, (height, width))` -> [B, height, width].
-        guides_backbone: whether the loss trains the backbone. The baselines of Table 1 set it to False: their read-out
-            is trained on detached features, so that its maps can be compared (paper 4.2).
+        guides_backbone: whether the loss trains the backbone. The baselines set it to False: their read-out is trained
+            on detached features, so that its maps can be compared (paper 4.2, of the contrastive baseline).
         prefix: prefix of the logged names `kld`, `nss` and `attention_cc`, such as `human_`.
     """
 

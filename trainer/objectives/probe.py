@@ -10,7 +10,7 @@ from trainer.objectives.base import EncodedBatch, LossTerms, ModelInputs, Object
 
 
 class ProbeObjective(Objective):
-    """Cross-entropy of a linear probe on stop-gradient features of the augmented views (paper 4.2).
+    """Cross-entropy of a linear probe on stop-gradient features (paper 4.3), here those of the augmented views.
 
     Args:
         channels: number of pooled feature channels.

@@ -34,7 +34,9 @@ class Losses(NamedTuple):
 
 
 def teacher_loss(maps: Tensor, targets: Tensor, fixations: Sequence[np.ndarray], nss_weight: float) -> Losses:
-    """Return KLD - nss_weight * NSS, averaged over the batch (paper, section 3.2).
+    """Return KLD - nss_weight * NSS, averaged over the batch.
+
+    The paper names no loss for the teacher; this is the attention loss of its students (eq. 3).
 
     Args:
         maps: predicted maps [B, H, W].

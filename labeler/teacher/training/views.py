@@ -1,7 +1,7 @@
 """Augmentation of training images: random crop, horizontal flip and color jitter.
 
-Crops and flips move the fixations with the image (the paper's section 3.2 trains with flips). A view depends only on
-the random generator that draws it.
+Crops and flips move the fixations with the image. The paper mentions no augmentation of the teacher's training images.
+A view depends only on the random generator that draws it.
 """
 
 from typing import NamedTuple

@@ -22,7 +22,7 @@ def fixation_map(fixations: int, seed: int, height: int = HEIGHT, width: int = W
 
 
 def gaze_points_of_the_paper(attention, sigma: float, threshold: float = 0.2):
-    """Literal implementation of footnote 2: for every point, blur an impulse over the whole image and subtract it."""
+    """Literal implementation of section 3.3: for every point, blur an impulse over the whole image and subtract it."""
     remaining = attention.astype(np.float64).copy()
     first = remaining.max()
     points = []

@@ -109,7 +109,7 @@ def test_resized_maps_are_summed() -> None:
     assert torch.allclose(both, resize_and_sum([small], 12, 16) + resize_and_sum([large], 12, 16), atol=1e-6)
 
 
-def test_network_has_the_papers_number_of_parameters() -> None:
+def test_network_has_the_published_number_of_parameters() -> None:
     assert sum(parameter.numel() for parameter in AttentionTeacher().parameters()) == pytest.approx(289_000, rel=0.005)
 
 

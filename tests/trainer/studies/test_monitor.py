@@ -71,7 +71,7 @@ def test_effective_rank_of_equal_singular_values_is_their_number(images: int, ch
     assert effective_rank((left @ right.T).float()) == pytest.approx(rank, rel=1e-3)
 
 
-def test_effective_rank_is_that_of_the_paper() -> None:
+def test_effective_rank_is_that_of_rankme() -> None:
     features = torch.randn(50, 12) * torch.linspace(0.1, 3, 12)
     shares = torch.linalg.svdvals(features) / torch.linalg.svdvals(features).sum() + 1e-7
     assert effective_rank(features) == pytest.approx(torch.exp(-(shares * shares.log()).sum()).item(), rel=1e-4)

@@ -1,4 +1,4 @@
-"""Suite `alignment`: do models predict where people look (paper 4.3, Fig. 3)?
+"""Suite `alignment`: do models predict where people look (paper 4.2, Fig. 3)?
 
 A model receives the whole frame, resized to its input size; its map is resized to the frame and compared with the human
 attention map (fixations blurred with sigma 19 px at a width of 640 px). Models are compared image by image.

@@ -85,7 +85,7 @@ def mean_corruption_error(top1: Accuracies) -> float | None:
 
 
 def section(findings: Findings) -> Html:
-    """Show top-1 by corruption, averaged over severities, and by severity (paper Supp. 1)."""
+    """Show top-1 by corruption, averaged over severities (as the paper's Table Supp.1), and by severity."""
     results = findings.results
     first = next(iter(results.values()))
     names = [name for name in CORRUPTIONS if name in first]

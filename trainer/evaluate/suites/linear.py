@@ -1,4 +1,4 @@
-"""Suite `linear`: top-1 and top-5 accuracy of linear probes on frozen features (paper 4.2, Table 1).
+"""Suite `linear`: top-1 and top-5 accuracy of linear probes on frozen features (paper 4.3, Table 1).
 
 The concurrent probe was trained with the network, on augmented views. The offline probe is trained on features of
 --train's images, extracted once from center crops without augmentation. Both are measured on center crops of --val.

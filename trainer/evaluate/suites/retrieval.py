@@ -1,8 +1,8 @@
 """Suite `retrieval`: do an image's nearest neighbors have its class (paper 4.5)?
 
 Queries are drawn from a set; its other images are the database, ranked by the cosine between features. In corrupted
-sets queries and database are corrupted alike, as the paper replaces ImageNet by ImageNet-C; the queries are the same
-images at every severity.
+sets queries and database are corrupted alike, which the paper leaves open; the queries are the same images at every
+severity.
 """
 
 import io
@@ -167,7 +167,7 @@ def _rows(model: EvaluatedModel, collection: Collection, corruption: str, severi
 
 
 def section(findings: Findings) -> Html:
-    """Show precision and recall of clean and corrupted images (paper Supp. 1)."""
+    """Show precision and recall of clean and corrupted images (as the paper's Fig. Supp.1)."""
     parts: list[Html] = []
     collections = list(next(iter(findings.results.values())))
     for collection in collections:
