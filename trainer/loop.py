@@ -58,8 +58,8 @@ def train(
     run_log = RunLog(folder, trainer, sampler.steps_per_epoch, settings.checkpoint_every, names, after_epoch, page)
     run_log.resume()
     decoders = Decoders(settings.threads_per_worker(rank.device.type), processes=rank.device.type == "cuda")
-    source = open_source(settings, data, rank, output)
     steps = range(trainer.step, schedule.steps)
+    source = open_source(settings, data, rank, output, len(steps) / sampler.steps_per_epoch)
     batches = make_batches(config, data, sampler, source, decoders, rank, steps)
     with run_log:
         for batch, waited in time_batches(batches):

@@ -1,5 +1,6 @@
 """Decoding of JPEGs on a GPU by nvJPEG, and the check that it gives the pixels of the CPU's decoder."""
 
+import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -23,6 +24,14 @@ def decode_with_nvjpeg(jpegs: Sequence[bytes], device: torch.device) -> list[Ten
     torch.cuda.current_stream(device).synchronize()
     decoded = torchcodec.decoders.decode_jpeg([hide_exif(jpeg) for jpeg in jpegs], device=device)
     return list(decoded)
+
+
+def find_decoder(device: torch.device) -> tuple[Decode | None, str]:
+    """Return the JPEG decoder of a GPU and no warning; or None, and a warning that states why it cannot be used."""
+    decode = functools.partial(decode_with_nvjpeg, device=device)
+    if difference := explain_difference(decode):
+        return None, f"JPEGs are decoded on the CPU, because the GPU's decoder cannot be used: {difference}"
+    return decode, ""
 
 
 def explain_difference(decode: Decode) -> str | None:

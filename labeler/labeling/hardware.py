@@ -1,8 +1,6 @@
 """The choice of the backend for the hardware that a worker has."""
 
-import functools
-
-from common.images.gpu_decoder import decode_with_nvjpeg, explain_difference
+from common.images.gpu_decoder import find_decoder
 from common.launch import default_device
 from common.manifest import LabelConfig
 from labeler.labeling.backend import Backend
@@ -16,9 +14,7 @@ def make_backend(teacher: TeacherModel, config: LabelConfig) -> Backend:
     device = default_device()
     if device.type == "cpu":
         return CpuBackend(teacher, config)
-    decode = functools.partial(decode_with_nvjpeg, device=device)
-    difference = explain_difference(decode)
-    backend = GpuBackend(teacher, config, device, None if difference else decode)
-    if difference:
-        backend.warning = f"JPEGs are decoded on the CPU, because the GPU's decoder cannot be used: {difference}"
+    decode, warning = find_decoder(device)
+    backend = GpuBackend(teacher, config, device, decode)
+    backend.warning = warning
     return backend

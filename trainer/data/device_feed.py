@@ -1,7 +1,6 @@
 """Batches whose JPEGs are decoded and cropped on the device that trains."""
 
 import contextlib
-import functools
 import sys
 import threading
 from collections.abc import Sequence
@@ -13,7 +12,7 @@ from torch import Tensor
 
 from common.errors import describe_error
 from common.images import decode_jpeg
-from common.images.gpu_decoder import Decode, decode_with_nvjpeg, explain_difference
+from common.images.gpu_decoder import Decode, find_decoder
 from common.images.jpeg import BASELINE, read_jpeg_header
 from common.parallel import decoder_result
 from trainer.data.batched_crops import crop_batch
@@ -66,12 +65,12 @@ class DeviceFeed(Feed):
     Args:
         spec: what to make of each sample.
         device: where the batches are made; a CPU only in tests.
-        decode: decodes JPEGs on the device.
+        decode: decodes JPEGs on the device; None if all samples are decoded already.
     """
 
     samples_per_piece = 64
 
-    def __init__(self, spec: ViewSpec, device: torch.device, decode: Decode) -> None:
+    def __init__(self, spec: ViewSpec, device: torch.device, decode: Decode | None) -> None:
         super().__init__(spec)
         self._device, self._decode = device, decode
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
@@ -131,7 +130,7 @@ class DeviceFeed(Feed):
         """
         waiting = [jpeg for jpeg, image in zip(jpegs, pixels, strict=True) if image is None]
         try:
-            decoded = iter(self._decode(waiting) if waiting else [])
+            decoded = iter(self._decode(waiting) if waiting and self._decode else [])
         except torch.OutOfMemoryError:
             raise
         except (RuntimeError, ValueError):
@@ -156,11 +155,12 @@ def make_feed(spec: ViewSpec, device: torch.device, decoded: bool, log: bool = F
     """
     if device.type == "cpu":
         return HostFeed(spec)
-    decode = functools.partial(decode_with_nvjpeg, device=device)
-    difference = None if decoded else explain_difference(decode)
-    if difference and log:
-        print(f"JPEGs are decoded on the CPU, because the GPU's decoder cannot be used: {difference}", file=sys.stderr)
-    return HostFeed(spec) if difference else DeviceFeed(spec, device, decode)
+    if decoded:
+        return DeviceFeed(spec, device, None)
+    decode, warning = find_decoder(device)
+    if warning and log:
+        print(warning, file=sys.stderr)
+    return DeviceFeed(spec, device, decode) if decode else HostFeed(spec)
 
 
 def prepare_piece(

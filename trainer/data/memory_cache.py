@@ -66,7 +66,6 @@ def load_decoded(data: Dataset, read_shard: ReadShard, rank: Rank, name: str) ->
 
     Returns the samples by shard. Raises UserError if the memory is too small.
     """
-
     if rank.world_size == 1:
         index, content = fill_memory(data, read_shard, lambda size: np.empty(size, np.uint8), available_memory())
     else:

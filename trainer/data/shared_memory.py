@@ -78,7 +78,7 @@ def _folder(name: str) -> Path:
 
 
 def _map_new_file(path: Path, size: int) -> np.ndarray:
-    return np.memmap(path, np.uint8, "w+", shape=size)
+    return np.memmap(path, np.uint8, "w+", shape=max(size, 1))  # a file of no bytes cannot be mapped
 
 
 @contextlib.contextmanager

@@ -22,17 +22,17 @@ class Source(NamedTuple):
     decoded: bool
 
 
-def open_source(settings: TrainSettings, data: Dataset, rank: Rank, name: str) -> Source:
+def open_source(settings: TrainSettings, data: Dataset, rank: Rank, name: str, epochs: float) -> Source:
     """Open the source of a run's samples, as `--cache` demands or, without it, as data and machine suggest.
 
-    Every rank must call this; the first one prints what is chosen. `name` names the run. Raises UserError if there is
-    too little memory for `--cache memory`.
+    Every rank must call this; the first one prints what is chosen. `name` names the run, and `epochs` is the number of
+    epochs that remain. Raises UserError if there is too little memory for `--cache memory`.
     """
     reader = ShardReader(data, settings.skip_damaged, settings.shard_cache(data.location))
-    use_memory = settings.cache == "memory"
+    use_memory = settings.cache == "memory" and epochs > 0  # a finished run reads nothing
     reason = ""
     if settings.cache is None:
-        use_memory, reason = prefer_memory(data, reader.read, settings.epochs, rank)
+        use_memory, reason = prefer_memory(data, reader.read, epochs, rank)
     if not use_memory:
         _print(rank, f"{settings.cache or 'none'}{reason}")
         return Source(reader.read, decoded=False)
@@ -45,13 +45,14 @@ def open_source(settings: TrainSettings, data: Dataset, rank: Rank, name: str) -
 
 
 def prefer_memory(
-    data: Dataset, read_shard: Callable[[int], Sequence[Members]], epochs: int, rank: Rank
+    data: Dataset, read_shard: Callable[[int], Sequence[Members]], epochs: float, rank: Rank
 ) -> tuple[bool, str]:
     """Decide whether samples are to be kept in memory by default, and explain the decision.
 
-    They are if their size, estimated from the first shard, is small on the machines of all ranks.
+    They are if more than one epoch remains, and their size, estimated from the first shard, is small on the machines of
+    all ranks.
     """
-    if epochs == 1:
+    if epochs <= 1:
         return False, ""
     entries = measure_samples(read_shard(0))
     size = sum(entry.ends[-1] for entry in entries) * data.samples // max(len(entries), 1)

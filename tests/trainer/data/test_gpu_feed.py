@@ -60,7 +60,7 @@ def test_crops_are_within_2_of_255_of_the_hosts(data: Dataset) -> None:
 
 def test_samples_in_the_memory_of_the_gpu_give_the_same_crops(data: Dataset, tmp_path: Path) -> None:
     settings = make_settings(Path(data.location), tmp_path / "run", cache="memory")
-    source = open_source(settings, data, RANK, "test")
+    source = open_source(settings, data, RANK, "test", 2)
     [sample, *_] = source.read_shard(0)
     assert sample.pixels.is_cuda
     feed = make_feed(make_spec(data), DEVICE, decoded=True)

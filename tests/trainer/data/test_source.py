@@ -24,7 +24,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def choose(folder: Path, capsys: pytest.CaptureFixture[str], **changes: Any) -> tuple[bool, str]:
     """Open the source. Returns whether its samples are decoded, and the line that says so."""
-    source = open_source(make_settings(folder, folder / "run", **changes), open_dataset(str(folder)), RANK, "run")
+    settings = make_settings(folder, folder / "run", **changes)
+    source = open_source(settings, open_dataset(str(folder)), RANK, "run", settings.epochs)
     return source.decoded, capsys.readouterr().out
 
 
@@ -49,6 +50,14 @@ def test_single_epoch_and_explicit_choices(folder: Path, capsys: pytest.CaptureF
     assert choose(folder, capsys, epochs=1) == (False, "cache: none\n")
     assert choose(folder, capsys, cache="none") == (False, "cache: none\n")
     assert choose(folder, capsys, cache="disk:/nowhere") == (False, "cache: disk:/nowhere\n")
+
+
+def test_finished_run_decodes_nothing(folder: Path) -> None:
+    for changes in ({}, {"cache": "memory"}):
+        source = open_source(
+            make_settings(folder, folder / "run", **changes), open_dataset(str(folder)), RANK, "run", 0
+        )
+        assert not source.decoded
 
 
 def test_losses_are_the_same_with_every_cache(folder: Path, tmp_path: Path) -> None:
