@@ -233,6 +233,7 @@ def test_unreadable_samples_are_not_tried_again_as_replacements(tmp_path, monkey
 
     monkeypatch.setattr("trainer.data.feed.decode_piece", count_and_decode)
     monkeypatch.setattr("trainer.data.feed.HostFeed.samples_per_piece", 1)
+    monkeypatch.setattr("trainer.data.stream.BATCHES_AHEAD", 1)  # else batches try the same one at the same time
     folder = make_dataset(tmp_path, [6, 6])
     for number in range(6):
         overwrite_member(folder, "train-000000.tar", f"{number:09d}", "jpg")
