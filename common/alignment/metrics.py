@@ -22,12 +22,12 @@ METRICS = {
 EARLIER_METRIC_NAMES = {"shuffled_auc": "auc_shuffled"}  # in the files of earlier versions
 # for the reader of a report
 EXPLANATION = (
-    "CC is the correlation of a map with the human attention map of the same image. Three figures show how much of it "
-    "is gained by looking at the center alone. CC with permuted targets compares the map with the human attention map "
-    "of another image of the data set. The center prior is the mean human attention map of all other images, which "
-    "uses nothing of the image itself. The gain is CC minus the CC of the center prior, image by image. A model whose "
-    "CC with permuted targets is near its CC has learned the center. Shuffled AUC compares fixations with those on "
-    "other images, so that the center scores 0.5; NSS is the height of the map at fixations, in standard deviations."
+    "CC is the correlation of a map with the human attention map of the same image. Its controls show what looking at "
+    "the center alone would give. CC with permuted targets compares the map with the human attention map of another "
+    "image of the data set. The center prior is the mean human attention map of all other images, which uses nothing "
+    "of the image itself. The gain is CC minus the CC of the center prior, image by image. A model whose CC with "
+    "permuted targets is near its CC has learned the center. Shuffled AUC compares fixations with those on other "
+    "images, so that the center scores 0.5; NSS is the height of the map at fixations, in standard deviations."
 )
 
 Scores = dict[str, float]  # of an image, by metric; NaN if a metric is not defined

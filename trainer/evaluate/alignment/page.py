@@ -53,6 +53,7 @@ def section(findings: Findings) -> Html:
         page.paragraph(EXPLANATION),
         page.notes(findings.notes),
         _controls_table(summaries),
+        page.element("h3", "Further metrics"),
         _metrics_table(summaries),
         *_tests_table(details),
         *_readouts_table(summaries),
