@@ -1,7 +1,7 @@
 """All settings of a training run."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import BaseModel, Field, field_validator
 from pydantic_settings import SettingsConfigDict
@@ -28,7 +28,15 @@ DEMO: dict[str, Any] = {
 }
 DEMO_CONTRASTIVE_RATE = 2.0  # learning rate of the demo's few steps, for which SimCLR's rule is too slow
 # values of settings that runs of earlier versions do not have
-ADDED_SETTINGS = {"stem_stride": 4, "min_crop": 0.08, "jitter_strength": 1.0, "blur": True, "init": None}
+ADDED_SETTINGS: dict[str, Any] = {
+    "stem_stride": 4,
+    "min_crop": 0.08,
+    "jitter_strength": 1.0,
+    "blur": True,
+    "init": None,
+    "bn_statistics": "all",
+    "readout_rate": "backbone",
+}
 
 
 class ModelConfig(BaseModel):
@@ -39,6 +47,12 @@ class ModelConfig(BaseModel):
         "batch",
         description="batch norm, synchronized over GPUs (on CPUs each worker has its own statistics), or group norm, "
         "whose result does not depend on how a batch is split",
+    )
+    bn_statistics: Literal["views", "all"] = Field(
+        "views",
+        description="images that update the running statistics of batch norm, which evaluation uses: only the "
+        "augmented views, as in SimCLR, or all, also clean images and photographs of --human-data (runs of earlier "
+        "versions); each pass is normalized by its own statistics",
     )
     stem_stride: Literal[4, 2, 1] = Field(
         4,
@@ -94,6 +108,11 @@ class TrainConfig(ModelConfig):
     )
     weight_decay: float = Field(
         1e-6, ge=0, allow_inf_nan=False, description="weight decay of convolutions and linear layers"
+    )
+    readout_rate: Literal["probe", "backbone"] = Field(
+        "probe",
+        description="learning rate of the attention read-out: that of linear probes, 0.1 * batch size / 256, or that "
+        "of the backbone (runs of earlier versions)",
     )
     probe: bool | None = Field(
         None, description="train a linear probe alongside; by default if the data set has classes"
@@ -167,6 +186,7 @@ class TrainSettings(TrainConfig, Settings):
             "reduction",
             "head_layers",
             "norm",
+            "bn_statistics",
             "init",
             "stem_stride",
             "probe",
@@ -178,6 +198,7 @@ class TrainSettings(TrainConfig, Settings):
             "batch_size",
             "learning_rate",
             "warmup_epochs",
+            "readout_rate",
             "weight_decay",
             "seed",
         ),
@@ -235,6 +256,16 @@ class TrainSettings(TrainConfig, Settings):
             defaults["learning_rate"] = DEMO_CONTRASTIVE_RATE
         unset = {name: value for name, value in defaults.items() if name not in self.model_fields_set}
         return TrainConfig(**{name: getattr(self, name) for name in TrainConfig.model_fields} | unset)
+
+    def resume(self, saved: Any) -> Self:
+        """Return the settings with which a run continues whose saved settings are `saved`; None for a new run.
+
+        A run of an earlier version lacks some settings; unless the user gave them, they get that version's values.
+        """
+        if not isinstance(saved, dict):
+            return self
+        lacking = ADDED_SETTINGS.keys() - saved.keys() - self.model_fields_set
+        return self.model_copy(update={name: ADDED_SETTINGS[name] for name in lacking})
 
     @field_validator("cache")
     @classmethod

@@ -4,6 +4,7 @@ An objective has two halves. `forward` maps features to outputs with one row per
 in pieces (GradCache). `loss_terms` maps the outputs of the whole batch to a loss; it holds no parameters.
 """
 
+import contextlib
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, TypeVar, cast
 
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from trainer.model.backbone import Backbone, Features
+from trainer.model.batch_norm import frozen_statistics
 
 Outputs = dict[str, Tensor]
 Kind = TypeVar("Kind", bound="Objective")
@@ -59,7 +61,7 @@ class Objective(nn.Module):
     """Base class of objectives.
 
     Attributes:
-        uses_clean: whether the objective needs features of the clean images.
+        uses_clean: whether the objective takes the features of the clean images instead of those of the views.
         guides_backbone: whether its gradient with respect to the clean images' features reaches the backbone.
     """
 
@@ -97,10 +99,15 @@ class Model(nn.Module):
         backbone: the network to be trained.
         objectives: what is minimized; their losses are added.
         block: module applied to the backbone's features before the objectives, such as an attention block.
+
+    Attributes:
+        statistics_of_clean: whether clean images, too, update the running statistics of batch norm, as in runs of
+            earlier versions. SimCLR has only augmented views, so without it all recipes have SimCLR's statistics.
     """
 
     def __init__(self, backbone: Backbone, objectives: Sequence[Objective], block: nn.Module | None = None) -> None:
         super().__init__()
+        self.statistics_of_clean = False
         self.backbone = backbone
         self.block = block or nn.Identity()
         self.parts = nn.ModuleList(objectives)  # the attribute's name is part of the checkpoint format
@@ -120,13 +127,17 @@ class Model(nn.Module):
         encoded_views, encoded_clean = self.encode(torch.cat(list(views))), None
         if any(objective.uses_clean for objective in self.objectives):
             guided = any(objective.guides_backbone for objective in self.objectives)
-            with torch.set_grad_enabled(torch.is_grad_enabled() and guided):
+            with torch.set_grad_enabled(torch.is_grad_enabled() and guided), self._pass_of_clean():
                 encoded_clean = self.encode(clean)
         encoded = EncodedBatch(encoded_views, encoded_clean, (clean.shape[2], clean.shape[3]))
         outputs: Outputs = {}
         for objective in self.objectives:
-            outputs |= objective(encoded)
+            with self._pass_of_clean() if objective.uses_clean else contextlib.nullcontext():
+                outputs |= objective(encoded)
         return outputs
+
+    def _pass_of_clean(self) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext() if self.statistics_of_clean else frozen_statistics(self)
 
     def loss_terms(self, outputs: Outputs, inputs: ModelInputs) -> LossTerms:
         """Add up the losses of all objectives, and merge the scalars that they log."""

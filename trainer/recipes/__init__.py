@@ -39,7 +39,9 @@ def build(name: str, config: "ModelConfig", classes: int | None) -> "Model":
 
     Raises UserError for an unknown name.
     """
-    return get_recipe(name).build(config, classes)
+    model = get_recipe(name).build(config, classes)
+    model.statistics_of_clean = config.bn_statistics == "all"
+    return model
 
 
 def _import_recipe(name: str) -> ModuleType:
