@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from common.errors import ImageFailure, Reason
-from common.orientation import map_to_stored, points_to_stored, to_upright
+from common.images.orientation import map_to_stored, points_to_stored, to_upright
 from labeler.teacher.model import INPUT_SIZE, TeacherModel, resize_to_input
 
 # Size of the maps from which gaze points are extracted. The teacher's finest saliency branch has stride 8 (60 x 80), so

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from common import page
-from common.orientation import to_upright_image
+from common.images.orientation import to_upright_image
 from common.page import Html
 from common.text import format_duration
 from trainer.run_page.maps import EpochMaps

@@ -12,7 +12,7 @@ from torch import Tensor
 from common import page
 from common.errors import UserError, describe_error
 from common.images import decode_jpeg
-from common.orientation import to_upright_image
+from common.images.orientation import to_upright_image
 from common.shards import Sample, read_samples
 from common.storage import Storage, open_storage
 from trainer.data.crops import resize_frame
