@@ -16,6 +16,10 @@ from torch import Tensor
 from common.errors import ImageFailure, Reason
 
 GAUSSIAN_RADIUS_IN_SIGMAS = 4.0  # beyond this distance the Gaussian is below 4e-4 of its height, and is cut off
+# Size of the maps from which gaze points are extracted. The teacher's finest saliency branch has stride 8 (60 x 80), so
+# a grid of twice that size loses nothing.
+GAZE_GRID = (120, 160)
+GAZE_SIGMA = 19 * GAZE_GRID[0] / 480  # SALICON blurs fixations with 19 pixels at 480 x 640
 ROUNDS_PER_CHECK = 8  # of `find_peaks`: a check whether all maps are finished waits for the device
 
 

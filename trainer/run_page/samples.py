@@ -29,7 +29,7 @@ class PageSample(NamedTuple):
     Attributes:
         source: path of the source image, relative to the input of the labeling job.
         photograph: a small upright JPEG.
-        attention: the teacher's map in the frame of the stored pixels, uint8 [M, M].
+        attention: the teacher's map, or the target that replaces it, in the frame of the stored pixels, uint8 [M, M].
         size: width and height of the stored pixels.
         orientation: EXIF orientation, which turns the stored pixels upright.
         clean: the whole frame of stored pixels, uint8 [3, S, S].
