@@ -92,7 +92,7 @@ class TrainConfig(ModelConfig):
     """The settings that decide the trained weights. A resumed run must have the same."""
 
     data: str = Field(DEMO_DATA, description="labeled data set: local folder or s3://BUCKET/PREFIX")
-    recipe: str = Field("contrastive-attn-teacher", description=f"row of Table 1: {', '.join(recipe_names())}")
+    recipe: str = Field("contrastive-attn-teacher", description=f"what to train: {', '.join(recipe_names())}")
     image_size: int = Field(224, ge=32, description="side of views and clean images in pixels")
     batch_size: int = Field(2048, ge=2, description="images per step, over all workers")
     epochs: int = Field(400, ge=1, description="number of passes over the data")
@@ -101,7 +101,7 @@ class TrainConfig(ModelConfig):
         gt=0,
         allow_inf_nan=False,
         description="peak learning rate; by default 0.075 * sqrt(batch size), for supervised recipes 0.1 * batch size "
-        "/ 256",
+        "/ 256, for vicreg and byol 0.2 * batch size / 256",
     )
     warmup_epochs: float = Field(
         10, ge=0, allow_inf_nan=False, description="epochs of linear learning-rate warm-up; a cosine to 0 follows"

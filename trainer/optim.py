@@ -123,6 +123,7 @@ def probe_learning_rate(batch_size: int) -> float:
 
 
 SIMCLR = OptimizerSpec(peak_learning_rate=lambda batch_size: 0.075 * math.sqrt(batch_size), make=LARS)
+LINEAR_LARS = OptimizerSpec(peak_learning_rate=lambda batch_size: 0.2 * batch_size / 256, make=LARS)  # VICReg, BYOL
 CLASSIFIER = OptimizerSpec(
     peak_learning_rate=probe_learning_rate,
     make=lambda groups, peak: torch.optim.SGD(groups, peak, momentum=MOMENTUM, nesterov=True),

@@ -15,6 +15,7 @@ from common.launch import Rank
 from trainer.config import TrainConfig
 from trainer.data.augment import augment
 from trainer.data.decoding import Batch
+from trainer.data.sampler import OBJECTIVES_SEED
 from trainer.model.attention import AttentionReadout
 from trainer.model.batch_norm import frozen_statistics
 from trainer.model.heads import LinearProbe
@@ -67,7 +68,8 @@ class Trainer:
         learning_rate = self.schedule.learning_rate(self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate * group["scale"]
-        inputs = prepare_inputs(batch, self.rank.device)
+        seed = (self.config.seed, OBJECTIVES_SEED, self.step, self.rank.index)
+        inputs = prepare_inputs(batch, self.rank.device)._replace(seed=seed)
         self.optimizer.zero_grad()
         try:
             terms = self._backward(inputs)
@@ -80,6 +82,7 @@ class Trainer:
         if wrong := next((name for name, value in figures.items() if not math.isfinite(value)), None):
             raise self._divergence(batch, wrong.replace("_", " "), f"it is {figures[wrong]}")
         self.optimizer.step()
+        self.model.after_step(self.step / self.schedule.steps)
         self.step += 1
         return figures | {"learning_rate": learning_rate}
 

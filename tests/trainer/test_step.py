@@ -137,15 +137,19 @@ def test_batch_norm_is_synchronized_over_several_gpus(discs, monkeypatch, device
         assert norms == {nn.SyncBatchNorm}
 
 
+# contrastive-attn-permuted exchanges maps within the batch of a rank, so its targets depend on the number of ranks
+SAME_OVER_RANKS = [name for name in recipe_names() if name != "contrastive-attn-permuted"]
+
+
 def train_all_recipes(discs, rank, world_size):
-    return [train_steps(discs, 2, rank, world_size, norm="group", recipe=name) for name in recipe_names()]
+    return [train_steps(discs, 2, rank, world_size, norm="group", recipe=name) for name in SAME_OVER_RANKS]
 
 
 def test_two_ranks_train_like_one_with_group_norm(discs):
     """No recipe blocks in the synchronization of gradients because a parameter gets none."""
     metrics = run_ranks(2, train_all_recipes, discs)
     assert metrics[0] == metrics[1]
-    for name, curve in zip(recipe_names(), metrics[0], strict=True):
+    for name, curve in zip(SAME_OVER_RANKS, metrics[0], strict=True):
         for actual, expected in zip(curve, train_steps(discs, 2, norm="group", recipe=name), strict=True):
             assert actual == pytest.approx(expected, rel=1e-3, abs=1e-5), name
 
