@@ -112,12 +112,12 @@ class TrainSettings(TrainConfig, Settings):
 
         Settings that were not given take the recipe's defaults and, for the demo, those of a small model.
         """
-        from trainer.optim import SIMCLR  # both import torch
+        from trainer.optim import LARS  # both import torch
         from trainer.recipes import get_recipe
 
         recipe = get_recipe(self.recipe)
         defaults = {**recipe.defaults, **(DEMO if self.data == DEMO_DATA else {})}
-        if self.data == DEMO_DATA and recipe.optimizer is SIMCLR:
+        if self.data == DEMO_DATA and recipe.optimizer.make is LARS:
             defaults["learning_rate"] = DEMO_CONTRASTIVE_RATE
         unset = {name: value for name, value in defaults.items() if name not in self.model_fields_set}
         return TrainConfig(**{name: getattr(self, name) for name in TrainConfig.model_fields} | unset)
