@@ -1,7 +1,7 @@
 """Means with their uncertainty: bootstrap intervals over images, standard errors over training runs."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import stdev
 from typing import Any
 
@@ -33,6 +33,14 @@ def bootstrap_mean(values: np.ndarray, seed: int) -> dict[str, Any]:
         "ci95": [float(bound) for bound in np.percentile(means, INTERVAL_PERCENTILES)],
         "images": len(valid),
     }
+
+
+def format_estimate(estimate: Mapping[str, Any], number: str = ".3f") -> str:
+    """Format what `bootstrap_mean` returns: "0.705 [0.677, 0.733]", or "-" if there is none."""
+    if estimate["mean"] is None:
+        return "-"
+    low, high = estimate["ci95"]
+    return f"{estimate['mean']:{number}} [{low:{number}}, {high:{number}}]"
 
 
 def standard_error(values: Sequence[float]) -> float | None:

@@ -1,4 +1,4 @@
-"""Score a teacher on human fixations, next to a center prior and the agreement among humans.
+"""Score a teacher on human fixations, next to a centered Gaussian and the agreement among humans.
 
     python -m labeler.teacher.evaluate --teacher TEACHER --data FORMAT:FOLDER
 
@@ -64,7 +64,8 @@ def _parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         "--seed",
         type=int,
         default=0,
-        help="random seed of the split halves, shuffled AUC's negative images and the intervals (default: 0)",
+        help="random seed of the split halves, shuffled AUC's negative images, the permuted targets and the intervals "
+        "(default: 0)",
     )
     method.add_argument(
         "--device", choices=("cpu", "cuda"), help="where the teacher runs (default: cuda if there is a GPU, else cpu)"

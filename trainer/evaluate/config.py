@@ -40,6 +40,7 @@ class EvaluateSettings(Settings):
         "input and output": ("checkpoints", "suite", "output", "features"),
         "data": ("train", "val", "imagenet_c", "cifar", "cifar_c", "human_data", "compare"),
         "measurement": (
+            "readout",
             "backbone",
             "image_size",
             "corruptions",
@@ -58,7 +59,10 @@ class EvaluateSettings(Settings):
         description=f"suites to run: {', '.join(suite_names())}; by default all whose data are given (imagenet-c on "
         "images of --val only if it is requested)",
     )
-    train: str | None = Field(None, description="labeled data set or class folders to train offline probes on")
+    train: str | None = Field(
+        None,
+        description="labeled data set or class folders to train offline probes on; read-outs are refit on the former",
+    )
     val: str | None = Field(None, description="class folders of clean images, such as ImageNet's val")
     imagenet_c: str | None = Field(
         None,
@@ -82,6 +86,12 @@ class EvaluateSettings(Settings):
         description="NAME=FILE: per_image.csv of labeler.teacher.evaluate, compared as another model in the suite "
         "alignment",
     )
+    readout: Literal["refit", "as-trained"] = Field(
+        "refit",
+        description="read-out of attention maps in the tables of the suite alignment: refit on frozen features, the "
+        "same way for every model, with the teacher's maps of 2,000 images of --train or of the data set that a "
+        "checkpoint names; or as trained. results.json has both",
+    )
     backbone: ResNet | None = Field(None, description="architecture of checkpoints that are plain weights files")
     image_size: int | None = Field(
         None, ge=32, description="side of the images that models see, in pixels; by default as in their training"
@@ -98,7 +108,11 @@ class EvaluateSettings(Settings):
     )
     probe_epochs: int = Field(90, ge=1, description="epochs of offline probes over the features of --train")
     seed: int = Field(
-        0, ge=0, lt=2**32, description="random seed for queries, corruptions, offline probes and confidence intervals"
+        0,
+        ge=0,
+        lt=2**32,
+        description="random seed for queries, corruptions, offline probes, refit read-outs, permuted targets and "
+        "confidence intervals",
     )
     output: str = Field("runs/evaluation", description="folder of the report, local or s3://BUCKET/PREFIX")
     features: str | None = Field(

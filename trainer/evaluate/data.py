@@ -5,7 +5,7 @@ from functools import cached_property
 
 from common.errors import UserError
 from common.fixations import FixatedImage, FixationData, exclusion_notes, open_fixations
-from trainer.evaluate.alignment_scores import Scores, parse_comparisons, read_scores
+from trainer.evaluate.alignment.scores import Scores, parse_comparisons, read_scores
 from trainer.evaluate.config import EvaluateSettings
 from trainer.evaluate.images.cifar import open_cifar, open_cifar_c
 from trainer.evaluate.images.corruptions import corrupt_images, open_imagenet_c

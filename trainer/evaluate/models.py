@@ -15,13 +15,13 @@ from common.errors import UserError, describe_error
 from trainer.checkpoint import parse_checkpoint, read_checkpoint
 from trainer.evaluate.images.image_sets import text_checksum
 from trainer.model.attention import select_map
-from trainer.model.backbone import Backbone, BackboneName, NormName
+from trainer.model.backbone import Backbone, BackboneName, Features, NormName
 from trainer.model.weights import MAX_REASON_LENGTH, parse_resnet_weights
 from trainer.objectives import Model
 
 PLAIN_IMAGE_SIZE = 224  # default for plain weights files
 PLAIN_ATTENTION_NOTE = (
-    "a plain weights file has no attention read-out: its map is layer4's channel of the highest mean, without training"
+    "a plain weights file has no attention read-out: as trained, its map is layer4's channel of the highest mean"
 )
 
 
@@ -38,6 +38,7 @@ class EvaluatedModel:
         classes: names of the classes of its classifier, by index; None if they are unknown or it has no classifier.
         training: what is known about its training: backbone, recipe, seed, step, and a checksum of the settings.
         notes: remarks on its attention maps.
+        data: labeled data set that it was trained on; None if that is unknown.
     """
 
     name: str
@@ -48,6 +49,7 @@ class EvaluatedModel:
     classes: list[str] | None
     training: Mapping[str, Any]
     notes: tuple[str, ...] = ()
+    data: str | None = None
 
     @property
     def channels(self) -> int:
@@ -83,8 +85,12 @@ class PlainResNet(nn.Module):
 
     def features(self, images: Tensor) -> Tensor:
         """Compute pooled features [B, channels] of images, float [B, 3, H, W] in [0, 1]."""
-        pooled: Tensor = self.backbone(images).pooled
-        return pooled
+        return self.encode(images).pooled
+
+    def encode(self, images: Tensor) -> Features:
+        """Compute the features of images, float [B, 3, H, W] in [0, 1]."""
+        features: Features = self.backbone(images)
+        return features
 
     def logits_of(self, features: Tensor) -> Tensor | None:
         """Compute class scores [n, classes] from features [n, channels]; None without a classifier."""
@@ -92,7 +98,11 @@ class PlainResNet(nn.Module):
 
     def attention(self, images: Tensor) -> Tensor:
         """Return layer4's channel with the highest mean, [B, h, w], for images [B, 3, H, W]."""
-        return select_map(self.backbone(images).stages[-1], "gap_argmax")[:, 0]
+        return self.attention_of(self.encode(images), (images.shape[2], images.shape[3]))
+
+    def attention_of(self, features: Features, size: tuple[int, int]) -> Tensor:
+        """Return layer4's channel with the highest mean, [B, h, w]; it is not resized to `size`."""
+        return select_map(features.stages[-1], "gap_argmax")[:, 0]
 
 
 def open_models(locations: Sequence[str], backbone: str | None) -> list[EvaluatedModel]:
@@ -189,4 +199,5 @@ def _from_checkpoint(location: str, content: bytes) -> EvaluatedModel:
             "step": trained.step,
             "settings": text_checksum(json.dumps(settings_except_seed, sort_keys=True)),
         },
+        data=config.data,
     )

@@ -28,9 +28,14 @@ class AttentionReadout(nn.Module):
 
     def forward(self, features: Features, size: tuple[int, int]) -> Tensor:
         """Predict attention maps of a given size (height, width): float32 [B, height, width] in (0, 1)."""
-        maps = [F.interpolate(select_map(stage, self.select), size, mode="bilinear") for stage in features.stages]
-        combined: Tensor = self.combine(torch.cat(maps, 1))
+        combined: Tensor = self.combine(stack_stage_maps(features, self.select, size))
         return combined[:, 0].float().sigmoid()
+
+
+def stack_stage_maps(features: Features, select: Selection, size: tuple[int, int]) -> Tensor:
+    """Return the maps that a read-out combines, one per stage, resized to (height, width): [B, 3, height, width]."""
+    maps = [F.interpolate(select_map(stage, select), size, mode="bilinear") for stage in features.stages]
+    return torch.cat(maps, 1)
 
 
 def select_map(stage: Tensor, select: Selection) -> Tensor:

@@ -8,13 +8,15 @@ import torch
 from PIL import Image
 
 from common import page
+from common.alignment import EXPLANATION as METRICS_EXPLANATION
+from common.alignment import METRICS
 from common.fixations import FixatedImage, exclusion_notes
 from common.manifest import Teacher
 from common.page import Html
 from common.text import join_names, pluralize
 from labeler.teacher.evaluation.predict import predict_map
 from labeler.teacher.evaluation.scoring import ImageScores
-from labeler.teacher.evaluation.summary import METRIC_LABELS, PREDICTIONS, Evaluation, format_score_rows
+from labeler.teacher.evaluation.summary import PREDICTIONS, Evaluation, format_score_rows
 from labeler.teacher.model import TeacherModel
 
 IMAGES_PER_GROUP = 4  # images in each group: best, middle, worst
@@ -22,11 +24,11 @@ MAX_NAMES_PER_NOTE = 10  # images named in a note
 CC_BIN_WIDTH = 0.05
 SHORT_METRICS = {"kld": "KLD"}  # labels in captions, for metrics whose label in tables is too long
 EXPLANATION = (
-    "Scores are means over images with 95 % bootstrap intervals. The center prior is a Gaussian at the center of every "
-    "image. Human split-half: one half of an image's subjects predicts the other half. A half has fewer subjects than "
-    "the whole, so its map is noisier than the map that the teacher is compared with, and a perfect teacher could "
-    "exceed the split-half. This affects KLD most, which penalizes every location that one half fixated and at which "
-    "the other half's map is 0."
+    "Scores are means over images with 95 % bootstrap intervals. The centered Gaussian is the same map for every "
+    "image, and uses no data. Human split-half: one half of an image's subjects predicts the other half. A half has "
+    "fewer subjects than the whole, so its map is noisier than the map that the teacher is compared with, and a "
+    "perfect teacher could exceed the split-half. This affects KLD most, which penalizes every location that one half "
+    "fixated and at which the other half's map is 0."
 )
 
 
@@ -52,6 +54,7 @@ def make_evaluation_page(
         f"{identity.name}: evaluation on human fixations",
         "How well the teacher predicts where people look. Left: human attention map; right: the teacher's map. "
         "The scores of every image are in per_image.csv and results.json in the same folder.",
+        page.paragraph(METRICS_EXPLANATION),
         page.paragraph(EXPLANATION),
         page.layer_switches(points=False),
         *(_data_set_section(evaluation, summaries[evaluation.data], teacher, device) for evaluation in evaluations),
@@ -102,12 +105,12 @@ def _tiles(summary: Mapping[str, Any]) -> Html:
         {
             "images": summary["images"],
             "teacher CC": mean("teacher", "cc"),
-            "center prior CC": mean("centre_prior", "cc"),
+            "CC with permuted targets": mean("teacher", "cc_permuted"),
+            "center prior CC": mean("teacher", "cc_center"),
             "human split-half CC": mean("human_split_half", "cc"),
             "teacher NSS": mean("teacher", "nss"),
-            "center prior NSS": mean("centre_prior", "nss"),
             "human split-half NSS": mean("human_split_half", "nss"),
-            "teacher shuffled AUC": mean("teacher", "shuffled_auc"),
+            "teacher shuffled AUC": mean("teacher", "auc_shuffled"),
         }
     )
 
@@ -149,9 +152,7 @@ def _comparison_figure(image: FixatedImage, scores: ImageScores, teacher: Teache
         page.attention_picture(photograph, page.normalize_map(attention.cpu().numpy()), np.empty((0, 3)), size)
         for attention in maps
     ]
-    details = [
-        f"{SHORT_METRICS.get(metric, METRIC_LABELS[metric])} {value:.2f}" for metric, value in scores.teacher.items()
-    ]
+    details = [f"{SHORT_METRICS.get(metric, METRICS[metric])} {value:.2f}" for metric, value in scores.teacher.items()]
     if scores.human_split_half:
         details.append(f"human split-half CC {scores.human_split_half['cc']:.2f}")
     return page.figure(page.element("div", *pair, class_="pair"), page.breakable(image.name), " · ".join(details))

@@ -40,7 +40,7 @@ def evaluate_teacher(
         names_file: score only the images that this file lists; None: all.
         output: folder of the results, local or s3://BUCKET/PREFIX.
         device_name: "cpu" or "cuda"; None: cuda if there is a usable GPU.
-        seed: random seed of the split halves, shuffled AUC's negatives and the bootstrap intervals.
+        seed: random seed of the split halves, shuffled AUC's negatives, the permuted targets and the intervals.
 
     Returns the identity of the teacher and the summary of each data set: `{"teacher": ..., "data": ...}`. Raises
     UserError if an input cannot be used or the output cannot be written.

@@ -3,25 +3,27 @@
 import csv
 import io
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
+from common.alignment import (
+    EARLIER_METRIC_NAMES,
+    METRICS,
+    SUMMARY_METRICS,
+    Scores,
+    nan_to_none,
+    score_values,
+    summarize_scores,
+)
 from common.fixations import FixatedImage
-from common.intervals import bootstrap_mean
+from common.intervals import format_estimate
 from common.text import pluralize
-from labeler.teacher.evaluation.scoring import ImageScores, Scores
+from labeler.teacher.evaluation.scoring import ImageScores
 
-# labels of predictions and metrics by their keys in results files
-PREDICTIONS = {"teacher": "teacher", "centre_prior": "center prior", "human_split_half": "human split-half"}
-METRIC_LABELS = {
-    "cc": "CC",
-    "kld": "KLD (lower is better)",
-    "nss": "NSS",
-    "sim": "SIM",
-    "auc_judd": "AUC-Judd",
-    "shuffled_auc": "shuffled AUC",
-}
+# labels of predictions by their keys in results files
+PREDICTIONS = {"teacher": "teacher", "centre_prior": "centered Gaussian", "human_split_half": "human split-half"}
+T = TypeVar("T")
 
 
 class Evaluation(NamedTuple):
@@ -37,9 +39,15 @@ class Evaluation(NamedTuple):
     excluded: Mapping[str, int]
 
     def values(self, prediction: str, metric: str) -> np.ndarray:
-        """Return a score of every image, float64 [images]; NaN if an image has none."""
-        rows = [getattr(image_scores, prediction) or {} for image_scores in self.scores]
-        return np.array([row.get(metric, np.nan) for row in rows], np.float64)
+        """Return a figure of `SUMMARY_METRICS` for every image, float64 [images]; NaN if an image has none."""
+        return score_values(self._scores_of(prediction), metric)
+
+    def summarize(self, prediction: str, seed: int) -> dict[str, dict[str, Any]]:
+        """Return means with intervals of a prediction's scores, as `summarize_scores` does."""
+        return summarize_scores(self._scores_of(prediction), seed)
+
+    def _scores_of(self, prediction: str) -> list[Scores]:
+        return [getattr(image_scores, prediction) or {} for image_scores in self.scores]
 
 
 def summarize(evaluation: Evaluation, seed: int) -> dict[str, Any]:
@@ -50,20 +58,15 @@ def summarize(evaluation: Evaluation, seed: int) -> dict[str, Any]:
         "left_out": dict(evaluation.excluded),
         "constant_maps": sum(image_scores.constant for image_scores in scores),
         "without_split_half": sum(image_scores.human_split_half is None for image_scores in scores),
-        **{
-            prediction: {
-                metric: bootstrap_mean(evaluation.values(prediction, metric), seed) for metric in METRIC_LABELS
-            }
-            for prediction in PREDICTIONS
-        },
+        **{prediction: with_earlier_names(evaluation.summarize(prediction, seed)) for prediction in PREDICTIONS},
     }
 
 
 def format_score_rows(summary: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    """Return a row of text for each metric: its label, then mean and interval of each prediction."""
+    """Return a row of text for each figure: its label, then mean and interval of each prediction."""
     return [
-        (label, *(format_score(summary[prediction][metric]) for prediction in PREDICTIONS))
-        for metric, label in METRIC_LABELS.items()
+        (label, *(format_estimate(summary[prediction][metric]) for prediction in PREDICTIONS))
+        for metric, label in SUMMARY_METRICS.items()
     ]
 
 
@@ -75,14 +78,6 @@ def format_table(data: str, summary: Mapping[str, Any]) -> str:
     return "\n".join([f"{data}: {pluralize(summary['images'], 'image')}, mean [95 % interval]", *aligned])
 
 
-def format_score(score: Mapping[str, Any]) -> str:
-    """Format a mean with its interval: "0.705 [0.677, 0.733]", or "-" if there is none."""
-    if score["mean"] is None:
-        return "-"
-    low, high = score["ci95"]
-    return f"{score['mean']:.3f} [{low:.3f}, {high:.3f}]"
-
-
 def format_per_image_csv(evaluations: Sequence[Evaluation]) -> str:
     """Return the CSV of all images: data, image, the teacher's score by each metric, and the human split-half CC.
 
@@ -90,29 +85,33 @@ def format_per_image_csv(evaluations: Sequence[Evaluation]) -> str:
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["data", "image", *METRIC_LABELS, "human_split_half_cc"])
+    metrics = list(with_earlier_names(METRICS))
+    writer.writerow(["data", "image", *metrics, "human_split_half_cc"])
     for evaluation in evaluations:
-        columns = [evaluation.values("teacher", metric) for metric in METRIC_LABELS]
-        columns.append(evaluation.values("human_split_half", "cc"))
-        for image_scores, *values in zip(evaluation.scores, *columns, strict=True):
-            cells = ["" if np.isnan(value) else f"{value:.6g}" for value in values]
+        for image_scores in evaluation.scores:
+            halves = image_scores.human_split_half or {}
+            values = [with_earlier_names(image_scores.teacher)[metric] for metric in metrics]
+            cells = ["" if np.isnan(value) else f"{value:.6g}" for value in [*values, halves.get("cc", np.nan)]]
             writer.writerow([evaluation.data, image_scores.image, *cells])
     return text.getvalue()
 
 
 def list_scores_per_image(evaluation: Evaluation) -> list[dict[str, Any]]:
     """Return all scores of all images as JSON objects; scores that are not defined are None."""
+
+    def to_json(scores: Scores | None) -> dict[str, float | None] | None:
+        return None if scores is None else with_earlier_names(nan_to_none(scores))
+
     return [
         {
             "image": image_scores.image,
             "constant_map": image_scores.constant,
-            **{prediction: _nan_to_none(getattr(image_scores, prediction)) for prediction in PREDICTIONS},
+            **{prediction: to_json(getattr(image_scores, prediction)) for prediction in PREDICTIONS},
         }
         for image_scores in evaluation.scores
     ]
 
 
-def _nan_to_none(scores: Scores | None) -> dict[str, float | None] | None:
-    if scores is None:
-        return None
-    return {metric: None if np.isnan(value) else value for metric, value in scores.items()}
+def with_earlier_names(figures: Mapping[str, T]) -> dict[str, T]:
+    """Return figures by metric, with those that earlier versions wrote under another name under both names."""
+    return {**figures, **{earlier: figures[metric] for earlier, metric in EARLIER_METRIC_NAMES.items()}}

@@ -197,10 +197,15 @@ def subsample(images: ImageSet, count: int | None, seed: int) -> ImageSet:
 
 def open_training(location: str) -> ImageSet:
     """Open the images that offline probes are trained on: a labeled data set or class folders. Raises UserError."""
-    storage = open_storage(location)
-    if storage.exists(MANIFEST) or storage.exists(PLAN):
+    if is_labeled(location):
         return ShardImages("--train", open_dataset(location), "train")
     return FolderImages("--train", location, "train")
+
+
+def is_labeled(location: str) -> bool:
+    """Return whether a location holds a labeled data set, perhaps an unfinished one."""
+    storage = open_storage(location)
+    return storage.exists(MANIFEST) or storage.exists(PLAN)
 
 
 def check_classes(found: Sequence[str], expected: Sequence[str], what: str, source: str) -> None:

@@ -10,11 +10,12 @@ import pytest
 import torch
 from PIL import Image
 
+from common.alignment import METRICS
 from common.errors import UserError
 from common.saliency import cc, nss
 from labeler.teacher.evaluate import main
 from labeler.teacher.evaluation.predict import predict_map
-from labeler.teacher.evaluation.summary import METRIC_LABELS, PREDICTIONS
+from labeler.teacher.evaluation.summary import PREDICTIONS
 from labeler.teacher.training.data import open_training_data
 from labeler.teacher.weights import load_teacher
 from tests.support.data.fixation_data import paint_human_maps, random_fixations, write_fixation_data
@@ -59,7 +60,7 @@ def test_evaluation_prints_tables_and_json_and_writes_three_files(tmp_path: Path
     assert list(report["data"]) == locations
     for summary in report["data"].values():
         for prediction in PREDICTIONS:
-            for metric in METRIC_LABELS:
+            for metric in METRICS:
                 low, high = summary[prediction][metric]["ci95"]
                 assert low <= summary[prediction][metric]["mean"] <= high
     results = load_strict_json((output / "results.json").read_text())
@@ -79,11 +80,12 @@ def test_undefined_scores_are_null(tmp_path: Path, capsys) -> None:
     evaluate("--teacher", TEACHER, "--data", location, "--output", tmp_path / "out")
     lines = capsys.readouterr().out.splitlines()
     summary = load_strict_json(lines[-1])["data"][location]
-    assert summary["teacher"]["shuffled_auc"] == {"mean": None, "ci95": None, "images": 0}
+    for metric in ("auc_shuffled", "shuffled_auc", "cc_permuted", "cc_center", "gain"):
+        assert summary["teacher"][metric] == {"mean": None, "ci95": None, "images": 0}
     assert summary["human_split_half"]["cc"]["mean"] is None
     assert summary["without_split_half"] == 1
     [row] = read_rows(tmp_path / "out")
-    assert row["shuffled_auc"] == row["human_split_half_cc"] == ""
+    assert row["auc_shuffled"] == row["shuffled_auc"] == row["cc_permuted"] == row["human_split_half_cc"] == ""
     results = load_strict_json((tmp_path / "out" / "results.json").read_text())
     assert results["per_image"][location][0]["human_split_half"] is None
 
@@ -163,8 +165,8 @@ def test_gpu_scores_equal_cpu_scores(tmp_path: Path) -> None:
         output = tmp_path / device
         assert main(["--data", location, "--teacher", TEACHER, "--device", device, "--output", str(output)]) == 0
     for cpu, cuda in zip(read_rows(tmp_path / "cpu"), read_rows(tmp_path / "cuda"), strict=True):
-        assert [float(cuda[name]) for name in METRIC_LABELS] == pytest.approx(
-            [float(cpu[name]) for name in METRIC_LABELS], abs=1e-3
+        assert [float(cuda[name]) for name in METRICS] == pytest.approx(
+            [float(cpu[name]) for name in METRICS], abs=1e-3
         )
 
 

@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 import torch
 
+from common.alignment import METRICS
 from common.fixations import FixatedImage, open_fixations
 from common.manifest import Teacher
 from labeler.teacher.evaluation.page import make_evaluation_page, select_extremes
 from labeler.teacher.evaluation.scoring import ImageScores, score_images
-from labeler.teacher.evaluation.summary import METRIC_LABELS, Evaluation, summarize
+from labeler.teacher.evaluation.summary import Evaluation, summarize
 from labeler.teacher.weights import CustomTeacher
 from tests.support.data.fixation_data import random_fixations, write_fixation_data
 from tests.support.simple_teachers import Flat
@@ -29,7 +30,7 @@ def make_page(location: str, module: torch.nn.Module, excluded: dict[str, int] |
 @pytest.mark.parametrize("images", [1, 2, 7, 8, 9, 13, 40])
 def test_extremes_are_ordered_by_cc_and_show_no_image_twice(images: int) -> None:
     values = torch.rand(images, generator=torch.Generator().manual_seed(images)).tolist()
-    scores = [ImageScores(str(value), dict.fromkeys(METRIC_LABELS, value), {}, None, False) for value in values]
+    scores = [ImageScores(str(value), dict.fromkeys(METRICS, value), {}, None, False) for value in values]
     image = FixatedImage("a.jpg", Path("a.jpg"), 64, 48, np.full((1, 2), 0.5, np.float32), np.zeros(1, np.int32))
     groups = select_extremes(Evaluation("data", [image] * images, scores, {}))
     best, middle, worst = ([image_scores.teacher["cc"] for _, image_scores in group] for group in groups.values())

@@ -4,9 +4,9 @@ import io
 import numpy as np
 import pytest
 
+from common.alignment import METRICS, SUMMARY_METRICS
 from labeler.teacher.evaluation.scoring import ImageScores
 from labeler.teacher.evaluation.summary import (
-    METRIC_LABELS,
     PREDICTIONS,
     Evaluation,
     format_per_image_csv,
@@ -17,7 +17,7 @@ from labeler.teacher.evaluation.summary import (
 
 
 def scores(value: float, **others: float) -> dict[str, float]:
-    return {**dict.fromkeys(METRIC_LABELS, value), **others}
+    return {**dict.fromkeys(METRICS, value), **others}
 
 
 def evaluation() -> Evaluation:
@@ -25,7 +25,7 @@ def evaluation() -> Evaluation:
     image_scores = [
         ImageScores("a.jpg", scores(0.5), scores(0.1), scores(0.9), False),
         ImageScores("b, c.jpg", scores(0.0), scores(0.2), None, True),
-        ImageScores("d.jpg", scores(1.0, shuffled_auc=np.nan), scores(0.3), scores(0.7), False),
+        ImageScores("d.jpg", scores(1.0, auc_shuffled=np.nan), scores(0.3), scores(0.7), False),
     ]
     return Evaluation("csv:data", [], image_scores, {"images without a fixation": 2})
 
@@ -45,7 +45,7 @@ def test_table_is_aligned_and_holds_every_mean() -> None:
     lines = format_table("csv:data", summarize(evaluation(), seed=0)).splitlines()
     assert lines[0] == "csv:data: 3 images, mean [95 % interval]"
     starts = [lines[1].index(name) for name in PREDICTIONS.values()]
-    for line, label in zip(lines[2:], METRIC_LABELS.values(), strict=True):
+    for line, label in zip(lines[2:], SUMMARY_METRICS.values(), strict=True):
         assert line.startswith(label)
         assert all(line[start - 1] == " " and line[start].isdigit() for start in starts)
     assert lines[2][starts[2] :].startswith("0.800 [0.700, 0.900]")
@@ -55,16 +55,17 @@ def test_csv_has_a_row_per_image_with_empty_cells_for_undefined_scores() -> None
     rows = list(
         csv.DictReader(io.StringIO(format_per_image_csv([evaluation(), evaluation()._replace(data="csv:more")])))
     )
-    assert list(rows[0]) == ["data", "image", *METRIC_LABELS, "human_split_half_cc"]
+    assert list(rows[0]) == ["data", "image", *METRICS, "shuffled_auc", "human_split_half_cc"]
     assert [row["image"] for row in rows] == ["a.jpg", "b, c.jpg", "d.jpg"] * 2
     assert [row["data"] for row in rows] == ["csv:data"] * 3 + ["csv:more"] * 3
     assert [row["cc"] for row in rows[:3]] == ["0.5", "0", "1"]
-    assert [row["shuffled_auc"] for row in rows[:3]] == ["0.5", "0", ""]
+    assert [row["auc_shuffled"] for row in rows[:3]] == ["0.5", "0", ""]
+    assert all(row["shuffled_auc"] == row["auc_shuffled"] for row in rows)
     assert [row["human_split_half_cc"] for row in rows[:3]] == ["0.9", "", "0.7"]
 
 
 def test_objects_hold_none_for_undefined_scores() -> None:
     images = list_scores_per_image(evaluation())
     assert images[1]["human_split_half"] is None
-    assert images[2]["teacher"]["shuffled_auc"] is None
+    assert images[2]["teacher"]["auc_shuffled"] is images[2]["teacher"]["shuffled_auc"] is None
     assert [image["constant_map"] for image in images] == [False, True, False]

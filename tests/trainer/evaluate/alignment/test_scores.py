@@ -8,7 +8,7 @@ from common.errors import UserError
 from common.fixations import open_fixations
 from common.saliency import score_map
 from tests.support.data.fixation_data import random_fixations, write_fixation_data
-from trainer.evaluate.alignment_scores import compare_models, parse_comparisons, read_scores, summarize_scores
+from trainer.evaluate.alignment.scores import compare_models, parse_comparisons, read_scores, summarize_scores
 
 
 def make_scores(values, data="csv:x"):
@@ -42,6 +42,7 @@ def test_cc_is_tested_against_0_with_students_t_test():
     assert summary["ci95"][0] < summary["cc"] < summary["ci95"][1]
     assert summary["nss"] == pytest.approx(2 * cc.mean())
     assert summary["kld"] is None
+    assert summary["cc_permuted"] is summary["cc_center"] is summary["auc_shuffled"] is summary["gain"] is None
 
 
 def test_two_models_are_compared_with_welchs_and_a_paired_t_test():

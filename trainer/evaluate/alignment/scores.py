@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
+from common.alignment import EARLIER_METRIC_NAMES, METRICS, score_values
+from common.alignment import summarize_scores as summarize_images
 from common.errors import UserError, describe_error
-from common.intervals import bootstrap_mean
 
-ALIGNMENT_METRICS = ("cc", "nss", "kld", "auc_judd")
 Scores = dict[tuple[str, str], dict[str, float]]  # by data set and image: values by metric
 
 
@@ -78,12 +78,13 @@ def _parse_metrics(where: str, row: Mapping[str, str]) -> dict[str, float]:
     """Return an image's values by metric; NaN for empty cells, which `cc` must not have."""
     if not row["cc"]:
         raise UserError(f"{where}: {row['image']}: expected a number as cc, found nothing")
-    texts = {metric: row[metric] for metric in ALIGNMENT_METRICS if row.get(metric)}
+    row = {EARLIER_METRIC_NAMES.get(column, column): text for column, text in row.items()}
+    texts = {metric: row[metric] for metric in METRICS if row.get(metric)}
     numbers = {metric: _parse_number(text) for metric, text in texts.items()}
     for metric, number in numbers.items():
         if not math.isfinite(number):
             raise UserError(f"{where}: {row['image']}: expected a number as {metric}, found {texts[metric]!r}")
-    return {metric: math.nan for metric in ALIGNMENT_METRICS if metric in row} | numbers
+    return {metric: math.nan for metric in METRICS if metric in row} | numbers
 
 
 def _parse_number(text: str) -> float:
@@ -98,7 +99,8 @@ def summarize_scores(scores: Scores, seed: int) -> dict[str, Any]:
     """Summarize a model's scores over all images and, under `data`, over the images of each data set.
 
     A summary holds the mean CC and the number `n` of images, Student's t-test of CC against 0 (`t` and `p`), the means
-    of the other metrics, and 95 % bootstrap intervals of all means, which `seed` determines.
+    of the other metrics, the gain over the center prior, and 95 % bootstrap intervals of all means, which `seed`
+    determines. Means of unknown scores are None.
     """
     summary = _summarize(list(scores.values()), seed)
     by_data = {
@@ -109,18 +111,16 @@ def summarize_scores(scores: Scores, seed: int) -> dict[str, Any]:
 
 
 def _summarize(scores: Sequence[Mapping[str, float]], seed: int) -> dict[str, Any]:
-    cc = np.array([values["cc"] for values in scores])
-    means = {
-        metric: bootstrap_mean(np.array([values.get(metric, math.nan) for values in scores]), seed)
-        for metric in ALIGNMENT_METRICS
-    }
+    cc = score_values(scores, "cc")
+    means = summarize_images(scores, seed)
+    correlation = means.pop("cc")
     return {
-        "cc": means["cc"]["mean"],
+        "cc": correlation["mean"],
         "n": len(cc),
-        "ci95": means["cc"]["ci95"],
+        "ci95": correlation["ci95"],
         **(_test_to_json(stats.ttest_1samp(cc, 0)) if len(cc) > 1 else {"t": None, "p": None}),
-        **{metric: means[metric]["mean"] for metric in ALIGNMENT_METRICS[1:]},
-        **{f"{metric}_ci95": means[metric]["ci95"] for metric in ALIGNMENT_METRICS[1:]},
+        **{metric: estimate["mean"] for metric, estimate in means.items()},
+        **{f"{metric}_ci95": estimate["ci95"] for metric, estimate in means.items()},
     }
 
 
