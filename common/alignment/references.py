@@ -104,6 +104,10 @@ def _frame_map(image: FixatedImage, frame: FixatedImage) -> Tensor:
 
 
 def _small_map(image: FixatedImage) -> Tensor:
-    """Return the human attention map of an image at the size of the center prior, float64."""
+    """Return the human attention map of an image at the size of the center prior, float64.
+
+    Every fixation adds the same mass, whatever the size and the shape of the image.
+    """
     height = max(round(PRIOR_WIDTH * image.height / image.width), 1)  # the blur is equal in both directions
-    return resize_map(image.attention_map(height, PRIOR_WIDTH), (PRIOR_HEIGHT, PRIOR_WIDTH)).double()
+    small = resize_map(image.attention_map(height, PRIOR_WIDTH), (PRIOR_HEIGHT, PRIOR_WIDTH)).double()
+    return small * (height / PRIOR_HEIGHT)

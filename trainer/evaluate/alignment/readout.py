@@ -86,6 +86,7 @@ def fit_readout(data: FitData) -> FittedReadout:
     standardized = ((data.stage_maps - mean.view(-1, 1, 1)) / scale.view(-1, 1, 1)).float()
     standardized[:, constant] = 0
 
+    @torch.enable_grad()
     def loss_and_gradient(values: np.ndarray) -> tuple[float, np.ndarray]:
         parameters = torch.tensor(values, device=standardized.device, requires_grad=True)
         weights, bias = parameters[:STAGES].float(), parameters[STAGES].float()

@@ -4,6 +4,7 @@ import torch
 import torchvision
 from scipy import stats
 
+from common.alignment import METRICS
 from common.errors import UserError
 from common.fixations import open_fixations
 from common.saliency import score_map
@@ -35,7 +36,8 @@ def test_tests_between_models_are_those_of_scipy(report):
     assert tests[MODEL_NAMES]["paired"]["p"] == pytest.approx(stats.ttest_rel(first, second).pvalue)
 
 
-def test_cc_is_that_of_the_models_map_of_the_whole_frame(report, checkpoints, human):
+def test_cc_is_that_of_the_models_map_of_the_whole_frame(checkpoints, human, tmp_path):
+    evaluate(checkpoints, tmp_path, "--suite=alignment", f"--human-data={human}", "--readout=as-trained")
     model = load_trained(checkpoints[0]).model
     image = open_fixations(human).images[3]
     with torch.no_grad():
@@ -44,7 +46,7 @@ def test_cc_is_that_of_the_models_map_of_the_whole_frame(report, checkpoints, hu
         attention[None], (image.height, image.width), mode="bilinear", antialias=True
     )
     human_map = image.attention_map(image.height, image.width)
-    table = read_table(report / "alignment.csv")
+    table = read_table(tmp_path / "alignment.csv")
     [row] = [row for row in table if (row["model"], row["image"]) == (MODEL_NAMES[0], image.name)]
     assert float(row["cc"]) == pytest.approx(np.corrcoef(resized.flatten(), human_map.flatten())[0, 1], abs=1e-4)
 
@@ -73,6 +75,90 @@ def test_contracam_maps_are_computed_for_several_images_together(training_data, 
     single = write_fixation_data(tmp_path / "single", random_fixations(images=1))
     with pytest.raises(UserError, match=r"contrastive-contracam seed 0: .* expected two or more at once, found one"):
         evaluate([checkpoint], tmp_path / "none", "--suite=alignment", f"--human-data={single}")
+
+
+def objects_with_cc(value):
+    """Yield all objects with a key `cc` in a JSON document."""
+    if isinstance(value, dict):
+        if "cc" in value:
+            yield value
+        value = list(value.values())
+    for item in value if isinstance(value, list) else ():
+        yield from objects_with_cc(item)
+
+
+def test_every_object_with_cc_has_its_controls_which_are_null_for_tables_of_earlier_versions(report):
+    results = read_results(report)
+    found = list(objects_with_cc(results))
+    assert all(summary.keys() >= {"cc", "cc_permuted", "cc_center", "nss", "auc_shuffled"} for summary in found)
+    for name in MODEL_NAMES:
+        entry, other = (results[name]["alignment"][model] for model in (name, "other"))
+        for summary in (entry, entry["refit"], entry["as_trained"], *entry["data"].values()):
+            assert all(isinstance(summary[key], float) for key in ("cc_permuted", "cc_center", "auc_shuffled", "gain"))
+        assert other["cc_permuted"] is other["cc_center"] is other["auc_shuffled"] is other["gain"] is None
+
+
+def test_gain_is_the_mean_paired_difference_to_the_center_prior(report):
+    for name in MODEL_NAMES:
+        rows = [row for row in read_table(report / "alignment.csv") if row["model"] == name]
+        differences = [float(row["cc"]) - float(row["cc_center"]) for row in rows]
+        summary = read_results(report)[name]["alignment"][name]
+        assert summary["gain"] == pytest.approx(np.mean(differences))
+        assert summary["gain_ci95"][0] < summary["gain"] < summary["gain_ci95"][1]
+
+
+def test_teacher_and_students_have_the_same_references(report, checkpoints, human, tmp_path):
+    from labeler.teacher.evaluate import main
+
+    teacher = ["--teacher=tests.support.teachers:gradient_teacher", f"--data={human}", "--device=cpu"]
+    main([*teacher, f"--output={tmp_path / 'teacher'}"])
+    compare = f"--compare=teacher={tmp_path / 'teacher/per_image.csv'}"
+    evaluate(checkpoints, tmp_path / "out", "--suite=alignment", f"--human-data={human}", compare)
+    table = read_table(tmp_path / "out/alignment.csv")
+    center = [
+        [float(row["cc_center"]) for row in table if row["model"] == name] for name in (MODEL_NAMES[0], "teacher")
+    ]
+    assert center[0] == pytest.approx(center[1], abs=1e-5)
+    summary = read_results(tmp_path / "out")[MODEL_NAMES[0]]["alignment"]["teacher"]
+    own = read_results(tmp_path / "teacher")["data"][human]["teacher"]
+    for metric in (*METRICS, "gain"):
+        assert summary[metric] == pytest.approx(own[metric]["mean"], abs=1e-4)
+    tests = read_results(tmp_path / "out")[MODEL_NAMES[0]]["alignment_tests"]
+    assert [MODEL_NAMES[0], "teacher"] in [test["models"] for test in tests]
+    assert all(test["paired"]["n"] == 8 for test in tests)
+
+
+def test_scores_do_not_depend_on_the_images_of_the_same_pass(report, checkpoints, human, tmp_path, monkeypatch):
+    monkeypatch.setattr("trainer.evaluate.alignment.maps.IMAGES_PER_GROUP", 3)
+    evaluate(checkpoints, tmp_path, "--suite=alignment", f"--human-data={human}")
+    pairs = [
+        [row for row in read_table(folder / "alignment.csv") if row["model"] in MODEL_NAMES]
+        for folder in (report, tmp_path)
+    ]
+    for first, second in zip(*pairs, strict=True):
+        assert first["image"] == second["image"]
+        for metric in METRICS:
+            assert float(first[metric]) == pytest.approx(float(second[metric]), abs=1e-4)
+
+
+def test_page_explains_the_controls(report):
+    text = (report / "index.html").read_text()
+    assert "permuted targets is near its CC has learned the center" in text
+    for heading in (
+        "CC, permuted targets",
+        "CC, center prior",
+        "gain over the center prior",
+        "shuffled AUC",
+        "CC refit",
+    ):
+        assert heading in text
+
+
+def test_human_data_without_fixations_is_refused(checkpoints, tmp_path):
+    human = write_fixation_data(tmp_path / "human", random_fixations(images=2))
+    (tmp_path / "human/fixations.csv").write_text("image,subject,x,y\n")
+    with pytest.raises(UserError, match="expected images with fixations; found 2 images without a fixation"):
+        evaluate(checkpoints[:1], tmp_path / "out", "--suite=alignment", f"--human-data={human}")
 
 
 def test_model_without_attention_is_excluded_and_named(checkpoints, human, tmp_path, monkeypatch):
