@@ -181,7 +181,5 @@ def test_samples_that_cannot_be_decoded_are_skipped(checkpoints, human, tmp_path
 def test_features_with_nan_are_reported_with_the_checkpoint(checkpoints, human, tmp_path, monkeypatch):
     original = teacher_maps.stack_stage_maps
     monkeypatch.setattr(teacher_maps, "stack_stage_maps", lambda *arguments: original(*arguments) * float("nan"))
-    with pytest.raises(
-        UserError, match="best: expected finite numbers as features, found NaN or infinity; its"
-    ):
+    with pytest.raises(UserError, match="best: expected finite numbers as features, found NaN or infinity; its"):
         align(checkpoints[:1], tmp_path / "out", human)
