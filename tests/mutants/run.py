@@ -44,7 +44,7 @@ TESTS = {  # patterns of test files, in the folder tests, by the file that they 
     "trainer/evaluate/probes.py": "trainer/evaluate/test_probes.py",
     "trainer/losses.py": "trainer/test_losses.py",
     "trainer/model/attention.py": "trainer/model/test_attention.py",
-    "trainer/objectives/offline_probe.py": "trainer/objectives/test_offline_probe.py",
+    "trainer/evaluate/offline_probe.py": "trainer/objectives/test_offline_probe.py",
     "trainer/optim.py": "trainer/test_optim.py",
 }
 COLUMNS = ("mutants", "killed", "timeout", "survived", "score")

@@ -17,7 +17,7 @@ from trainer.evaluate.features import FeatureSet, FeatureStore
 from trainer.evaluate.images.image_sets import ImageSet, check_classes
 from trainer.evaluate.models import EvaluatedModel
 from trainer.evaluate.neighbors import NEIGHBORS, vote
-from trainer.objectives.offline_probe import choose_weight_decay, fit_linear_probe
+from trainer.evaluate.offline_probe import choose_weight_decay, fit_linear_probe
 
 VECTORS_PER_CHUNK = 8192  # classified at once
 

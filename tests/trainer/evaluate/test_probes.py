@@ -8,8 +8,8 @@ from torch import nn
 from common.errors import UserError
 from trainer.evaluate.features import FeatureSet
 from trainer.evaluate.neighbors import vote
+from trainer.evaluate.offline_probe import choose_weight_decay, fit_linear_probe
 from trainer.evaluate.probes import Classifier, Probes
-from trainer.objectives.offline_probe import choose_weight_decay, fit_linear_probe
 
 CPU = torch.device("cpu")
 

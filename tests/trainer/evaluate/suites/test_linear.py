@@ -9,7 +9,7 @@ from trainer.checkpoint import load_trained
 from trainer.data.crops import center_crop
 from trainer.evaluate.images.image_sets import FolderImages, open_training
 from trainer.evaluate.neighbors import count_correct
-from trainer.objectives.offline_probe import choose_weight_decay, fit_linear_probe
+from trainer.evaluate.offline_probe import choose_weight_decay, fit_linear_probe
 
 
 def test_top1_is_the_accuracy_of_the_models_own_logits(report, checkpoints, val):

@@ -7,7 +7,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
 from common.errors import UserError
-from trainer.objectives.offline_probe import (
+from trainer.evaluate.offline_probe import (
     DEFAULT_WEIGHT_DECAY,
     WEIGHT_DECAYS,
     choose_weight_decay,
