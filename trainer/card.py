@@ -5,6 +5,7 @@ from typing import Any
 from common.text import pluralize
 from trainer.config import TrainConfig
 from trainer.model.backbone import small_stem_code
+from trainer.recipes import PAPER_ROWS, get_recipe
 
 TEMPLATE = """---
 tags: [contrastive-learning, saliency, human-attention, {backbone}]
@@ -14,7 +15,7 @@ tags: [contrastive-learning, saliency, human-attention, {backbone}]
 
 {description}
 
-This is a row of Table 1 in Yao et al., *Teacher-generated spatial-attention labels boost robustness and accuracy of
+{place} Yao et al., *Teacher-generated spatial-attention labels boost robustness and accuracy of
 contrastive models*, CVPR 2023.
 
 | | |
@@ -80,7 +81,9 @@ SETTINGS_SHOWN = {
 FIGURE_TITLES = {
     "loss": "loss",
     "contrastive": "contrastive loss",
-    "attention_cc": "CC with the teacher's maps",
+    "vicreg": "VICReg's loss",
+    "byol": "BYOL's loss",
+    "attention_cc": "CC with the attention targets",
     "human_attention_cc": "CC with human attention maps",
     "probe_accuracy": "accuracy of the probe or classifier",
     "knn_20": "accuracy of 20 nearest neighbors on images that the model was not trained on",
@@ -105,6 +108,7 @@ def model_card(config: TrainConfig, description: str, result: dict[str, Any]) ->
         epochs=pluralize(config.epochs, "epoch"),
         dataset=result["dataset"],
         description=description,
+        place="This is a row of Table 1 in" if config.recipe in PAPER_ROWS else "The attention branch is that of",
         attention=_attention_targets(config, result),
         classes=f"a linear classifier was trained on them; chance is {result['chance']:.4g}" if has_classes else "none",
         figures="\n".join(figures),
@@ -117,4 +121,4 @@ def model_card(config: TrainConfig, description: str, result: dict[str, Any]) ->
 def _attention_targets(config: TrainConfig, result: dict[str, Any]) -> str:
     if config.human_data:
         return ", ".join(config.human_data)
-    return "the maps and gaze points in the shards" if "attention_cc" in result else "none"
+    return f"{get_recipe(config.recipe).target} and gaze points" if "attention_cc" in result else "none"

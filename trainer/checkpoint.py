@@ -7,7 +7,7 @@ from typing import Any
 from common.errors import UserError, describe_error
 from common.storage import open_storage
 from common.storage.torch_files import load_torch_file
-from trainer.config import TrainConfig
+from trainer.config import ADDED_SETTINGS, TrainConfig
 from trainer.objectives import Model
 from trainer.recipes import build
 
@@ -73,7 +73,7 @@ def parse_checkpoint(location: str, content: bytes) -> Trained:
     """Build the trained model from the content of a checkpoint; errors name its `location`. Raises UserError."""
     state = _parse_state(location, content)
     try:
-        config, classes = TrainConfig(**state["config"]), state["classes"]
+        config, classes = TrainConfig(**ADDED_SETTINGS | state["config"]), state["classes"]
         model = build(config.recipe, config, None if classes is None else len(classes))
         model.load_state_dict(state["model"])
     except (RuntimeError, TypeError, ValueError) as error:

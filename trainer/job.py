@@ -44,8 +44,9 @@ def run_training(settings: TrainSettings) -> dict[str, Any] | None:
     Of several processes started by torchrun only the first one returns a result, the others None. Raises UserError.
     """
     output = settings.output_folder()
-    config, data, human_images = prepare_run(settings)
     folder = RunFolder(output)
+    settings = settings.resume(folder.read_json(CONFIG))
+    config, data, human_images = prepare_run(settings)
     if is_main_process():
         folder.check_content("a run", (CONFIG, LAST), OWN_FILES)
         make_monitor(settings, data, Rank(0, 1, torch.device("cpu")))  # raises UserError for a folder that does not fit

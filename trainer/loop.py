@@ -50,8 +50,10 @@ def train(
     sampler = Sampler(data.sizes, config.batch_size, config.seed)
     schedule = make_schedule(config, sampler.steps_per_epoch)
     model, folder = build(config.recipe, config, classes), RunFolder(output)
-    if config.init and not folder.fetch(LAST).exists():
-        initialize_backbone(model.backbone, config.init, read_checkpoint(config.init))
+    if not folder.fetch(LAST).exists():
+        if config.init:
+            initialize_backbone(model.backbone, config.init, read_checkpoint(config.init))
+        get_recipe(config.recipe).prepare(model, data, config)
     trainer = Trainer(config, model, schedule, rank, settings.compile)
     names = data.class_names() if classes else None
     page = RunPage(folder, trainer, data, sampler.steps_per_epoch) if rank.index == 0 else None

@@ -1,4 +1,4 @@
-"""Loss functions: the contrastive loss and the attention loss, both over the batch of all ranks."""
+"""Loss functions: those of SimCLR, VICReg and BYOL, and the attention loss, all over the batch of all ranks."""
 
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
@@ -12,6 +12,7 @@ from torch import Tensor
 from common.saliency import kld, nss
 
 Reduction = Literal["sum_of_views", "mean"]
+VICREG_EPSILON = 1e-4  # added to variances, as in the paper
 
 
 def nt_xent(z1: Tensor, z2: Tensor, temperature: float = 0.1, reduction: Reduction = "sum_of_views") -> Tensor:
@@ -76,6 +77,80 @@ def gather_embeddings(embeddings: Tensor) -> tuple[Tensor, Tensor]:
         return embeddings, own_rows
     gathered = torch.cat(torch.distributed.nn.functional.all_gather(embeddings))
     return gathered, own_rows + torch.distributed.get_rank() * len(embeddings)
+
+
+class VICRegTerms(NamedTuple):
+    """VICReg's loss and its three terms without their weights, float32 scalars.
+
+    Attributes:
+        loss: weighted sum of the terms.
+        invariance: mean squared difference of the two views' embeddings.
+        variance: mean over both views of how much the dimensions' standard deviations lack to 1.
+        covariance: sum over both views of the squared covariances between dimensions, divided by their number.
+    """
+
+    loss: Tensor
+    invariance: Tensor
+    variance: Tensor
+    covariance: Tensor
+
+
+def vicreg_loss(
+    z1: Tensor,
+    z2: Tensor,
+    invariance_weight: float = 25.0,
+    variance_weight: float = 25.0,
+    covariance_weight: float = 1.0,
+) -> VICRegTerms:
+    """Compute VICReg's loss (Bardes et al. 2022, eq. 6), with the variance term averaged over views as in their code.
+
+    Variances and covariances are those of the embeddings of all ranks, gathered with gradients as in `nt_xent`. The
+    values are this rank's part; their means over ranks are those of one process with all images.
+
+    Args:
+        z1: embeddings of the first view of n images, [n, D]; there must be two images or more over all ranks.
+        z2: embeddings of the second view of the same images, [n, D].
+        invariance_weight: lambda.
+        variance_weight: mu.
+        covariance_weight: nu.
+
+    Returns the loss and its terms; they are computed in float32 even under autocast.
+
+    Raises ValueError if the shapes do not match.
+    """
+    if z1.shape != z2.shape or z1.ndim != 2:
+        raise ValueError(f"expected embeddings [n, D] of two views, found {list(z1.shape)} and {list(z2.shape)}")
+    with torch.autocast(z1.device.type, enabled=False):
+        first, second = z1.float(), z2.float()
+        invariance = F.mse_loss(first, second)
+        views = gather_embeddings(first)[0], gather_embeddings(second)[0]
+        variance = torch.stack([_missing_deviation(view) for view in views]).mean()
+        covariance = torch.stack([_redundancy(view) for view in views]).sum()
+        loss = invariance_weight * invariance + variance_weight * variance + covariance_weight * covariance
+    return VICRegTerms(loss, invariance, variance, covariance)
+
+
+def _missing_deviation(embeddings: Tensor) -> Tensor:
+    """Return the mean over dimensions of max(0, 1 - standard deviation)."""
+    return F.relu(1 - (embeddings.var(0) + VICREG_EPSILON).sqrt()).mean()
+
+
+def _redundancy(embeddings: Tensor) -> Tensor:
+    """Return the sum of the squared covariances of different dimensions, divided by the number of dimensions."""
+    centered = embeddings - embeddings.mean(0)
+    covariances = centered.T @ centered / (len(embeddings) - 1)
+    return (covariances.square().sum() - covariances.diagonal().square().sum()) / len(covariances)
+
+
+def negative_cosine_similarity(prediction: Tensor, target: Tensor) -> Tensor:
+    """Compute the mean over images of the negative cosine similarity; the target gets no gradient.
+
+    BYOL's loss of one direction (Grill et al. 2020, eq. 2) is 2 plus twice this value.
+
+    Takes [n, D] each. Returns a float32 scalar, computed in float32 even under autocast.
+    """
+    with torch.autocast(prediction.device.type, enabled=False):
+        return -F.cosine_similarity(prediction.float(), target.detach().float()).mean()
 
 
 class AttentionTerms(NamedTuple):

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from common.training import split_by_weight_decay, warmup_cosine
-from trainer.model.heads import LinearProbe
 
 TRUST_COEFFICIENT = 0.001  # eta of the LARS paper
 MOMENTUM = 0.9
@@ -80,15 +79,17 @@ class LARS(torch.optim.Optimizer):
         torch._foreach_sub_(parameters, buffers)
 
 
-def parameter_groups(model: nn.Module, weight_decay: float, probe_scale: float = 1.0) -> list[dict[str, Any]]:
+def parameter_groups(
+    model: nn.Module, weight_decay: float, probe_types: tuple[type[nn.Module], ...] = (), probe_scale: float = 1.0
+) -> list[dict[str, Any]]:
     """Divide a model's parameters into groups for LARS or SGD.
 
-    The groups are: weights, with weight decay and trust; biases and norms, without; linear probes, without, and with a
-    learning rate of `probe_scale` times that of the others. `scale` of a group holds this factor. Empty groups are
-    omitted.
+    The groups are: weights, with weight decay and trust; biases and norms, without; modules of `probe_types`, without,
+    and with a learning rate of `probe_scale` times that of the others. `scale` of a group holds this factor. Empty
+    groups are omitted.
     """
     probes = [
-        parameter for module in model.modules() if isinstance(module, LinearProbe) for parameter in module.parameters()
+        parameter for module in model.modules() if isinstance(module, probe_types) for parameter in module.parameters()
     ]
     probe_ids = {id(parameter) for parameter in probes}
     others = [
@@ -117,11 +118,12 @@ class OptimizerSpec(NamedTuple):
 
 
 def probe_learning_rate(batch_size: int) -> float:
-    """Return the learning rate of linear probes and classifiers: 0.1 at a batch of 256, in proportion to its size."""
+    """Return the learning rate of probes, read-outs and classifiers: 0.1 * batch size / 256."""
     return 0.1 * batch_size / 256
 
 
 SIMCLR = OptimizerSpec(peak_learning_rate=lambda batch_size: 0.075 * math.sqrt(batch_size), make=LARS)
+LINEAR_LARS = OptimizerSpec(peak_learning_rate=lambda batch_size: 0.2 * batch_size / 256, make=LARS)  # VICReg, BYOL
 CLASSIFIER = OptimizerSpec(
     peak_learning_rate=probe_learning_rate,
     make=lambda groups, peak: torch.optim.SGD(groups, peak, momentum=MOMENTUM, nesterov=True),

@@ -30,9 +30,11 @@ def format_result(result: dict[str, Any]) -> str:
     remarks = {
         "loss": "",
         "contrastive": "",
+        "vicreg": "",
+        "byol": "",
         "kld": "",
         "nss": "",
-        "attention_cc": "correlation with the teacher's maps; 0 is chance",
+        "attention_cc": "correlation with the target maps; 0 is chance",
         "human_kld": "",
         "human_nss": "",
         "human_attention_cc": "correlation with human attention maps; 0 is chance",

@@ -18,7 +18,16 @@ from trainer.step import Trainer
 
 LAST, BEST, RESULT = "checkpoints/last", "checkpoints/best", "result.json"
 AfterEpoch = Callable[[int, Model], dict[str, float]]  # called with the epoch, from 1, and the model; returns metrics
-EPOCH_FIGURES = ("loss", "contrastive", "kld", "human_kld", "probe_accuracy", "knn_20")  # printed after each epoch
+EPOCH_FIGURES = (
+    "loss",
+    "contrastive",
+    "vicreg",
+    "byol",
+    "kld",
+    "human_kld",
+    "probe_accuracy",
+    "knn_20",
+)  # printed after each epoch
 STEP_FIGURES = (*EPOCH_FIGURES, "learning_rate")  # on the progress line
 
 

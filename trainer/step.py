@@ -2,7 +2,7 @@
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -15,6 +15,10 @@ from common.launch import Rank
 from trainer.config import TrainConfig
 from trainer.data.augment import augment
 from trainer.data.decoding import Batch
+from trainer.data.sampler import OBJECTIVES_SEED
+from trainer.model.attention import AttentionReadout
+from trainer.model.batch_norm import frozen_statistics
+from trainer.model.heads import LinearProbe
 from trainer.objectives import Model
 from trainer.objectives.base import LossTerms, ModelInputs, Outputs
 from trainer.optim import Schedule, parameter_groups, probe_learning_rate
@@ -48,7 +52,8 @@ class Trainer:
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
         self.model = model.to(rank.device).to(memory_format=torch.channels_last).train()
         probe_scale = probe_learning_rate(config.batch_size) / schedule.peak
-        groups = parameter_groups(self.model, config.weight_decay, probe_scale)
+        with_probe_rate = (LinearProbe, AttentionReadout) if config.readout_rate == "probe" else (LinearProbe,)
+        groups = parameter_groups(self.model, config.weight_decay, with_probe_rate, probe_scale)
         self.optimizer = get_recipe(config.recipe).optimizer.make(groups, schedule.peak)
         self.replica: nn.Module = DistributedDataParallel(self.model) if rank.world_size > 1 else self.model
         self.network: Callable[..., Outputs] = torch.compile(self.replica) if compiled else self.replica
@@ -63,7 +68,8 @@ class Trainer:
         learning_rate = self.schedule.learning_rate(self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate * group["scale"]
-        inputs = prepare_inputs(batch, self.rank.device)
+        seed = (self.config.seed, OBJECTIVES_SEED, self.step, self.rank.index)
+        inputs = prepare_inputs(batch, self.rank.device)._replace(seed=seed)
         self.optimizer.zero_grad()
         try:
             terms = self._backward(inputs)
@@ -76,6 +82,7 @@ class Trainer:
         if wrong := next((name for name, value in figures.items() if not math.isfinite(value)), None):
             raise self._divergence(batch, wrong.replace("_", " "), f"it is {figures[wrong]}")
         self.optimizer.step()
+        self.model.after_step(self.step / self.schedule.steps)
         self.step += 1
         return figures | {"learning_rate": learning_rate}
 
@@ -101,7 +108,7 @@ class Trainer:
         The first pass computes the outputs of all pieces without a graph, and the loss and its gradient with respect to
         these outputs. The second pass computes each piece again and propagates its part of that gradient.
         """
-        with torch.no_grad(), frozen_statistics(self.model):
+        with torch.no_grad(), frozen_statistics(self.model):  # so that each image counts once
             outputs = [self._forward(*piece) for piece in pieces]
         joined = {name: torch.cat([piece[name] for piece in outputs]).requires_grad_() for name in outputs[0]}
         terms = self._loss_terms(joined, inputs)
@@ -175,17 +182,3 @@ def split_pieces(inputs: ModelInputs, size: int | None) -> list[Piece]:
         )
     views = zip(*(view.tensor_split(pieces) for view in inputs.views), strict=True)
     return list(zip(views, inputs.clean.tensor_split(pieces), strict=True))
-
-
-@contextlib.contextmanager
-def frozen_statistics(model: nn.Module) -> Iterator[None]:
-    """Keep batch norm's running statistics unchanged inside the `with` block, so that each image counts once."""
-    norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
-    momenta = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.momentum = 0.0
-    try:
-        yield
-    finally:
-        for norm, momentum in zip(norms, momenta, strict=True):
-            norm.momentum = momentum

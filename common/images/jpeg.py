@@ -4,13 +4,15 @@ import io
 import re
 import struct
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import simplejpeg
-import torchcodec.decoders
 from PIL import Image
-from torch import Tensor
 
 from common.errors import ImageFailure, Reason
+
+if TYPE_CHECKING:
+    from torch import Tensor  # importing torch takes seconds, and not all of this package needs it
 
 ORIENTATION_TAG = 0x0112  # in EXIF
 BASELINE, PROGRESSIVE = 0xC0, 0xC2  # start-of-frame markers SOF0 and SOF2; SOF1 is between them
@@ -86,8 +88,10 @@ def read_jpeg_header(data: bytes) -> JpegHeader | None:
     return JpegHeader(width, height, bits, pairs, start_of_frame, scans, is_adobe, complete)
 
 
-def decode_jpeg(jpeg: bytes) -> Tensor:
+def decode_jpeg(jpeg: bytes) -> "Tensor":
     """Decode a JPEG to RGB, uint8 [3, H, W], ignoring EXIF orientation. Raises ValueError if it is damaged."""
+    import torchcodec.decoders
+
     try:
         [pixels] = torchcodec.decoders.decode_jpeg([hide_exif(jpeg)])
         return pixels
@@ -111,7 +115,7 @@ def read_orientation(jpeg: bytes) -> int:
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
 
-def ends_with_filler(pixels: Tensor) -> bool:
+def ends_with_filler(pixels: "Tensor") -> bool:
     """Return whether the last block of decoded pixels, uint8 [3, H, W], has the color of blocks that a JPEG lacks."""
     height, width = pixels.shape[1:]
     block = pixels[:, (height - 1) // BLOCK * BLOCK :, (width - 1) // BLOCK * BLOCK :]

@@ -1,11 +1,10 @@
 """Decoding of photographs: from the bytes of a file to RGB pixels and the JPEG to store, or a failure reason."""
 
 import io
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps
-from torch import Tensor
 
 from common.errors import ImageFailure, Reason, describe_error
 from common.images.jpeg import (
@@ -19,6 +18,9 @@ from common.images.jpeg import (
     read_orientation,
 )
 from common.text import pluralize
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 JPEG_QUALITY = 95  # of images that are re-encoded
 JPEG_MAX_SIDE = 65_500  # pixels; the limit of libjpeg
@@ -36,7 +38,7 @@ class StoredImage(NamedTuple):
     reencoded_from: str  # format and mode of the source, such as "PNG RGBA"; empty if `jpeg` is the source's own bytes
 
 
-def read_photograph(data: bytes, max_pixels: int, min_side: int) -> tuple[Tensor, StoredImage]:
+def read_photograph(data: bytes, max_pixels: int, min_side: int) -> "tuple[Tensor, StoredImage]":
     """Decode a photograph in any format that Pillow supports.
 
     Returns its pixels, uint8 [3, H, W], and the JPEG to store. A baseline or progressive JPEG in RGB or gray is stored
@@ -49,7 +51,7 @@ def read_photograph(data: bytes, max_pixels: int, min_side: int) -> tuple[Tensor
 
 def decode_photograph(
     data: bytes, header: JpegHeader | None, max_pixels: int, min_side: int
-) -> tuple[Tensor, StoredImage]:
+) -> "tuple[Tensor, StoredImage]":
     """Decode a photograph whose header `check_photograph` has read; the rest is as for `read_photograph`."""
     if header is None:
         return _reencode(data, max_pixels, min_side)
@@ -87,7 +89,7 @@ def describe_jpeg(jpeg: bytes, header: JpegHeader) -> StoredImage:
     return StoredImage(jpeg, header.width, header.height, read_orientation(jpeg), "")
 
 
-def _reencode(data: bytes, max_pixels: int, min_side: int) -> tuple[Tensor, StoredImage]:
+def _reencode(data: bytes, max_pixels: int, min_side: int) -> "tuple[Tensor, StoredImage]":
     """Decode an image with Pillow and encode it as an upright JPEG."""
     try:
         image = Image.open(io.BytesIO(data))

@@ -6,7 +6,7 @@ import math
 import numpy as np
 from PIL import Image
 
-from common.orientation import to_upright_image, to_upright_point
+from common.images.orientation import to_upright_image, to_upright_point
 from common.page.html import INFERNO, Html, data_uri, element
 
 LONGEST_SIDE = 320  # pixels of an embedded photograph

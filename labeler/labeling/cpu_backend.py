@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 
+from common.gaze import GAZE_SIGMA, gaze_points
 from common.images import read_photograph
 from common.manifest import LabelConfig
 from labeler.labeling.backend import Backend, LoadedImage
-from labeler.labeling.gaze import gaze_points
-from labeler.labeling.label import GAZE_SIGMA, Label, make_label, predict_maps, to_teacher_input
+from labeler.labeling.label import Label, make_label, predict_maps, to_teacher_input
 from labeler.labeling.timing import PhaseTimer
 from labeler.teacher.model import TeacherModel
 

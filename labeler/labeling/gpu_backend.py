@@ -9,15 +9,15 @@ import torch
 from torch import Tensor
 
 from common.errors import ImageFailure
+from common.gaze import GAZE_SIGMA, Peaks, find_peaks
 from common.images import read_photograph
 from common.images.gpu_decoder import Decode, is_last_block_uniform
 from common.images.jpeg import check_pixel_data
+from common.images.orientation import to_upright
 from common.images.photographs import check_photograph, decode_photograph, describe_jpeg
 from common.manifest import LabelConfig
-from common.orientation import to_upright
 from labeler.labeling.backend import Backend, LoadedImage
-from labeler.labeling.gaze_batch import Peaks, find_peaks
-from labeler.labeling.label import GAZE_SIGMA, Label, make_label, predict_maps, to_teacher_input
+from labeler.labeling.label import Label, make_label, predict_maps, to_teacher_input
 from labeler.labeling.resize import MAX_SIDE, resize_batch
 from labeler.labeling.timing import PhaseTimer
 from labeler.teacher.model import TeacherModel

@@ -9,13 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from common.errors import ImageFailure, Reason
-from common.orientation import map_to_stored, points_to_stored, to_upright
-from labeler.teacher.model import INPUT_SIZE, TeacherModel, resize_to_input
-
-# Size of the maps from which gaze points are extracted. The teacher's finest saliency branch has stride 8 (60 x 80), so
-# a grid of twice that size loses nothing.
-GAZE_GRID = (120, 160)
-GAZE_SIGMA = 19 * GAZE_GRID[0] / INPUT_SIZE[0]  # SALICON blurs fixations with 19 pixels at 480 x 640
+from common.gaze import GAZE_GRID
+from common.images.orientation import map_to_stored, points_to_stored, to_upright
+from labeler.teacher.model import TeacherModel, resize_to_input
 
 
 class Maps(NamedTuple):

@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from scipy.ndimage import gaussian_filter
 from timing import SHARED_DATA, Row, print_table, ratios, time_cases
 
+from common.gaze import GAZE_GRID, GAZE_SIGMA, gaze_points
 from common.images import decode_jpeg
-from labeler.labeling.gaze import gaze_points
-from labeler.labeling.label import GAZE_GRID, GAZE_SIGMA, predict_maps, to_teacher_input
+from labeler.labeling.label import predict_maps, to_teacher_input
 from labeler.teacher.weights import load_teacher
 
 BAR_MILLISECONDS, BAR_RATIO = 0.2, 40

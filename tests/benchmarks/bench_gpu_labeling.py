@@ -17,6 +17,7 @@ import torch
 from labeling_jobs import measure_rate, repeat_photographs
 from timing import SHARED_DATA, Row, print_table, rates, require_path, skip, time_cases
 
+from common.gaze import GAZE_SIGMA, find_peaks
 from common.images import decode_jpeg
 from common.images.gpu_decoder import decode_with_nvjpeg, explain_difference
 from common.images.jpeg import read_jpeg_header
@@ -24,9 +25,8 @@ from common.manifest import LabelConfig
 from common.png import encode_gray_png
 from common.sources import open_source
 from common.storage import LocalStorage
-from labeler.labeling.gaze_batch import find_peaks
 from labeler.labeling.hardware import make_backend
-from labeler.labeling.label import GAZE_SIGMA, predict_maps
+from labeler.labeling.label import predict_maps
 from labeler.labeling.resize import MAX_SIDE, resize_batch
 from labeler.labeling.shard import ShardLabeler
 from labeler.planning.generations import save_first_plan

@@ -13,10 +13,10 @@ import torch
 from timing import SHARED_DATA, Row, print_table, rates, require_path, skip, time_cases
 from torch import Tensor, nn
 
+from common.gaze import GAZE_SIGMA, find_peaks
 from common.images import decode_jpeg
 from common.manifest import LabelConfig
-from labeler.labeling.gaze_batch import find_peaks
-from labeler.labeling.label import GAZE_SIGMA, Maps, predict_maps
+from labeler.labeling.label import Maps, predict_maps
 from labeler.labeling.resize import MAX_SIDE, resize_batch
 from labeler.planning.resolve import DEFAULTS
 from labeler.teacher.model import SaliencyBranch, TeacherModel

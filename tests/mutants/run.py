@@ -31,12 +31,11 @@ ROOT = Path(__file__).parents[2]
 COPIED = ("common", "labeler", "trainer", "tests", "pyproject.toml")
 REQUIRED_SCORE = 0.9
 TESTS = {  # patterns of test files, in the folder tests, by the file that they test
+    "common/gaze.py": "common/test_gaze*.py",
     "common/saliency.py": "common/test_saliency*.py",
     "common/storage/files.py": "common/storage/test_files.py common/storage/test_[di]*.py",
     "common/storage/local.py": "common/storage/test_[do]*.py common/storage/test_s[tw]*.py",
     "common/storage/s3.py": "common/storage/test_[so]*.py",
-    "labeler/labeling/gaze.py": "labeler/labeling/test_gaze.py",
-    "labeler/labeling/gaze_batch.py": "labeler/labeling/test_gaze_batch.py",
     "labeler/labeling/resize.py": "labeler/labeling/test_resize.py",
     "labeler/labeling/shard.py": "labeler/labeling/test_shard.py labeler/labeling/test_gpu_backend.py",
     "labeler/publishing/publish.py": "labeler/publishing/test_publish.py",
@@ -45,6 +44,7 @@ TESTS = {  # patterns of test files, in the folder tests, by the file that they 
     "trainer/evaluate/probes.py": "trainer/evaluate/test_probes.py",
     "trainer/losses.py": "trainer/test_losses.py",
     "trainer/model/attention.py": "trainer/model/test_attention.py",
+    "trainer/evaluate/offline_probe.py": "trainer/objectives/test_offline_probe.py",
     "trainer/optim.py": "trainer/test_optim.py",
 }
 COLUMNS = ("mutants", "killed", "timeout", "survived", "score")

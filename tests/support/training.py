@@ -55,6 +55,7 @@ def make_trainer(
     sampler = Sampler(dataset.sizes, config.batch_size, config.seed)
     torch.manual_seed(config.seed)
     model = build(config.recipe, config, dataset.classes)
+    get_recipe(config.recipe).prepare(model, dataset, config)
     schedule = make_schedule(config, sampler.steps_per_epoch)
     spec = ViewSpec(config.image_size, get_recipe(config.recipe).views, dataset.classes)
     stream = make_stream(dataset, sampler, spec, rank, world_size)

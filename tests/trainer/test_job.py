@@ -91,11 +91,29 @@ def test_run_of_an_earlier_version_is_resumed_although_its_settings_lack_some_ke
     output = shutil.copytree(finished, tmp_path / "run")
     config = json.loads((output / "config.json").read_text())
     assert config.keys() >= ADDED_SETTINGS.keys()
-    old = {name: value for name, value in config.items() if name not in ADDED_SETTINGS}
+    lacking = {name for name, value in ADDED_SETTINGS.items() if value == config[name]}
+    assert "stem_stride" in lacking
+    old = {name: value for name, value in config.items() if name not in lacking}
     (output / "config.json").write_text(json.dumps(old))
     run_training(make_settings(discs, output))
     with pytest.raises(UserError, match="stem_stride was 4, is 2"):
         run_training(make_settings(discs, output, stem_stride=2))
+
+
+def test_stopped_run_of_an_earlier_version_keeps_its_statistics_and_its_read_out_rate(discs, tmp_path, monkeypatch):
+    earlier = {"bn_statistics": "all", "readout_rate": "backbone"}
+    run_training(make_settings(discs, tmp_path / "expected", **earlier))
+    settings = make_settings(discs, tmp_path / "run", **earlier)
+    with stopped_before(3, Trainer, monkeypatch):
+        run_training(settings)
+    path = tmp_path / "run/config.json"
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps({name: value for name, value in config.items() if name not in earlier}))
+    with pytest.raises(UserError, match="bn_statistics was 'all', is 'views'"):
+        run_training(make_settings(discs, tmp_path / "run", bn_statistics="views"))
+    run_training(make_settings(discs, tmp_path / "run"))
+    actual, expected = (load_checkpoint(tmp_path / run / "checkpoints/last")["model"] for run in ("run", "expected"))
+    assert all(torch.equal(actual[name], expected[name]) for name in expected)
 
 
 def test_run_starts_with_given_weights_and_resumes_without_their_file(discs, finished, tmp_path, monkeypatch, capsys):

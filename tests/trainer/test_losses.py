@@ -5,7 +5,14 @@ import torch.nn.functional as F
 from torch.nn.parallel import DistributedDataParallel
 
 from tests.support.ranks import run_ranks
-from trainer.losses import attention_loss, gather_embeddings, nt_xent
+from trainer.losses import attention_loss, gather_embeddings, negative_cosine_similarity, nt_xent, vicreg_loss
+
+try:
+    import lightly.loss as lightly_loss
+except ImportError:
+    lightly_loss = None
+
+needs_lightly = pytest.mark.skipif(lightly_loss is None, reason="lightly is not installed")
 
 
 def random_embeddings(n=8, dimensions=5, seed=0, dtype=torch.float32):
@@ -36,8 +43,8 @@ def test_nt_xent_is_equation_1(n, temperature):
     assert nt_xent(z1, z2, temperature, "mean").item() == pytest.approx(expected / 2, rel=1e-5, abs=1e-6)
 
 
+@needs_lightly
 def test_nt_xent_equals_lightly():
-    lightly_loss = pytest.importorskip("lightly.loss", reason="lightly is not installed")
     z1, z2 = random_embeddings(16, 32)
     assert nt_xent(z1, z2, 0.1, "mean").item() == pytest.approx(lightly_loss.NTXentLoss(0.1)(z1, z2).item(), rel=1e-5)
 
@@ -171,3 +178,86 @@ def test_attention_loss_and_gradients_over_ranks_are_those_of_one_process(with_p
     np.testing.assert_allclose(np.mean(terms, 0), expected_terms, rtol=1e-5)
     gradient = np.concatenate(gradients) / world_size  # the loss is the mean over ranks
     np.testing.assert_allclose(gradient, expected_gradient, rtol=1e-4, atol=1e-6)
+
+
+def vicreg_terms_and_gradient(rank=0, world_size=1):
+    """Return the terms of this rank, and the gradient with respect to its embeddings of the first view."""
+    n = 16 // world_size
+    z1, z2 = (z[rank * n : (rank + 1) * n].clone().requires_grad_() for z in random_embeddings(16, 6))
+    terms = vicreg_loss(z1, z2)
+    terms.loss.backward()
+    return [term.item() for term in terms], z1.grad.numpy()
+
+
+def lightly_vicreg(rank=0, world_size=1):
+    n = 16 // world_size
+    z1, z2 = (z[rank * n : (rank + 1) * n] for z in random_embeddings(16, 6))
+    return lightly_loss.VICRegLoss(gather_distributed=world_size > 1)(z1, z2).item()
+
+
+@needs_lightly
+@pytest.mark.parametrize(("n", "dimensions", "scale"), [(16, 6, 1.0), (4, 32, 0.3), (2, 3, 5.0)])
+def test_vicreg_loss_equals_lightly(n, dimensions, scale):
+    z1, z2 = (scale * z for z in random_embeddings(n, dimensions))
+    assert vicreg_loss(z1, z2).loss.item() == pytest.approx(lightly_loss.VICRegLoss()(z1, z2).item(), rel=1e-5)
+    weights = {"lambda_param": 2.0, "mu_param": 3.0, "nu_param": 0.5}
+    expected = lightly_loss.VICRegLoss(**weights)(z1, z2).item()
+    assert vicreg_loss(z1, z2, 2.0, 3.0, 0.5).loss.item() == pytest.approx(expected, rel=1e-5)
+
+
+@needs_lightly
+def test_vicreg_loss_over_ranks_equals_lightly():
+    found = [terms[0] for terms, _ in run_ranks(2, vicreg_terms_and_gradient)]
+    assert found == pytest.approx(run_ranks(2, lightly_vicreg), rel=1e-5)
+
+
+def test_vicreg_terms_are_those_of_the_paper():
+    z1, z2 = random_embeddings(16, 6, dtype=torch.float64)
+    terms = vicreg_loss(z1, z2)
+    assert terms.invariance.item() == pytest.approx(np.mean((z1 - z2).numpy() ** 2), rel=1e-5)
+    lacking = [np.maximum(0, 1 - np.sqrt(np.var(z.numpy(), axis=0, ddof=1) + 1e-4)).mean() for z in (z1, z2)]
+    assert terms.variance.item() == pytest.approx(np.mean(lacking), rel=1e-5)
+    covariances = [np.cov(z.numpy().T) for z in (z1, z2)]
+    redundancies = [(covariance[~np.eye(6, dtype=bool)] ** 2).sum() / 6 for covariance in covariances]
+    assert terms.covariance.item() == pytest.approx(np.sum(redundancies), rel=1e-5)
+    expected = 25 * terms.invariance + 25 * terms.variance + terms.covariance
+    assert terms.loss.item() == pytest.approx(expected.item(), rel=1e-6)
+
+
+@pytest.mark.parametrize("world_size", [2, 4])
+def test_vicreg_loss_and_gradients_over_ranks_are_those_of_one_process(world_size):
+    expected_terms, expected_gradient = vicreg_terms_and_gradient()
+    terms, gradients = zip(*run_ranks(world_size, vicreg_terms_and_gradient), strict=True)
+    np.testing.assert_allclose(np.mean(terms, 0), expected_terms, rtol=1e-5)
+    gradient = np.concatenate(gradients) / world_size  # the loss is the mean over ranks
+    np.testing.assert_allclose(gradient, expected_gradient, rtol=1e-4, atol=1e-6)
+
+
+def test_vicreg_loss_rejects_embeddings_of_different_shapes():
+    with pytest.raises(ValueError, match=r"expected embeddings \[n, D\] of two views, found \[4, 3\] and \[4, 2\]"):
+        vicreg_loss(torch.ones(4, 3), torch.ones(4, 2))
+
+
+@needs_lightly
+def test_negative_cosine_similarity_equals_lightly():
+    prediction, target = random_embeddings(16, 32)
+    expected = lightly_loss.NegativeCosineSimilarity()(prediction, target).item()
+    assert negative_cosine_similarity(prediction, target).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_negative_cosine_similarity_has_no_gradient_with_respect_to_the_target():
+    prediction, target = (z.requires_grad_() for z in random_embeddings())
+    negative_cosine_similarity(prediction, target).backward()
+    assert prediction.grad.any()
+    assert target.grad is None
+
+
+@pytest.mark.parametrize(
+    "loss", [lambda *views: vicreg_loss(*views).loss, negative_cosine_similarity], ids=["vicreg", "cosine"]
+)
+def test_losses_of_other_objectives_are_computed_in_float32_under_autocast(loss):
+    z1, z2 = (z.bfloat16() for z in random_embeddings())
+    with torch.autocast("cpu", torch.bfloat16):
+        found = loss(z1, z2)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, loss(z1.float(), z2.float()))

@@ -59,7 +59,7 @@ def test_lars_without_adaptation_is_sgd_with_momentum():
 
 def test_biases_norms_and_probes_have_neither_weight_decay_nor_adaptation():
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), LinearProbe(4, 2))
-    weights, plain, probe = parameter_groups(model, 0.1, probe_scale=0.5)
+    weights, plain, probe = parameter_groups(model, 0.1, (LinearProbe,), 0.5)
     assert [tuple(parameter.shape) for parameter in weights["params"]] == [(4, 3, 3, 3)]
     assert weights["weight_decay"] == 0.1
     assert len(plain["params"]) == 3
@@ -128,7 +128,7 @@ def test_groups_without_parameters_and_frozen_parameters_are_omitted():
     model = nn.Sequential(nn.Linear(3, 2, bias=False), nn.Linear(2, 2, bias=False).requires_grad_(False))
     [group] = parameter_groups(model, 0.1)
     assert group == {"params": [model[0].weight], "weight_decay": 0.1, "adapt": True, "scale": 1.0}
-    assert [group["scale"] for group in parameter_groups(LinearProbe(4, 2), 0.1)] == [1.0]
+    assert [group["scale"] for group in parameter_groups(LinearProbe(4, 2), 0.1, (LinearProbe,))] == [1.0]
 
 
 def test_schedule_rises_linearly_and_falls_along_a_cosine_to_0():

@@ -12,7 +12,8 @@ from tests.support.data.people import write_people_csv
 from trainer.checkpoint import load_trained
 from trainer.config import DEMO, DEMO_CONTRASTIVE_RATE, TrainConfig, TrainSettings
 from trainer.job import run_training
-from trainer.recipes import get_recipe, recipe_names
+from trainer.optim import LARS
+from trainer.recipes import PAPER_ROWS, get_recipe, recipe_names
 from trainer.run_page.page import NO_MAPS
 from trainer.step import Trainer
 
@@ -110,6 +111,7 @@ def test_each_recipe_trains_resumes_exactly_and_loads_again(discs, people, tmp_p
         ("contrastive-attn-block", {"image_size": 32}, r"--image-size 32: .* has a single position up to 32 pixels"),
         ("contrastive-self-mask", {"image_size": 32}, "--image-size 32"),
         ("contrastive-contracam", {"image_size": 32}, "--image-size 32"),
+        ("contrastive-attn-permuted", {"batch_size": 2, "workers": 2}, "exchanges the maps .* choose 4 or more"),
         ("supervised", {"no_probe": True}, "--recipe supervised trains a classifier; use a data set with classes"),
     ],
 )
@@ -137,6 +139,22 @@ def test_second_order_changes_the_update_but_not_the_loss(discs, tmp_path):
     assert losses[0][1] != losses[1][1]
 
 
+def test_rows_of_the_table_are_the_recipes_with_figures_of_the_paper():
+    assert set(PAPER_ROWS) == {name for name in recipe_names() if get_recipe(name).paper}
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "rate"), [("vicreg", (1000, 2048, 1e-6), 1.6), ("byol", (1000, 4096, 1.5e-6), 3.2)]
+)
+def test_other_objectives_have_the_settings_of_their_papers(name, values, rate):
+    for recipe in (name, f"{name}-attn-teacher"):
+        config = load_settings(TrainSettings, ["--data=X", f"--recipe={recipe}"]).train_config()
+        assert (config.epochs, config.batch_size, config.weight_decay) == values
+        optimizer = get_recipe(recipe).optimizer
+        assert optimizer.peak_learning_rate(config.batch_size) == pytest.approx(rate)
+        assert optimizer.make is LARS
+
+
 def test_defaults_of_a_recipe_apply_unless_the_settings_are_given():
     def config(*flags):
         return load_settings(TrainSettings, list(flags)).train_config()
@@ -148,7 +166,7 @@ def test_defaults_of_a_recipe_apply_unless_the_settings_are_given():
     assert (given.epochs, given.warmup_epochs) == (400, 10)
     demo = config("--recipe=supervised")
     assert (demo.epochs, demo.weight_decay, demo.learning_rate) == (DEMO["epochs"], 1e-4, None)
-    assert config().learning_rate == DEMO_CONTRASTIVE_RATE
+    assert config().learning_rate == config("--recipe=byol").learning_rate == DEMO_CONTRASTIVE_RATE
 
 
 def test_supervised_recipe_has_one_view_and_sgd_with_nesterov_momentum():

@@ -13,7 +13,7 @@ from tests.support.data.datasets import make_dataset
 from tests.support.ranks import run_ranks
 from tests.support.training import CPU, make_trainer, train_steps
 from trainer import step
-from trainer.model.heads import LinearProbe
+from trainer.objectives import AttentionObjective, ProbeObjective
 from trainer.recipes import recipe_names
 from trainer.step import prepare_inputs, split_pieces
 
@@ -65,13 +65,6 @@ def test_batch_with_fewer_clean_images_than_views_is_split_into_pieces(discs):
         split_pieces(inputs, 2)
 
 
-def test_momentum_of_batch_norm_is_restored_after_a_step_in_pieces(discs):
-    trainer, stream = make_trainer(discs, micro_batch=6)
-    norms = [module for module in trainer.model.modules() if isinstance(module, nn.BatchNorm2d)]
-    trainer.train_step(next(stream.batches(0, 1)))
-    assert all(norm.momentum == 0.1 for norm in norms)
-
-
 def test_each_image_counts_once_in_the_statistics_of_batch_norm_if_a_step_is_made_in_pieces(discs):
     trainer, stream = make_trainer(discs, micro_batch=6)
     norm, means = trainer.model.backbone.resnet.bn1, []
@@ -84,7 +77,7 @@ def test_each_image_counts_once_in_the_statistics_of_batch_norm_if_a_step_is_mad
     trainer.train_step(next(stream.batches(0, 1)))
     assert len(means) == 4  # views and clean images of two pieces
     expected = torch.zeros_like(means[0])
-    for mean in means:
+    for mean in means[::2]:  # those of the views
         expected = 0.9 * expected + 0.1 * mean
     torch.testing.assert_close(norm.running_mean, expected)
 
@@ -144,15 +137,19 @@ def test_batch_norm_is_synchronized_over_several_gpus(discs, monkeypatch, device
         assert norms == {nn.SyncBatchNorm}
 
 
+# contrastive-attn-permuted exchanges maps within the batch of a rank, so its targets depend on the number of ranks
+SAME_OVER_RANKS = [name for name in recipe_names() if name != "contrastive-attn-permuted"]
+
+
 def train_all_recipes(discs, rank, world_size):
-    return [train_steps(discs, 2, rank, world_size, norm="group", recipe=name) for name in recipe_names()]
+    return [train_steps(discs, 2, rank, world_size, norm="group", recipe=name) for name in SAME_OVER_RANKS]
 
 
 def test_two_ranks_train_like_one_with_group_norm(discs):
     """No recipe blocks in the synchronization of gradients because a parameter gets none."""
     metrics = run_ranks(2, train_all_recipes, discs)
     assert metrics[0] == metrics[1]
-    for name, curve in zip(recipe_names(), metrics[0], strict=True):
+    for name, curve in zip(SAME_OVER_RANKS, metrics[0], strict=True):
         for actual, expected in zip(curve, train_steps(discs, 2, norm="group", recipe=name), strict=True):
             assert actual == pytest.approx(expected, rel=1e-3, abs=1e-5), name
 
@@ -196,15 +193,18 @@ def test_gradients_of_two_ranks_in_pieces_are_those_of_the_whole_batch_on_one(di
 
 
 @pytest.mark.parametrize("peak", [0.5, 4.0])
-def test_learning_rate_of_the_probe_does_not_depend_on_that_of_the_network(discs, peak):
+def test_learning_rate_of_probe_and_read_out_does_not_depend_on_that_of_the_network(discs, peak):
     trainer, stream = make_trainer(discs, learning_rate=peak, warmup_epochs=0, batch_size=16)
     for batch in stream.batches(0, 3):
         trainer.train_step(batch)
-    probe = next(module for module in trainer.model.modules() if isinstance(module, LinearProbe))
+    probe, combine = (
+        trainer.model.objective(ProbeObjective).probe,
+        trainer.model.objective(AttentionObjective).readout.combine,
+    )
     rates = {id(weights): group["lr"] for group in trainer.optimizer.param_groups for weights in group["params"]}
     cosine = 0.5 * (1 + math.cos(math.pi * 2 / trainer.schedule.steps))  # in the third step
-    assert rates.pop(id(probe.linear.weight)) == pytest.approx(0.1 * 16 / 256 * cosine)
-    assert rates.pop(id(probe.linear.bias)) == pytest.approx(0.1 * 16 / 256 * cosine)
+    for parameter in (*probe.parameters(), *combine.parameters()):
+        assert rates.pop(id(parameter)) == pytest.approx(0.1 * 16 / 256 * cosine)
     assert list(rates.values()) == pytest.approx([peak * cosine] * len(rates))
 
 

@@ -18,7 +18,7 @@ from common.text import pluralize
 MAX_LANES = 32  # each lane needs a shard in memory
 
 # Second element of the input pipeline's seed tuples, so that no two purposes share random numbers.
-SHARD_ORDER_SEED, SAMPLE_ORDER_SEED, VIEWS_SEED, HUMAN_ORDER_SEED = 0, 1, 2, 3
+SHARD_ORDER_SEED, SAMPLE_ORDER_SEED, VIEWS_SEED, HUMAN_ORDER_SEED, OBJECTIVES_SEED = 0, 1, 2, 3, 4
 
 
 class SampleLocations(NamedTuple):

@@ -24,6 +24,10 @@ ResNet = Literal[
     "wide_resnet50_2",
     "wide_resnet101_2",
 ]
+ProbeKind = Literal["concurrent", "offline", "both"]
+CONCURRENT: ProbeKind = "concurrent"
+OFFLINE: ProbeKind = "offline"
+BOTH: ProbeKind = "both"
 IMAGENET_QUERIES, CIFAR_QUERIES = 5000, 1000  # paper 4.5
 
 
@@ -47,6 +51,7 @@ class EvaluateSettings(Settings):
             "severities",
             "images",
             "queries",
+            "probe_kind",
             "probe_epochs",
             "seed",
         ),
@@ -61,7 +66,8 @@ class EvaluateSettings(Settings):
     )
     train: str | None = Field(
         None,
-        description="labeled data set or class folders to train offline probes on; read-outs are refit on the former",
+        description="labeled data set or class folders to train offline probes on, and to search for neighbors; "
+        "read-outs are refit on the former",
     )
     val: str | None = Field(None, description="class folders of clean images, such as ImageNet's val")
     imagenet_c: str | None = Field(
@@ -106,6 +112,11 @@ class EvaluateSettings(Settings):
     images: int | None = Field(
         None, ge=1, description="number of images of ImageNet-C, drawn with the seed; by default all"
     )
+    probe_kind: ProbeKind = Field(
+        "both",
+        description="linear probes that linear and imagenet-c measure: concurrent (trained with the network), offline "
+        "(trained on --train), or both, as far as a model has them",
+    )
     probe_epochs: int = Field(90, ge=1, description="epochs of offline probes over the features of --train")
     seed: int = Field(
         0,
@@ -147,6 +158,8 @@ class EvaluateSettings(Settings):
             raise UserError(
                 "nothing to measure: name data with --val, --cifar, --cifar-c, --imagenet-c or --human-data"
             )
+        if self.probe_kind == OFFLINE and not self.train:
+            raise UserError("--probe-kind offline needs --train: name images to train offline probes on")
         for name, suite in load_suites().items():
             needed = _flags(suite.inputs, " or ")
             if name not in selected and self._given(suite.options):

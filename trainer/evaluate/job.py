@@ -74,7 +74,7 @@ def _open_context(settings: EvaluateSettings) -> Context:
     models = open_models(settings.checkpoints, settings.backbone)
     folder = settings.features or f"{settings.output}/features"
     store = FeatureStore(folder, _make_extractor(settings, device), settings.image_size)
-    probes = Probes(store, lambda: data.train, settings.probe_epochs, settings.seed, device)
+    probes = Probes(store, lambda: data.train, settings.probe_epochs, settings.seed, device, settings.probe_kind)
     for model in models:
         model.network.to(device)
     return Context(settings, data, models, store, probes, device)

@@ -1,5 +1,6 @@
-"""Exact nearest-neighbor search by cosine similarity: mean precision and recall at every k."""
+"""Exact nearest-neighbor search by cosine similarity: precision and recall at every k, and votes for classes."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,6 +12,9 @@ from common.errors import UserError
 from trainer.evaluate.features import FeatureSet
 
 QUERIES_PER_CHUNK = 512
+NEIGHBORS = (20, 200)  # that vote
+TEMPERATURE = 0.07  # of votes, as in Wu et al. 2018 and DINO
+MAX_SIMILARITIES = 2**27  # computed at once for votes
 
 
 class Curve(NamedTuple):
@@ -124,3 +128,44 @@ def choose_ks(database: int) -> list[int]:
     """Return 1, 2, 5, 10, 20, 50, ... below the size of the database, and that size."""
     series = [step * 10**power for power in range(len(str(database))) for step in (1, 2, 5)]
     return [k for k in series if k < database] + [database]
+
+
+def vote(
+    queries: Tensor, bank: Tensor, bank_labels: Tensor, classes: int, neighbors: Sequence[int]
+) -> dict[int, Tensor]:
+    """Sum the votes of the k nearest images of a bank for each class: float32 [Q, classes] for each k.
+
+    The nearest images have the highest cosine; a vote is exp(cosine / 0.07), up to a common factor. A k beyond the size
+    of the bank counts all of it.
+
+    Args:
+        queries: features, float32 [Q, C].
+        bank: features of length 1, float32 [N, C].
+        bank_labels: class indices, int64 [N].
+        classes: number of classes.
+        neighbors: values of k.
+    """
+    votes = {k: torch.zeros(len(queries), classes, device=queries.device) for k in neighbors}
+    queries_per_chunk = max(MAX_SIMILARITIES // len(bank), 1)
+    for start in range(0, len(queries), queries_per_chunk):
+        part = slice(start, start + queries_per_chunk)
+        nearest = (F.normalize(queries[part]) @ bank.T).topk(min(max(neighbors), len(bank)))
+        weights = ((nearest.values - 1) / TEMPERATURE).exp()
+        for k in neighbors:
+            votes[k][part].scatter_add_(1, bank_labels[nearest.indices[:, :k]], weights[:, :k])
+    return votes
+
+
+def count_correct(
+    queries: Tensor, labels: Tensor, bank: Tensor, bank_labels: Tensor, classes: int, neighbors: Sequence[int]
+) -> dict[int, int]:
+    """Count queries whose class gets the most votes, for each k.
+
+    Args:
+        labels: class indices of the queries, int64 [Q].
+        bank: features of any length, float32 [N, C].
+
+    The others are those of `vote`.
+    """
+    votes = vote(queries, F.normalize(bank), bank_labels, classes, neighbors)
+    return {k: int((scores.argmax(1) == labels).sum()) for k, scores in votes.items()}

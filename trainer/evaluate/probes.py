@@ -1,41 +1,45 @@
-"""Linear classifiers on frozen features: trained with the network (concurrent), or afterwards (offline)."""
+"""The classifiers of models: probes trained with the network (concurrent) or afterwards (offline), and neighbors."""
 
-import math
-from collections.abc import Callable, Sequence
-from functools import cached_property
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property, partial
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from common.errors import UserError
-from common.progress import progress_bar
+from common.text import join_names
+from trainer.evaluate.config import BOTH, CONCURRENT, OFFLINE, ProbeKind
 from trainer.evaluate.features import FeatureSet, FeatureStore
 from trainer.evaluate.images.image_sets import ImageSet, check_classes
 from trainer.evaluate.models import EvaluatedModel
-from trainer.optim import probe_learning_rate
+from trainer.evaluate.neighbors import NEIGHBORS, vote
+from trainer.evaluate.offline_probe import choose_weight_decay, fit_linear_probe
 
-PROBE_BATCH_SIZE = 256
 VECTORS_PER_CHUNK = 8192  # classified at once
-CONCURRENT, OFFLINE = "concurrent", "offline"
 
 
 class Classifier(NamedTuple):
-    """A linear classifier of features.
+    """A classifier of features.
 
     Attributes:
-        kind: "concurrent" or "offline".
+        kind: "concurrent", "offline", or "knn_K" for the vote of K neighbors.
         logits: function from features [n, channels] to class scores [n, classes].
         classes: class names by index.
         source: where the classes come from, for error messages.
+        details: how it was trained, for results.json.
+        notes: remarks for the reader of the results.
     """
 
     kind: str
     logits: Callable[[Tensor], Tensor | None]
     classes: list[str]
     source: str
+    details: Mapping[str, Any] = MappingProxyType({})
+    notes: Sequence[str] = ()
 
     def accuracy(self, features: FeatureSet, classes: list[str], device: torch.device) -> dict[str, float]:
         """Compute top-1 and top-5 accuracy, as fractions.
@@ -70,6 +74,9 @@ class Classifier(NamedTuple):
 class Probes:
     """The classifiers of models; an offline probe is trained when it is first needed.
 
+    The weight decay of an offline probe is chosen on a held-out fifth of the training images; the probe is then trained
+    on all of them.
+
     Class folders are always given by their names in sorted order.
 
     Args:
@@ -78,6 +85,7 @@ class Probes:
         epochs: epochs of offline probes.
         seed: random seed of offline probes.
         device: where probes are trained and applied.
+        kind: which probes `selected` returns.
     """
 
     def __init__(
@@ -87,9 +95,10 @@ class Probes:
         epochs: int,
         seed: int,
         device: torch.device,
+        kind: ProbeKind = BOTH,
     ) -> None:
         self._store, self._open_train, self._epochs = store, open_train, epochs
-        self._seed, self._device = seed, device
+        self._seed, self._device, self._kind = seed, device, kind
         self._offline: dict[str, Classifier] = {}
 
     @cached_property
@@ -121,44 +130,97 @@ class Probes:
         if self._train is None:
             return None
         if model.name not in self._offline:
-            features = self._store.get(model, self._train)
-            linear = fit_linear_probe(
-                torch.from_numpy(features.vectors),
-                torch.from_numpy(features.labels),
-                len(self._train.classes),
-                self._epochs,
-                self._seed,
-                self._device,
-                model.name,
-            )
-            self._offline[model.name] = Classifier(OFFLINE, linear, self._train.classes, f"{model.name} on --train")
+            self._offline[model.name] = self._fit(model, self._train)
         return self._offline[model.name]
 
-    def concurrent_or_offline(self, model: EvaluatedModel, folders: list[str]) -> Classifier:
-        """Return the concurrent classifier or, if there is none, the offline one. `check` must have passed."""
-        classifier = self.concurrent(model, folders) or self.offline(model)
-        assert classifier is not None, "check raises UserError for a model without a classifier"
-        return classifier
+    def _fit(self, model: EvaluatedModel, train: ImageSet) -> Classifier:
+        features = self._store.get(model, train)
+        vectors = torch.from_numpy(features.vectors).to(self._device)
+        arguments = (vectors, torch.from_numpy(features.labels), len(train.classes), self._epochs, self._seed)
+        choice = choose_weight_decay(*arguments, self._device, model.name)
+        linear = fit_linear_probe(*arguments, self._device, model.name, choice.weight_decay)
+        notes = []
+        if not choice.held_out:
+            notes.append(
+                f"{model.name}: every class of --train has a single image, so none was held out to choose the weight "
+                f"decay of the offline probe: it is {choice.weight_decay:g}."
+            )
+        if not linear.weight.any():  # weights of constant channels stay 0
+            notes.append(
+                f"{model.name}: the features of all images of --train are the same, so the offline probe can only "
+                "predict the most frequent class."
+            )
+        details = {
+            "weight_decay": choice.weight_decay,
+            "held_out": {f"{value:g}": score._asdict() for value, score in choice.held_out.items()},
+        }
+        return Classifier(OFFLINE, linear, train.classes, f"{model.name} on --train", details, notes)
 
-    def check(self, model: EvaluatedModel, folders: list[str], what: str) -> None:
-        """Raise UserError if a model has no classifier, or one whose classes are not those of the class folders.
+    def nearest_neighbors(self, model: EvaluatedModel) -> list[Classifier]:
+        """Return the votes of the 20 and the 200 nearest images of --train; an empty list without --train."""
+        if self._train is None:
+            return []
+        features, classes = self._store.get(model, self._train), self._train.classes
+        bank = F.normalize(torch.from_numpy(features.vectors).to(self._device))
+        labels = torch.from_numpy(features.labels).to(self._device)
+
+        def logits(k: int, vectors: Tensor) -> Tensor:
+            return vote(vectors, bank, labels, len(classes), [k])[k]
+
+        return [Classifier(f"knn_{k}", partial(logits, k), classes, f"{model.name} on --train") for k in NEIGHBORS]
+
+    def selected(self, model: EvaluatedModel, folders: list[str]) -> list[Classifier]:
+        """Return the probes of the selected kinds that a model has, the primary one first.
+
+        The concurrent probe, which is the paper's, is the primary one of a model that has both.
+        """
+        concurrent = None if self._kind == OFFLINE else self.concurrent(model, folders)
+        offline = None if self._kind == CONCURRENT else self.offline(model)
+        return [probe for probe in (concurrent, offline) if probe]
+
+    def check(self, models: Sequence[EvaluatedModel], folders: list[str], what: str) -> None:
+        """Raise UserError if models cannot be measured on class folders, before anything is.
+
+        That is if there is only one class, if a probe's classes are not those of the folders, if a model has no probe
+        and there is no --train, or if no model has a concurrent probe and only these are selected.
 
         `what` names the images for the message, such as "--val".
         """
-        concurrent = self.concurrent(model, folders)
-        if concurrent is None and self._train is None:
+        probes = {} if self._kind == OFFLINE else {model.name: self.concurrent(model, folders) for model in models}
+        for model in models:
+            if self._train is None and probes.get(model.name) is None and self._kind == BOTH:
+                raise UserError(
+                    f"{model.location}: has no linear probe of its own; name images with --train, to train an offline "
+                    "probe"
+                )
+        if self._kind == CONCURRENT and not any(probes.values()):
             raise UserError(
-                f"{model.location}: has no linear probe of its own; name images with --train, to train an offline probe"
+                f"--probe-kind concurrent: expected a model with a linear probe of its own, found none in "
+                f"{join_names([model.location for model in models])}; name images with --train and use --probe-kind "
+                "offline"
             )
-        if concurrent is not None:
-            check_classes(folders, concurrent.classes, what, concurrent.source)
+        if len(folders) < 2:
+            raise UserError(
+                f"{what}: expected images of at least two classes, found only {', '.join(folders) or 'none'}, which "
+                "any classifier gets right; name a folder with more class folders"
+            )
+        for probe in filter(None, probes.values()):
+            check_classes(folders, probe.classes, what, probe.source)
         if self._train is not None:
             check_classes(folders, self._train.classes, what, "--train")
 
     def notes(self, models: Sequence[EvaluatedModel], folders: list[str]) -> list[str]:
-        """Describe which models are measured with an offline probe only although they have a classifier, and why."""
-        mismatches = [(model.name, self._mismatch(model, folders)) for model in models]
-        return [f"{name} {mismatch}: only an offline probe is measured." for name, mismatch in mismatches if mismatch]
+        """Describe which models are measured without a concurrent probe and why, and what offline probes lack."""
+        notes = []
+        for model in models:
+            mismatch = self._mismatch(model, folders)
+            if self._kind == CONCURRENT and self.concurrent(model, folders) is None:
+                notes.append(f"{model.name} {mismatch or 'has no concurrent probe'}: it is not measured.")
+            elif self._kind == BOTH and mismatch:
+                notes.append(f"{model.name} {mismatch}: only an offline probe is measured.")
+            if model.name in self._offline:
+                notes += self._offline[model.name].notes
+        return notes
 
     def _mismatch(self, model: EvaluatedModel, folders: list[str]) -> str:
         """Describe why a classifier without class names does not fit the folders; empty if it does, or has names."""
@@ -171,42 +233,3 @@ class Probes:
         """Return the number of classes of a model's own classifier; 0 without one."""
         scores = model.logits_of(torch.zeros(1, model.channels, device=self._device))
         return 0 if scores is None else scores.shape[1]
-
-
-def fit_linear_probe(
-    vectors: Tensor, labels: Tensor, classes: int, epochs: int, seed: int, device: torch.device, name: str = "probe"
-) -> nn.Linear:
-    """Train a linear classifier by SGD, from weights of 0.
-
-    Nesterov momentum 0.9, no weight decay, batches of N = 256 (or all images if there are fewer), learning rate
-    0.1 * N / 256 with a cosine schedule to 0.
-
-    Args:
-        vectors: features, float32 [n, channels].
-        labels: class indices, int64 [n].
-        classes: number of classes.
-        epochs: number of epochs.
-        seed: random seed of the order of the images.
-        device: where the classifier is trained.
-        name: name for the progress bar.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    probe = nn.Linear(vectors.shape[1], classes).to(device)
-    nn.init.zeros_(probe.weight)
-    nn.init.zeros_(probe.bias)
-    batch_size = min(PROBE_BATCH_SIZE, len(vectors))
-    steps_per_epoch = len(vectors) // batch_size
-    optimizer = torch.optim.SGD(probe.parameters(), lr=probe_learning_rate(batch_size), momentum=0.9, nesterov=True)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: 0.5 * (1 + math.cos(math.pi * step / (epochs * steps_per_epoch)))
-    )
-    vectors, labels = vectors.to(device), labels.to(device)
-    for _ in progress_bar(range(epochs), desc=f"{name}, offline probe", unit=" epochs"):
-        order = torch.randperm(len(vectors), generator=generator).to(device)
-        for step in range(steps_per_epoch):
-            chosen = order[step * batch_size : (step + 1) * batch_size]
-            optimizer.zero_grad()
-            F.cross_entropy(probe(vectors[chosen]), labels[chosen]).backward()
-            optimizer.step()
-            schedule.step()
-    return probe

@@ -1,4 +1,7 @@
-"""Heads on a backbone's pooled features: SimCLR's projection head and the linear probe."""
+"""Heads on a backbone's pooled features: those of SimCLR, VICReg and BYOL, and the linear probe."""
+
+import itertools
+from collections.abc import Sequence
 
 from torch import Tensor, nn
 
@@ -27,6 +30,29 @@ class ProjectionHead(nn.Module):
         modules += [nn.Linear(channels, EMBEDDING_DIM, bias=False), _make_norm(EMBEDDING_DIM, norm)]
         self.layers = nn.Sequential(*modules)
         self.layers[-1].bias.requires_grad_(False)
+
+    def forward(self, features: Tensor) -> Tensor:
+        projected: Tensor = self.layers(features)
+        return projected
+
+
+class MLPHead(nn.Module):
+    """Expander of VICReg, projector and predictor of BYOL: [B, sizes[0]] -> [B, sizes[-1]].
+
+    Linear layers without bias, with a norm and ReLU between two of them, as in the code of both papers' authors, except
+    that their hidden layers have a bias before the norm, which has no effect.
+
+    Args:
+        sizes: number of channels of the input and of each layer's output.
+        norm: batch norm or group norm.
+    """
+
+    def __init__(self, sizes: Sequence[int], norm: NormName = "batch") -> None:
+        super().__init__()
+        modules: list[nn.Module] = []
+        for channels, size in itertools.pairwise(sizes):
+            modules += [nn.Linear(channels, size, bias=False), _make_norm(size, norm), nn.ReLU(inplace=True)]
+        self.layers = nn.Sequential(*modules[:-2])
 
     def forward(self, features: Tensor) -> Tensor:
         projected: Tensor = self.layers(features)

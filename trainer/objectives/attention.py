@@ -1,4 +1,4 @@
-"""The attention objective (paper 3.3): predicted maps must match the maps and gaze points of the data set."""
+"""The attention objective (paper 3.3): predicted maps must match target maps and gaze points."""
 
 from torch import Tensor, nn
 
@@ -7,6 +7,7 @@ from trainer.config import ModelConfig
 from trainer.losses import attention_loss
 from trainer.model.backbone import Features
 from trainer.model.contracam import ContraCAM
+from trainer.objectives.attention_targets import AttentionTarget, Targets, TeacherTarget
 from trainer.objectives.base import EncodedBatch, LossTerms, Model, ModelInputs, Objective, Outputs
 
 
@@ -19,12 +20,22 @@ class AttentionObjective(Objective):
         guides_backbone: whether the loss trains the backbone. The baselines set it to False: their read-out is trained
             on detached features, so that its maps can be compared (paper 4.2, of the contrastive baseline).
         prefix: prefix of the logged names `kld`, `nss` and `attention_cc`, such as `human_`.
+        target: module that computes the target, called with the inputs of a batch; by default the maps and gaze points
+            in the batch.
     """
 
     uses_clean = True
 
-    def __init__(self, config: ModelConfig, readout: nn.Module, guides_backbone: bool = True, prefix: str = "") -> None:
+    def __init__(
+        self,
+        config: ModelConfig,
+        readout: nn.Module,
+        guides_backbone: bool = True,
+        prefix: str = "",
+        target: AttentionTarget | None = None,
+    ) -> None:
         super().__init__()
+        self.target = target or TeacherTarget()
         self.guides_backbone = guides_backbone
         self.readout = readout
         self._kld_weight, self._nss_weight, self._prefix = config.kld_weight, config.nss_weight, prefix
@@ -38,8 +49,9 @@ class AttentionObjective(Objective):
         return predicted
 
     def loss_terms(self, outputs: Outputs, inputs: ModelInputs) -> LossTerms:
-        terms = attention_loss(outputs["attention"], inputs.attention, inputs.gaze, self._kld_weight, self._nss_weight)
-        correlation = cc(outputs["attention"].detach(), inputs.attention).mean()
+        target: Targets = self.target(inputs)
+        terms = attention_loss(outputs["attention"], target.maps, target.points, self._kld_weight, self._nss_weight)
+        correlation = cc(outputs["attention"].detach(), target.maps).mean()
         figures = {"kld": terms.kld, "nss": terms.nss, "attention_cc": correlation}
         return LossTerms(terms.loss, {self._prefix + name: figure for name, figure in figures.items()})
 

@@ -1,4 +1,4 @@
-"""The rows of the paper's Table 1: each recipe is one short file in this folder, and the file name is its name."""
+"""Rows of the paper's Table 1, controls and other objectives: each recipe is one short file, named like the recipe."""
 
 import importlib
 import pkgutil
@@ -11,6 +11,17 @@ if TYPE_CHECKING:  # listing the names must not import torch
     from trainer.config import ModelConfig
     from trainer.objectives import Model
     from trainer.recipe import Recipe
+
+PAPER_ROWS = (  # the recipes with `paper` figures, in the order of Table 1
+    "contrastive",
+    "contrastive-attn-teacher",
+    "contrastive-attn-cotrain",
+    "contrastive-attn-block",
+    "contrastive-self-mask",
+    "contrastive-contracam",
+    "supervised",
+    "supervised-attn-teacher",
+)
 
 
 def recipe_names() -> list[str]:
@@ -39,7 +50,9 @@ def build(name: str, config: "ModelConfig", classes: int | None) -> "Model":
 
     Raises UserError for an unknown name.
     """
-    return get_recipe(name).build(config, classes)
+    model = get_recipe(name).build(config, classes)
+    model.statistics_of_clean = config.bn_statistics == "all"
+    return model
 
 
 def _import_recipe(name: str) -> ModuleType:

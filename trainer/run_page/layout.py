@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from common import page
-from common.orientation import to_upright_image
+from common.images.orientation import to_upright_image
 from common.page import Html
 from common.text import format_duration
 from trainer.run_page.maps import EpochMaps
@@ -21,7 +21,10 @@ NO_POINTS = np.empty((0, 3), np.float32)
 
 @dataclass(frozen=True)
 class Chart:
-    """A chart of the page: its title, an explanation, and the metrics that it shows by their names in the legend."""
+    """A chart of the page: its title, an explanation, and the metrics that it shows by their names in the legend.
+
+    A name may contain `{target}`, which stands for the recipe's target.
+    """
 
     title: str
     details: str
@@ -32,12 +35,18 @@ CHARTS = (
     Chart(
         "Loss",
         "Sum of all loss terms, and its main term.",
-        {"loss": "loss", "contrastive": "contrastive", "cross_entropy": "cross-entropy"},
+        {
+            "loss": "loss",
+            "contrastive": "contrastive",
+            "vicreg": "VICReg",
+            "byol": "BYOL",
+            "cross_entropy": "cross-entropy",
+        },
     ),
     Chart(
         "Agreement of attention maps",
         "Correlation (CC) of the predicted maps with their targets: 0 is chance, 1 is best.",
-        {"attention_cc": "teacher's maps", "human_attention_cc": "human maps"},
+        {"attention_cc": "{target}s", "human_attention_cc": "human maps"},
     ),
     Chart(
         "Accuracy",
@@ -66,6 +75,7 @@ class Status:
     Attributes:
         title: name of the recipe and the network.
         description: a sentence about the recipe.
+        target: name of the map with which the model's map of an image is compared.
         epoch: number of complete epochs.
         epochs: number of epochs of the whole run.
         state: "training", "stopped" or "finished".
@@ -77,6 +87,7 @@ class Status:
 
     title: str
     description: str
+    target: str
     epoch: int
     epochs: int
     state: str
@@ -107,9 +118,9 @@ def draw_page(status: Status, means: Mapping[int, Mapping[str, float]], gallery:
         status.title,
         status.description,
         _draw_tiles(status, means),
-        _draw_curves("Curves", CHARTS, means, status.chance),
-        _draw_gallery(gallery),
-        _draw_curves("Other metrics", _list_other_charts(means), means, status.chance),
+        _draw_curves("Curves", CHARTS, means, status),
+        _draw_gallery(gallery, status.target),
+        _draw_curves("Other metrics", _list_other_charts(means), means, status),
         page.paragraph(_describe_writing(status)),
         refresh=REFRESH if status.state == "training" else None,
     )
@@ -134,20 +145,20 @@ def _list_other_charts(means: Mapping[int, Mapping[str, float]]) -> list[Chart]:
     return [Chart(name.replace("_", " ").capitalize(), "", {name: name}) for name in others]
 
 
-def _draw_curves(
-    title: str, charts: Sequence[Chart], means: Mapping[int, Mapping[str, float]], chance: float | None
-) -> Html:
+def _draw_curves(title: str, charts: Sequence[Chart], means: Mapping[int, Mapping[str, float]], status: Status) -> Html:
     """Draw those of the charts that have values, as a section; nothing if there are no values yet."""
     figures = []
     for chart in charts:
         curves = {
-            label: [(epoch, metrics[name]) for epoch, metrics in means.items() if name in metrics]
+            label.format(target=status.target): [
+                (epoch, metrics[name]) for epoch, metrics in means.items() if name in metrics
+            ]
             for name, label in chart.metrics.items()
         }
         if not any(curves.values()):
             continue
         is_accuracy = "probe_accuracy" in chart.metrics
-        details = f"{chart.details} Chance is {chance:.3g}." if is_accuracy and chance else chart.details
+        details = f"{chart.details} Chance is {status.chance:.3g}." if is_accuracy and status.chance else chart.details
         drawing = page.line_chart(curves, f"{chart.title} by epoch", "epoch")
         figures.append(page.figure(drawing, chart.title, details))
     if not figures:
@@ -160,16 +171,16 @@ def _draw_curves(
     )
 
 
-def _draw_gallery(gallery: Gallery) -> Html:
+def _draw_gallery(gallery: Gallery, target: str) -> Html:
     parts = [page.notes(gallery.remarks)]
     if gallery.samples:
         explanation = (
             "Photographs of the training data, drawn at random, the same in every epoch. Each map is scaled to its "
-            "maximum; CC is the correlation with the teacher's map: 0 is chance, 1 is best. The model predicts them in "
+            "maximum; CC is the correlation with the second column: 0 is chance, 1 is best. The model predicts them in "
             "evaluation mode. Early in a run, batch norm's running averages lag behind the weights, and the maps are "
             "worse than those in training."
         )
-        columns = ["photograph", "teacher's map", *(_draw_heading(*entry) for entry in gallery.maps.items())]
+        columns = ["photograph", target, *(_draw_heading(*entry) for entry in gallery.maps.items())]
         rows = [_draw_row(number, sample, gallery.maps) for number, sample in enumerate(gallery.samples)]
         parts += [page.paragraph(explanation), page.table(columns, rows)]
     return page.section("Attention maps", *parts)
@@ -206,7 +217,7 @@ def _describe_writing(status: Status) -> str:
 
 
 def draw_sheet(samples: Sequence[PageSample], maps: EpochMaps) -> np.ndarray:
-    """Draw one row per sample as pixels, uint8 [H, W, 3]: the photograph, the teacher's map and the model's map."""
+    """Draw one row per sample as pixels, uint8 [H, W, 3]: the photograph, its target and the model's map."""
     colors = page.heat_colors()
     rows = []
     for sample, predicted in zip(samples, maps.maps, strict=True):

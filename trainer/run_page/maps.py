@@ -12,11 +12,13 @@ from torch import Tensor
 from common.page import normalize_map
 from common.saliency import cc
 from common.storage.run_folder import RunFolder
-from trainer.objectives import Model, predicts_single_maps
+from trainer.objectives import AttentionObjective, Model, predicts_single_maps
+from trainer.objectives.base import ModelInputs
 from trainer.run_page.samples import PageSample
 
 MAPS_FILE = "attention_maps.npz"
 MAP_SIDE = 56  # pixels
+NO_POINTS = np.empty((0, 3), np.float32)
 PLANNED_EPOCHS = 5  # at most so many epochs stay on the page; the latest one is shown as well
 
 
@@ -25,7 +27,7 @@ class EpochMaps(NamedTuple):
 
     Attributes:
         maps: in the frame of the stored pixels, uint8 [n, MAP_SIDE, MAP_SIDE], 255 at each map's maximum.
-        correlations: CC of each map with the teacher's, float32 [n].
+        correlations: CC of each map with that of its sample, float32 [n].
     """
 
     maps: np.ndarray
@@ -47,8 +49,22 @@ def predict_maps(model: Model, samples: Sequence[PageSample], device: torch.devi
     if predicted is None:
         return None
     maps = predicted.float().cpu().nan_to_num()
-    teacher = torch.stack([torch.from_numpy(sample.attention.copy()) for sample in samples]).float() / 255
-    return EpochMaps(_shrink(maps), cc(maps, teacher).numpy())
+    targets = torch.stack([torch.from_numpy(sample.attention.copy()) for sample in samples]).float() / 255
+    return EpochMaps(_shrink(maps), cc(maps, targets).numpy())
+
+
+@torch.no_grad()
+def show_targets(model: Model, samples: Sequence[PageSample], device: torch.device) -> list[PageSample]:
+    """Return the samples with the maps that the model is trained to predict, which controls do not read from shards."""
+    objective = model.objective(AttentionObjective)
+    if objective is None:
+        return list(samples)
+    clean = torch.stack([sample.clean for sample in samples]).to(device).float() / 255
+    attention = torch.stack([torch.from_numpy(sample.attention.copy()) for sample in samples]).to(device).float() / 255
+    labels = torch.empty(0, dtype=torch.int64)
+    targets = objective.target(ModelInputs((), clean, attention, [NO_POINTS] * len(samples), labels))
+    maps = [normalize_map(attention) for attention in targets.maps.cpu().numpy()]
+    return [sample._replace(attention=attention) for sample, attention in zip(samples, maps, strict=True)]
 
 
 def plan_epochs(epochs: int) -> set[int]:

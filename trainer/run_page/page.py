@@ -10,7 +10,7 @@ from common.errors import UserError, describe_error
 from common.storage.run_folder import RunFolder
 from common.training import METRICS_FILE, MetricLog
 from trainer.data.dataset import Dataset
-from trainer.recipes import describe_recipe
+from trainer.recipes import describe_recipe, get_recipe
 from trainer.run_page.layout import Gallery, Status, draw_page, draw_sheet
 from trainer.run_page.maps import (
     MAPS_FILE,
@@ -20,6 +20,7 @@ from trainer.run_page.maps import (
     plan_epochs,
     predict_maps,
     save_maps,
+    show_targets,
 )
 from trainer.run_page.samples import PageSample, read_page_samples
 from trainer.step import Trainer
@@ -81,7 +82,8 @@ class RunPage:
     def _read_samples(self) -> None:
         config = self._trainer.config
         try:
-            self._samples = read_page_samples(self._data, config.seed, config.image_size)
+            samples = read_page_samples(self._data, config.seed, config.image_size)
+            self._samples = show_targets(self._trainer.model, samples, self._trainer.rank.device)
         except UserError as error:
             self._remarks.append(f"The samples of this page cannot be read: {error}")
 
@@ -110,6 +112,7 @@ class RunPage:
         status = Status(
             title=f"{config.recipe}, {config.backbone}",
             description=describe_recipe(config.recipe),
+            target=get_recipe(config.recipe).target,
             epoch=trainer.step // self._steps_per_epoch,
             epochs=config.epochs,
             state=state,

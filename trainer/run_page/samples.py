@@ -12,7 +12,7 @@ from torch import Tensor
 from common import page
 from common.errors import UserError, describe_error
 from common.images import decode_jpeg
-from common.orientation import to_upright_image
+from common.images.orientation import to_upright_image
 from common.shards import Sample, read_samples
 from common.storage import Storage, open_storage
 from trainer.data.crops import resize_frame
@@ -29,7 +29,7 @@ class PageSample(NamedTuple):
     Attributes:
         source: path of the source image, relative to the input of the labeling job.
         photograph: a small upright JPEG.
-        attention: the teacher's map in the frame of the stored pixels, uint8 [M, M].
+        attention: the teacher's map, or the target that replaces it, in the frame of the stored pixels, uint8 [M, M].
         size: width and height of the stored pixels.
         orientation: EXIF orientation, which turns the stored pixels upright.
         clean: the whole frame of stored pixels, uint8 [3, S, S].

@@ -7,7 +7,7 @@ from pydantic_settings import SettingsConfigDict
 
 from common.errors import UserError
 from trainer.config import TrainSettings
-from trainer.recipes import recipe_names
+from trainer.recipes import PAPER_ROWS
 
 
 class StudySettings(TrainSettings):
@@ -70,7 +70,7 @@ class TableSettings(StudySettings):
         **TrainSettings.help_groups,
     }
 
-    recipes: str = Field(",".join(recipe_names()), description="recipes to train, separated by commas; a row each")
+    recipes: str = Field(",".join(PAPER_ROWS), description="recipes to train, separated by commas; a row each")
     seeds: int = Field(3, ge=1, description="number of runs per recipe; their seeds are 0, 1, ...")
     supervised_learning_rate: float | None = Field(
         None,

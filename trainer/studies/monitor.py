@@ -1,11 +1,10 @@
 """Quality of the representation while a model trains: accuracy of nearest neighbors, and RankMe."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import numpy as np
 import torch
 import torch.distributed
-import torch.nn.functional as F
 from torch import Tensor
 
 from common.errors import UserError
@@ -13,6 +12,7 @@ from common.launch import Rank
 from trainer.config import TrainSettings
 from trainer.data.dataset import Dataset
 from trainer.evaluate.images.image_sets import FolderImages
+from trainer.evaluate.neighbors import NEIGHBORS, count_correct
 from trainer.objectives import Model
 from trainer.studies.accuracy import (
     LabeledImage,
@@ -22,11 +22,8 @@ from trainer.studies.accuracy import (
     read_shard_images,
 )
 
-NEIGHBORS = (20, 200)
-TEMPERATURE = 0.07  # of the neighbors' votes, as in Wu et al. 2018 and DINO
 MAX_BANK = 100_000  # training images whose features are compared with
 BANK_SEED = 11
-QUERIES_PER_CHUNK = 1024
 EPSILON = 1e-7  # RankMe's
 
 
@@ -112,34 +109,6 @@ def gather_rows(rows: Tensor, world_size: int) -> Tensor:
     gathered = [torch.empty_like(padded) for _ in range(world_size)]
     torch.distributed.all_gather(gathered, padded)
     return torch.cat([part[:number] for part, number in zip(gathered, numbers, strict=True)])
-
-
-def count_correct(
-    queries: Tensor, labels: Tensor, bank: Tensor, bank_labels: Tensor, classes: int, neighbors: Sequence[int]
-) -> dict[int, int]:
-    """Count queries whose class gets the most votes of the k nearest images of a bank, for each k.
-
-    A neighbor's vote is exp(cosine / 0.07). A k beyond the size of the bank counts all of it.
-
-    Args:
-        queries: features, float [Q, C].
-        labels: class indices, int64 [Q].
-        bank: features, float [N, C].
-        bank_labels: class indices, int64 [N].
-        classes: number of classes.
-        neighbors: values of k.
-    """
-    bank = F.normalize(bank)
-    correct = dict.fromkeys(neighbors, 0)
-    for chunk, wanted in zip(queries.split(QUERIES_PER_CHUNK), labels.split(QUERIES_PER_CHUNK), strict=True):
-        similarity = F.normalize(chunk) @ bank.T
-        nearest = similarity.topk(min(max(neighbors), len(bank)))
-        votes = ((nearest.values - 1) / TEMPERATURE).exp()  # a common factor of e does not change the order
-        for k in neighbors:
-            scores = torch.zeros(len(chunk), classes, device=chunk.device)
-            scores.scatter_add_(1, bank_labels[nearest.indices[:, :k]], votes[:, :k])
-            correct[k] += int((scores.argmax(1) == wanted).sum())
-    return correct
 
 
 def effective_rank(features: Tensor) -> float:

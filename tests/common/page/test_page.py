@@ -9,7 +9,7 @@ from PIL import Image, ImageOps
 
 from common import page
 from common.errors import UserError
-from common.orientation import to_upright_image
+from common.images.orientation import to_upright_image
 from common.page.charts import place_ticks
 
 HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)>&amp;.jpg"

@@ -8,9 +8,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 from common.errors import ImageFailure, Reason
-from common.orientation import to_upright
-from labeler.labeling.gaze import gaze_points
-from labeler.labeling.label import GAZE_GRID, GAZE_SIGMA, Label, Maps, make_label, predict_maps, to_teacher_input
+from common.gaze import GAZE_GRID, GAZE_SIGMA, gaze_points
+from common.images.orientation import to_upright
+from labeler.labeling.label import Label, Maps, make_label, predict_maps, to_teacher_input
 from labeler.teacher.weights import CustomTeacher
 from tests.support.data.pictures import photograph
 

@@ -15,8 +15,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from common.errors import Reason
+from common.images.orientation import map_to_stored
 from common.manifest import ShardRecord, sha256
-from common.orientation import map_to_stored
 from common.shards import decode_map, decode_points
 from labeler.labeling.shard import NoSpace, ShardConflict
 from labeler.planning.space import estimate_shard_bytes

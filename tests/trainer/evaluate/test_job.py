@@ -48,7 +48,7 @@ def test_saved_features_are_reused_with_the_same_results(report, checkpoints, va
     output = report.parent / "again"
     evaluate(checkpoints, output, "--suite=linear", f"--val={val}", f"--features={report / 'features'}")
     before, again = (read_results(folder)[MODEL_NAMES[0]]["linear"] for folder in (report, output))
-    assert again == {name: value for name, value in before.items() if name != "offline"}
+    assert again == {name: value for name, value in before.items() if name not in ("offline", "knn_20", "knn_200")}
 
 
 REPLACED = ("glance.csv", "linear.csv", "results.json", "index.html")  # in the order in which an evaluation writes them
@@ -137,6 +137,8 @@ def test_plain_weights_file_is_a_baseline(val, human, tmp_path):
     [
         (["--suite=linear"], "--suite linear needs --val"),
         (["--suite=imagenet-c"], "--suite imagenet-c needs --imagenet-c or --val"),
+        (["--val=VAL", "--probe-kind=offline"], "--probe-kind offline needs --train: name images to train offline"),
+        (["--val=ONE", "--suite=linear"], "--val: expected images of at least two classes, found only red"),
         ([], "nothing to measure: name data with --val"),
         (["--val=VAL", "--compare=a=b.csv"], "--compare applies to the suite alignment only, .* needs --human-data"),
         (["--val=VAL"], r"retrieval on imagenet: val has 24 images, expected more than the 5,000 queries"),
@@ -154,6 +156,9 @@ def test_mistakes_are_reported_before_anything_is_measured(flags, message, check
     monkeypatch.setattr("trainer.evaluate.job.extract_features", lambda *_: pytest.fail("features were extracted"))
     contents = {name.replace(COLORS[3], "gray"): content for name, content in read_class_folders(val).items()}
     other = write(tmp_path / "other", contents)
-    flags = [flag.replace("VAL", str(val)).replace("OTHER", str(other)) for flag in flags]
+    one = write(tmp_path / "one", {name: content for name, content in contents.items() if name.startswith("red/")})
+    folders = {"VAL": val, "OTHER": other, "ONE": one}
+    for name, folder in folders.items():
+        flags = [flag.replace(f"={name}", f"={folder}") for flag in flags]
     with pytest.raises(UserError, match=message):
         evaluate(checkpoints[:1], tmp_path / "out", *flags)

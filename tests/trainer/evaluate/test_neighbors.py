@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from sklearn.neighbors import NearestNeighbors
+from sklearn.neighbors import KNeighborsClassifier, NearestNeighbors
 from torchmetrics.functional.retrieval import retrieval_precision, retrieval_recall
 
 from common.errors import UserError
@@ -10,10 +10,12 @@ from trainer.evaluate.features import FeatureSet
 from trainer.evaluate.neighbors import (
     average_curves,
     choose_ks,
+    count_correct,
     curve_to_json,
     draw_queries,
     precision_recall,
     search,
+    vote,
 )
 
 CPU = torch.device("cpu")
@@ -119,3 +121,46 @@ def test_average_of_curves_is_that_of_their_values():
     curves = [search(random_features(60, 3, seed=seed), np.arange(20), CPU) for seed in range(3)]
     expected = np.mean([curve.precision for curve in curves], axis=0)
     assert average_curves(curves).precision == pytest.approx(expected)
+
+
+# --- votes of nearest neighbors
+
+
+@pytest.mark.parametrize("neighbors", [1, 5, 20, 60])
+def test_votes_are_those_of_scikit_learn(neighbors: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    centers = torch.randn(6, 16, generator=generator)
+    labels, bank_labels = (torch.randint(0, 6, (size,), generator=generator) for size in (2500, 60))
+    queries = centers[labels] + 1.5 * torch.randn(2500, 16, generator=generator)
+    bank = centers[bank_labels] + 1.5 * torch.randn(60, 16, generator=generator)
+    reference = KNeighborsClassifier(neighbors, metric="cosine", weights=lambda d: np.exp(-d / 0.07), algorithm="brute")
+    reference.fit(bank.numpy(), bank_labels.numpy())
+    expected = (reference.predict(queries.numpy()) == labels.numpy()).sum()
+    assert count_correct(queries, labels, bank, bank_labels, 6, [neighbors]) == {
+        neighbors: pytest.approx(expected, abs=2)
+    }
+
+
+def test_more_neighbors_than_images_are_all_of_them() -> None:
+    bank, labels = F.normalize(torch.randn(7, 4)), torch.tensor([0, 0, 0, 0, 0, 0, 1])
+    found = count_correct(bank, labels, bank, labels, 2, (7, 200))
+    assert found[7] == found[200]
+
+
+def test_votes_do_not_depend_on_the_size_of_the_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = torch.Generator().manual_seed(0)
+    queries, bank = torch.randn(23, 8, generator=generator), F.normalize(torch.randn(30, 8, generator=generator))
+    arguments = (queries, bank, torch.arange(30) % 4, 4, (3, 20))
+    expected = vote(*arguments)
+    monkeypatch.setattr("trainer.evaluate.neighbors.MAX_SIMILARITIES", 4 * 30)
+    found = vote(*arguments)
+    assert found.keys() == {3, 20}
+    for k, votes in found.items():
+        torch.testing.assert_close(votes, expected[k])
+
+
+def test_votes_of_k_neighbors_are_those_of_a_search_for_k_only() -> None:
+    generator = torch.Generator().manual_seed(1)
+    queries, bank = torch.randn(5, 8, generator=generator), F.normalize(torch.randn(30, 8, generator=generator))
+    labels = torch.arange(30) % 4
+    torch.testing.assert_close(vote(queries, bank, labels, 4, (3, 20))[3], vote(queries, bank, labels, 4, [3])[3])

@@ -3,75 +3,15 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from sklearn.linear_model import LogisticRegression
 from torch import nn
 
 from common.errors import UserError
 from trainer.evaluate.features import FeatureSet
-from trainer.evaluate.probes import Classifier, Probes, fit_linear_probe
+from trainer.evaluate.neighbors import vote
+from trainer.evaluate.offline_probe import choose_weight_decay, fit_linear_probe
+from trainer.evaluate.probes import Classifier, Probes
 
 CPU = torch.device("cpu")
-
-
-def random_features(images, seed, classes=6, channels=24):
-    """Return features around class centers that do not depend on the seed."""
-    centers = np.random.default_rng(0).normal(size=(classes, channels))
-    generator = np.random.default_rng(seed)
-    labels = generator.integers(0, classes, images)
-    vectors = np.maximum(centers[labels] + 1.2 * generator.normal(size=(images, channels)), 0)
-    return FeatureSet(vectors.astype(np.float32), labels, np.arange(images), {})
-
-
-def reference_probe(vectors, labels, classes, epochs, seed):
-    """Train the offline probe as documented, in NumPy and float64; return weight and bias."""
-    vectors, targets = vectors.astype(np.float64), np.eye(classes)[labels]
-    weight, bias = np.zeros((classes, vectors.shape[1])), np.zeros(classes)
-    weight_velocity, bias_velocity = np.zeros_like(weight), np.zeros_like(bias)
-    batch_size = min(256, len(vectors))
-    steps_per_epoch = len(vectors) // batch_size
-    generator = torch.Generator().manual_seed(seed)
-    for step in range(epochs * steps_per_epoch):
-        if step % steps_per_epoch == 0:
-            order = torch.randperm(len(vectors), generator=generator).numpy()
-        first = step % steps_per_epoch * batch_size
-        chosen = order[first : first + batch_size]
-        scores = np.exp(vectors[chosen] @ weight.T + bias)
-        errors = (scores / scores.sum(1, keepdims=True) - targets[chosen]) / batch_size
-        weight_gradient, bias_gradient = errors.T @ vectors[chosen], errors.sum(0)
-        rate = 0.1 * batch_size / 256 * 0.5 * (1 + np.cos(np.pi * step / (epochs * steps_per_epoch)))
-        weight_velocity = 0.9 * weight_velocity + weight_gradient
-        bias_velocity = 0.9 * bias_velocity + bias_gradient
-        weight -= rate * (weight_gradient + 0.9 * weight_velocity)
-        bias -= rate * (bias_gradient + 0.9 * bias_velocity)
-    return weight, bias
-
-
-@pytest.mark.parametrize(("images", "epochs"), [(700, 4), (256, 3), (100, 6)])
-def test_offline_probe_is_trained_as_documented(images, epochs):
-    train = random_features(images, 1)
-    vectors, labels = torch.from_numpy(train.vectors), torch.from_numpy(train.labels)
-    probe = fit_linear_probe(vectors, labels, 6, epochs, seed=3, device=CPU)
-    weight, bias = reference_probe(train.vectors, train.labels, 6, epochs, seed=3)
-    np.testing.assert_allclose(probe.weight.detach().numpy(), weight, rtol=1e-3, atol=1e-5)
-    np.testing.assert_allclose(probe.bias.detach().numpy(), bias, rtol=1e-3, atol=1e-5)
-
-
-def test_offline_probe_is_as_accurate_as_logistic_regression_of_scikit_learn():
-    train, val = random_features(1500, 1), random_features(1500, 2)
-    probe = fit_linear_probe(torch.from_numpy(train.vectors), torch.from_numpy(train.labels), 6, 40, 0, CPU)
-    names = [str(number) for number in range(6)]
-    accuracy = Classifier("offline", probe, names, "").accuracy(val, names, CPU)["top1"]
-    expected = LogisticRegression(max_iter=2000).fit(train.vectors, train.labels).score(val.vectors, val.labels)
-    assert 0.6 < expected < 0.95
-    assert accuracy == pytest.approx(expected, abs=0.02)
-
-
-def test_seed_determines_an_offline_probe():
-    train = random_features(300, 1)
-    vectors, labels = torch.from_numpy(train.vectors), torch.from_numpy(train.labels)
-    first, again, other = (fit_linear_probe(vectors, labels, 6, 2, seed, CPU).weight for seed in (0, 0, 1))
-    assert torch.equal(first, again)
-    assert not torch.equal(first, other)
 
 
 def test_classes_are_matched_by_name():
@@ -139,17 +79,19 @@ def make_model(classes=None, outputs=3, name="model"):
 class Store:
     """Features of training images, all of the same model; counts how often they are asked for."""
 
-    def __init__(self):
+    def __init__(self, vectors=None, labels=None):
         self.requests = []
+        self.vectors = np.tile(np.eye(4, dtype=np.float32), (8, 1)) if vectors is None else vectors
+        self.labels = np.tile([0, 1, 2, 0], 8) if labels is None else labels
 
     def get(self, model, images):
         self.requests.append((model.name, images))
-        return FeatureSet(np.tile(np.eye(4, dtype=np.float32), (8, 1)), np.tile([0, 1, 2, 0], 8), np.arange(32), {})
+        return FeatureSet(self.vectors, self.labels, np.arange(len(self.labels)), {})
 
 
-def make_probes(train=None, store=None):
+def make_probes(train=None, store=None, kind="both"):
     images = None if train is None else SimpleNamespace(classes=train)
-    return Probes(store or Store(), lambda: images, epochs=5, seed=1, device=CPU)
+    return Probes(store or Store(), lambda: images, epochs=5, seed=1, device=CPU, kind=kind)
 
 
 def test_concurrent_classifier_has_the_classes_of_the_training():
@@ -180,12 +122,16 @@ def test_offline_probe_is_trained_once_on_the_features_of_train():
     probes = make_probes(["a", "b", "c"], store)
     classifier = probes.offline(make_model(outputs=0))
     assert (classifier.kind, classifier.classes, classifier.source) == ("offline", ["a", "b", "c"], "model on --train")
-    features = store.get(make_model(), None)
-    expected = fit_linear_probe(torch.from_numpy(features.vectors), torch.from_numpy(features.labels), 3, 5, 1, CPU)
+    arguments = (torch.from_numpy(store.vectors), torch.from_numpy(store.labels), 3, 5, 1, CPU)
+    choice = choose_weight_decay(*arguments)
+    expected = fit_linear_probe(*arguments, weight_decay=choice.weight_decay)
     assert torch.equal(classifier.logits.weight, expected.weight)
+    assert classifier.details["weight_decay"] == choice.weight_decay
+    assert classifier.details["held_out"] == {f"{key:g}": item._asdict() for key, item in choice.held_out.items()}
+    assert classifier.notes == []
     assert probes.offline(make_model(outputs=0)) is classifier
     assert probes.offline(make_model(outputs=0, name="other")) is not classifier
-    assert [name for name, _ in store.requests] == ["model", "model", "other"]
+    assert [name for name, _ in store.requests] == ["model", "other"]
     assert store.requests[0][1].classes == ["a", "b", "c"]
 
 
@@ -194,18 +140,88 @@ def test_without_train_there_is_no_offline_probe():
     assert make_probes().concurrent(make_model(outputs=0), ["a"]) is None
 
 
-def test_concurrent_classifier_is_preferred_to_an_offline_one():
-    probes = make_probes(["a", "b", "c"])
-    assert probes.concurrent_or_offline(make_model(), ["a", "b", "c"]).kind == "concurrent"
-    assert probes.concurrent_or_offline(make_model(outputs=0), ["a", "b", "c"]).kind == "offline"
+def test_selected_probes_are_those_of_the_kind_that_a_model_has_with_the_concurrent_one_first():
+    folders, own, none = ["a", "b", "c"], make_model(), make_model(outputs=0)
+    kinds = {
+        kind: [
+            [probe.kind for probe in make_probes(folders, kind=kind).selected(model, folders)] for model in (own, none)
+        ]
+        for kind in ("both", "concurrent", "offline")
+    }
+    assert kinds == {
+        "both": [["concurrent", "offline"], ["offline"]],
+        "concurrent": [["concurrent"], []],
+        "offline": [["offline"], ["offline"]],
+    }
+    assert [probe.kind for probe in make_probes().selected(own, folders)] == ["concurrent"]
+
+
+def test_nearest_neighbors_vote_for_the_classes_of_train():
+    generator = np.random.default_rng(0)
+    store = Store(generator.normal(size=(30, 4)).astype(np.float32), np.arange(30) % 3)
+    few, all_of_them = make_probes(["b", "a", "c"], store).nearest_neighbors(make_model())
+    assert (few.kind, all_of_them.kind, few.classes) == ("knn_20", "knn_200", ["b", "a", "c"])
+    bank = torch.nn.functional.normalize(torch.from_numpy(store.vectors))
+    queries = torch.randn(5, 4)
+    expected = vote(queries, bank, torch.from_numpy(store.labels), 3, (20, 30))
+    torch.testing.assert_close(few.logits(queries), expected[20])
+    torch.testing.assert_close(all_of_them.logits(queries), expected[30])
+    assert make_probes().nearest_neighbors(make_model()) == []
 
 
 def test_check_rejects_models_without_a_classifier_and_other_classes():
     with pytest.raises(UserError, match=r"model.pt: has no linear probe of its own; name images with --train"):
-        make_probes().check(make_model(outputs=0), ["a"], "--val")
+        make_probes().check([make_model(["a", "b"]), make_model(outputs=0)], ["a", "b"], "--val")
     with pytest.raises(UserError, match=r"the 3 classes of model's training, found 2 with 1 missing \(z"):
-        make_probes().check(make_model(["x", "y", "z"]), ["x", "y"], "--val")
+        make_probes().check([make_model(["x", "y", "z"])], ["x", "y"], "--val")
     with pytest.raises(UserError, match=r"the 2 classes of --train, found 3 with 1 unknown \(z"):
-        make_probes(["x", "y"]).check(make_model(["x", "y", "z"]), ["x", "y", "z"], "--val")
-    make_probes(["x", "y"]).check(make_model(outputs=0), ["y", "x"], "--val")
-    make_probes().check(make_model(["x", "y", "z"]), ["z", "y", "x"], "--val")
+        make_probes(["x", "y"]).check([make_model(["x", "y", "z"])], ["x", "y", "z"], "--val")
+    make_probes(["x", "y"]).check([make_model(outputs=0)], ["y", "x"], "--val")
+    make_probes().check([make_model(["x", "y", "z"])], ["z", "y", "x"], "--val")
+    make_probes(["x", "y"], kind="offline").check([make_model(["p", "q", "r"])], ["x", "y"], "--val")
+
+
+def test_images_of_one_class_are_refused():
+    message = r"^--val: expected images of at least two classes, found only cat, which any classifier gets right; name"
+    with pytest.raises(UserError, match=message):
+        make_probes(["cat"]).check([make_model(outputs=0)], ["cat"], "--val")
+    with pytest.raises(UserError, match=message):
+        make_probes().check([make_model(["cat"], outputs=1)], ["cat"], "--val")
+
+
+def test_model_without_a_concurrent_probe_is_omitted_if_another_has_one():
+    probes, models = make_probes(kind="concurrent"), [make_model(), make_model(outputs=0, name="other")]
+    probes.check(models, ["a", "b", "c"], "--val")
+    assert probes.notes(models, ["a", "b", "c"]) == ["other has no concurrent probe: it is not measured."]
+    message = (
+        r"--probe-kind concurrent: expected a model with a linear probe of its own, found none in other.pt; .*offline"
+    )
+    with pytest.raises(UserError, match=message):
+        probes.check(models[1:], ["a", "b", "c"], "--val")
+    fitting = make_probes(train=["a", "b"], kind="concurrent")
+    with pytest.raises(UserError, match=r"found none in model.pt, other.pt"):
+        fitting.check(models, ["a", "b"], "--val")
+    assert fitting.notes(models[:1], ["a", "b"]) == [
+        "model knows 3 classes without their names, found 2 class folders: it is not measured."
+    ]
+
+
+def test_constant_features_are_reported():
+    probes = make_probes(["a", "b", "c"], Store(np.full((32, 4), 0.1, np.float32), np.tile([0, 1, 2, 2], 8)))
+    classifier = probes.offline(make_model())
+    assert classifier.logits(torch.full((5, 4), 0.1)).argmax(1).tolist() == [2] * 5
+    assert probes.notes([make_model()], ["a", "b", "c"]) == [
+        "model: the features of all images of --train are the same, so the offline probe can only predict the most "
+        "frequent class."
+    ]
+
+
+def test_classes_of_single_images_are_reported():
+    probes = make_probes(["a", "b", "c", "d"], Store(np.eye(4, dtype=np.float32), np.arange(4)))
+    classifier = probes.offline(make_model())
+    assert classifier.logits(torch.eye(4)).argmax(1).tolist() == [0, 1, 2, 3]
+    assert classifier.details == {"weight_decay": 0.01, "held_out": {}}
+    assert probes.notes([make_model(outputs=4)], ["a", "b", "c", "d"]) == [
+        "model: every class of --train has a single image, so none was held out to choose the weight decay of the "
+        "offline probe: it is 0.01."
+    ]

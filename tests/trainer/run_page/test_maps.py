@@ -1,5 +1,6 @@
 """Tests of the model's maps on the page of a run."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from tests.support.data.datasets import make_dataset
 from tests.support.training import CPU
 from trainer.config import TrainConfig
 from trainer.data.dataset import open_dataset
+from trainer.model.spectral_residual import spectral_residual
 from trainer.recipes import build, recipe_names
 from trainer.run_page.maps import (
     MAP_SIDE,
@@ -23,6 +25,7 @@ from trainer.run_page.maps import (
     plan_epochs,
     predict_maps,
     save_maps,
+    show_targets,
 )
 from trainer.run_page.samples import PageSample, read_page_samples
 
@@ -60,6 +63,32 @@ def test_maps_are_those_in_evaluation_mode_and_the_model_is_unchanged(name: str,
     small = F.interpolate(expected[:, None], (MAP_SIDE, MAP_SIDE), mode="bilinear", antialias=True)[:, 0]
     levels = small / small.amax((1, 2), keepdim=True) * 255
     assert (torch.from_numpy(found.maps) - levels).abs().max() <= 0.51
+
+
+@pytest.mark.parametrize(
+    "name", ["contrastive-attn-teacher", "contrastive-attn-cotrain", "contrastive-self-mask", "supervised"]
+)
+def test_maps_of_the_teacher_are_shown_unless_the_recipe_has_another_target(
+    name: str, samples: list[PageSample]
+) -> None:
+    model = build(name, TrainConfig(backbone="resnet18", image_size=IMAGE_SIZE), 4)
+    shown = show_targets(model, samples, CPU)
+    assert all(np.array_equal(*pair) for pair in zip(attention(shown), attention(samples), strict=True))
+
+
+def test_targets_of_controls_are_shown(samples: list[PageSample]) -> None:
+    config = TrainConfig(backbone="resnet18", image_size=IMAGE_SIZE)
+    permuted = attention(show_targets(build("contrastive-attn-permuted", config, 4), samples, CPU))
+    assert sorted(map(bytes, permuted)) == sorted(map(bytes, attention(samples)))
+    assert not any(np.array_equal(*pair) for pair in zip(permuted, attention(samples), strict=True))
+    images = torch.stack([sample.clean for sample in samples]).float() / 255
+    lowlevel = attention(show_targets(build("contrastive-attn-lowlevel", config, 4), samples, CPU))
+    expected = F.interpolate(spectral_residual(images)[:, None], (IMAGE_SIZE, IMAGE_SIZE), mode="bilinear")[:, 0]
+    assert cc(torch.from_numpy(np.stack(lowlevel)), expected).min() > 0.99
+
+
+def attention(samples: Sequence[PageSample]) -> list[np.ndarray]:
+    return [sample.attention for sample in samples]
 
 
 @pytest.mark.parametrize("epochs", [1, 2, 3, 6, 12, 90, 400, 1000])

@@ -4,11 +4,8 @@ import json
 import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
-from sklearn.neighbors import KNeighborsClassifier
 
 from common.errors import UserError
 from common.launch import Rank
@@ -20,7 +17,7 @@ from tests.support.s3_server import S3Server
 from tests.support.training import CPU, make_settings, make_trainer
 from trainer.data.dataset import open_dataset
 from trainer.job import run_training
-from trainer.studies.monitor import count_correct, draw_bank, effective_rank, gather_rows, make_monitor
+from trainer.studies.monitor import draw_bank, effective_rank, gather_rows, make_monitor
 
 CLASSES, IMAGES = 4, 14
 
@@ -42,27 +39,6 @@ def val(discs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         path.write_bytes(sample.jpeg)
     (folder / names[0] / "broken.jpg").write_bytes(b"no image")
     return folder
-
-
-@pytest.mark.parametrize("neighbors", [1, 5, 20, 60])
-def test_votes_are_those_of_scikit_learn(neighbors: int) -> None:
-    generator = torch.Generator().manual_seed(0)
-    centers = torch.randn(6, 16, generator=generator)
-    labels, bank_labels = (torch.randint(0, 6, (size,), generator=generator) for size in (2500, 60))
-    queries = centers[labels] + 1.5 * torch.randn(2500, 16, generator=generator)
-    bank = centers[bank_labels] + 1.5 * torch.randn(60, 16, generator=generator)
-    reference = KNeighborsClassifier(neighbors, metric="cosine", weights=lambda d: np.exp(-d / 0.07), algorithm="brute")
-    reference.fit(bank.numpy(), bank_labels.numpy())
-    expected = (reference.predict(queries.numpy()) == labels.numpy()).sum()
-    assert count_correct(queries, labels, bank, bank_labels, 6, [neighbors]) == {
-        neighbors: pytest.approx(expected, abs=2)
-    }
-
-
-def test_more_neighbors_than_images_are_all_of_them() -> None:
-    bank, labels = F.normalize(torch.randn(7, 4)), torch.tensor([0, 0, 0, 0, 0, 0, 1])
-    found = count_correct(bank, labels, bank, labels, 2, (7, 200))
-    assert found[7] == found[200]
 
 
 @pytest.mark.parametrize(("images", "channels", "rank"), [(40, 8, 3), (40, 8, 8), (6, 30, 6)])

@@ -11,7 +11,7 @@ from common.settings import load_settings
 from tests.support.data.datasets import COLORS, make_dataset
 from tests.support.data.people import write_people_csv
 from trainer import table
-from trainer.recipes import recipe_names
+from trainer.recipes import PAPER_ROWS
 from trainer.step import Trainer
 from trainer.studies.config import TableSettings
 from trainer.studies.table import list_runs
@@ -85,7 +85,7 @@ def test_human_data_and_learning_rates_apply_to_their_recipes_only(discs, tmp_pa
     flags = [f"--human-data={people}", "--learning-rate=2", "--supervised-learning-rate=0.05"]
     settings = load_settings(TableSettings, [f"--data={discs}", f"--output={tmp_path}", *flags])
     runs = list_runs(settings)
-    assert set(runs) == set(recipe_names())
+    assert tuple(runs) == PAPER_ROWS
     assert [name for name, seeds in runs.items() if seeds[0].human_data] == ["contrastive-attn-cotrain"]
     rates = {name: seeds[0].learning_rate for name, seeds in runs.items()}
     assert (rates.pop("supervised"), rates.pop("supervised-attn-teacher")) == (0.05, 0.05)

@@ -1,14 +1,17 @@
+import hashlib
+
 import numpy as np
 import pytest
 import torch
 
 from tests.support.data.pictures import write
-from tests.support.evaluation import MODEL_NAMES, evaluate, read_class_folders, read_results
+from tests.support.evaluation import MODEL_NAMES, evaluate, read_class_folders, read_results, read_table
 from trainer.checkpoint import load_trained
 from trainer.data.crops import resize_frame
 from trainer.evaluate.images.corruptions import ALEXNET_ERRORS, EXTRA_CORRUPTIONS
 from trainer.evaluate.images.image_sets import FolderImages
-from trainer.evaluate.suites.imagenet_c import mean_accuracy, mean_corruption_error
+from trainer.evaluate.suites import imagenet_c
+from trainer.evaluate.suites.imagenet_c import are_imagenet_classes, mean_accuracy, mean_corruption_error
 
 # AlexNet's top-1 errors, averaged over the severities, from the spreadsheet of Hendrycks and Dietterich 2019 that shows
 # how mCE is computed (github.com/hendrycks/robustness)
@@ -81,3 +84,66 @@ def test_mean_accuracy_is_over_the_15_corruptions_and_needs_all_of_them():
     assert mean_corruption_error(top1) is None
     del top1["fog"]
     assert mean_accuracy(top1) is None
+
+
+def test_both_probes_are_measured_and_the_concurrent_one_is_the_primary(report):
+    for name in MODEL_NAMES:
+        result = read_results(report)[name]["imagenet-c"]
+        assert result["probe"] == "concurrent"
+        assert result["fog"] == result["concurrent"]["fog"]
+        assert result["offline"]["fog"].keys() == {"2", "5"}
+        assert result["offline"]["weight_decay"] in (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
+        rows = [row for row in read_table(report / "imagenet-c.csv") if row["model"] == name]
+        found = {(row["probe"], row["severity"]): float(row["top1"]) for row in rows}
+        expected = {
+            (kind, severity): result[kind]["fog"][severity]
+            for kind in ("concurrent", "offline")
+            for severity in ("2", "5")
+        }
+        assert found == expected
+        assert f"{name}, offline probe" in (report / "index.html").read_text()
+
+
+def test_offline_probe_alone_is_the_primary_one(checkpoints, training_data, val, tmp_path):
+    write(tmp_path / "imagenet-c/fog/3", read_class_folders(val))
+    flags = ["--suite=imagenet-c", "--corruptions=fog", "--severities=3", f"--imagenet-c={tmp_path / 'imagenet-c'}"]
+    flags += [f"--train={training_data}", "--probe-epochs=3"]
+    evaluate(checkpoints[:1], tmp_path / "offline", *flags, "--probe-kind=offline")
+    result = read_results(tmp_path / "offline")[MODEL_NAMES[0]]["imagenet-c"]
+    assert result["probe"] == "offline"
+    assert "concurrent" not in result
+    assert result["fog"] == result["offline"]["fog"]
+    evaluate(checkpoints[:1], tmp_path / "concurrent", *flags, "--probe-kind=concurrent")
+    assert not list((tmp_path / "concurrent/features").glob("*train*")), "concurrent probes need no training images"
+    result = read_results(tmp_path / "concurrent")[MODEL_NAMES[0]]["imagenet-c"]
+    assert result.keys() & {"concurrent", "offline"} == {"concurrent"}
+
+
+def test_mce_needs_the_classes_of_imagenet(checkpoints, val, tmp_path, monkeypatch):
+    """All corruptions are the same clean images, so that their errors differ in AlexNet's only."""
+    for corruption in ALEXNET_ERRORS:
+        for severity in range(1, 6):
+            write(tmp_path / f"imagenet-c/{corruption}/{severity}", read_class_folders(val))
+    flags = ["--suite=imagenet-c", f"--imagenet-c={tmp_path / 'imagenet-c'}", f"--features={tmp_path / 'features'}"]
+    evaluate(checkpoints[:1], tmp_path / "out", *flags)
+    result = read_results(tmp_path / "out")[MODEL_NAMES[0]]
+    assert (result["imagenet-c"]["mce"], result["imagenet-c"]["concurrent"]["mce"]) == (None, None)
+    mean = result["imagenet-c"]["mean"]
+    assert mean == pytest.approx(result["imagenet-c"]["fog"]["1"])
+    note = "expected by their WordNet IDs; found 4 other classes, such as blue."
+    assert note in result["notes"]["imagenet-c"][0]
+    assert "mCE (lower" not in (tmp_path / "out/index.html").read_text()
+
+    names = "blue\nlime\nred\nyellow\n"
+    monkeypatch.setattr(imagenet_c, "IMAGENET_CLASSES", hashlib.sha256(names.encode()).hexdigest())
+    evaluate(checkpoints[:1], tmp_path / "again", *flags)
+    result = read_results(tmp_path / "again")[MODEL_NAMES[0]]
+    assert result["imagenet-c"]["mce"] == pytest.approx(np.mean([(1 - mean) / e for e in ALEXNET_ERRORS.values()]))
+    assert result["notes"]["imagenet-c"] == []
+    assert "mCE (lower" in (tmp_path / "again/index.html").read_text()
+
+
+def test_a_thousand_other_classes_are_not_those_of_imagenet():
+    assert not are_imagenet_classes([f"n{number:08}" for number in range(1000)])
+    assert not are_imagenet_classes([str(number) for number in range(1000)])
+    assert not are_imagenet_classes([])

@@ -8,8 +8,7 @@ from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter
 
 from common.errors import ImageFailure
-from labeler.labeling.gaze import gaze_points
-from labeler.labeling.gaze_batch import find_peaks
+from common.gaze import batch_gaze_points, find_peaks, gaze_points
 
 
 def blurred_points(points: int, seed: int, size: tuple[int, int] = (120, 160), sigma: float = 4.75) -> np.ndarray:
@@ -77,3 +76,13 @@ def test_bad_maps_raise_the_failure_of_gaze_points_and_do_not_affect_others() ->
         with pytest.raises(ImageFailure) as found:
             peaks.points(index)
         assert (found.value.reason, str(found.value)) == (expected.value.reason, str(expected.value))
+
+
+def test_points_of_a_batch_on_a_cpu_are_those_of_each_map_and_constant_maps_have_none() -> None:
+    maps = np.stack([blurred_points(20, 0), np.zeros((120, 160), np.float32), blurred_points(20, 1)])
+    first, constant, last = batch_gaze_points(torch.from_numpy(maps), 4.75)
+    assert np.array_equal(first, gaze_points(maps[0], 4.75))
+    assert np.array_equal(last, gaze_points(maps[2], 4.75))
+    assert (constant.shape, constant.dtype) == ((0, 3), np.float32)
+    with pytest.raises(ImageFailure, match="NaN or infinity"):
+        batch_gaze_points(torch.full((1, 8, 8), torch.nan), 1.0)

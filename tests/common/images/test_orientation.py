@@ -5,8 +5,8 @@ import pytest
 import torch
 from PIL import Image, ImageOps
 
-from common.orientation import map_to_stored, points_to_stored, to_upright
-from labeler.labeling.gaze import gaze_points
+from common.gaze import gaze_points
+from common.images.orientation import map_to_stored, points_to_stored, to_upright
 from tests.support.data.pictures import photograph, rotated_jpeg
 
 ORIENTATIONS = range(1, 9)

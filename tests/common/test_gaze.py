@@ -6,7 +6,7 @@ from hypothesis.extra.numpy import arrays
 from scipy.ndimage import gaussian_filter
 
 from common.errors import ImageFailure, Reason
-from labeler.labeling.gaze import gaze_points
+from common.gaze import gaze_points
 
 HEIGHT, WIDTH, SIGMA = 120, 160, 4.75  # SALICON's sigma of 19 px at 480 x 640, on a quarter of its grid
 

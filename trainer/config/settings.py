@@ -1,23 +1,23 @@
-"""All settings of a training run."""
+"""The command line of a training run: what decides the weights, and how and where the run is made."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from pydantic import BaseModel, Field, field_validator
+from pydantic import Field, field_validator
 from pydantic_settings import SettingsConfigDict
 
 from common.errors import UserError
 from common.parallel import default_decoders
 from common.settings import Settings
 from common.text import parse_bytes
-from trainer.recipes import recipe_names
+from trainer.config.training import ADDED_SETTINGS, DEMO_DATA, TrainConfig
 
 if TYPE_CHECKING:
     from trainer.data.shard_cache import ShardCache
 
 DISK_CACHE = "disk:"  # prefix of --cache
 
-DEMO_DATA, DEMO_OUTPUT = "runs/demo/scenes", "runs/demo/training"
+DEMO_OUTPUT = "runs/demo/training"
 DEMO: dict[str, Any] = {
     "backbone": "resnet18",
     "image_size": 64,
@@ -27,122 +27,6 @@ DEMO: dict[str, Any] = {
     "temperature": 0.5,  # for small batches
 }
 DEMO_CONTRASTIVE_RATE = 2.0  # learning rate of the demo's few steps, for which SimCLR's rule is too slow
-# values of settings that runs of earlier versions do not have
-ADDED_SETTINGS = {"stem_stride": 4, "min_crop": 0.08, "jitter_strength": 1.0, "blur": True, "init": None}
-
-
-class ModelConfig(BaseModel):
-    """Settings of the model and its losses."""
-
-    backbone: Literal["resnet18", "resnet34", "resnet50"] = Field("resnet50", description="network to train")
-    norm: Literal["batch", "group"] = Field(
-        "batch",
-        description="batch norm, synchronized over GPUs (on CPUs each worker has its own statistics), or group norm, "
-        "whose result does not depend on how a batch is split",
-    )
-    stem_stride: Literal[4, 2, 1] = Field(
-        4,
-        description="stride of the layers before the first stage. 4: the ResNet's, a 7x7 convolution and max pooling; "
-        "for small images 2 or 1: a 3x3 convolution of this stride without pooling",
-    )
-    head_layers: int = Field(2, ge=2, le=4, description="number of layers of SimCLR's projection head")
-    temperature: float = Field(0.1, gt=0, allow_inf_nan=False, description="temperature of the contrastive loss")
-    reduction: Literal["sum_of_views", "mean"] = Field(
-        "sum_of_views",
-        description="reduction of the contrastive loss: the sum of the two views' means, as in the SimCLR reference, "
-        "or their mean, which is half of it",
-    )
-    select: Literal["gap_argmax", "channel_max", "channel_mean"] = Field(
-        "gap_argmax",
-        description="map of each stage that the attention read-out uses: the channel with the highest mean (paper), or "
-        "the maximum or mean over channels",
-    )
-    kld_weight: float = Field(
-        1.0, ge=0, allow_inf_nan=False, description="weight of KLD in the attention loss (lambda in the paper)"
-    )
-    nss_weight: float = Field(
-        0.1, ge=0, allow_inf_nan=False, description="weight of NSS in the attention loss (beta in the paper)"
-    )
-    second_order: bool = Field(
-        False, description="contrastive-contracam: differentiate through the channel weights of ContraCAM as well"
-    )
-
-    @field_validator("stem_stride", mode="before")
-    @classmethod
-    def _parse_stem_stride(cls, value: Any) -> Any:
-        """Convert digits, which flags and environment variables give, to a number."""
-        return int(value) if isinstance(value, str) and value.isdecimal() else value
-
-
-class TrainConfig(ModelConfig):
-    """The settings that decide the trained weights. A resumed run must have the same."""
-
-    data: str = Field(DEMO_DATA, description="labeled data set: local folder or s3://BUCKET/PREFIX")
-    recipe: str = Field("contrastive-attn-teacher", description=f"row of Table 1: {', '.join(recipe_names())}")
-    image_size: int = Field(224, ge=32, description="side of views and clean images in pixels")
-    batch_size: int = Field(2048, ge=2, description="images per step, over all workers")
-    epochs: int = Field(400, ge=1, description="number of passes over the data")
-    learning_rate: float | None = Field(
-        None,
-        gt=0,
-        allow_inf_nan=False,
-        description="peak learning rate; by default 0.075 * sqrt(batch size), for supervised recipes 0.1 * batch size "
-        "/ 256",
-    )
-    warmup_epochs: float = Field(
-        10, ge=0, allow_inf_nan=False, description="epochs of linear learning-rate warm-up; a cosine to 0 follows"
-    )
-    weight_decay: float = Field(
-        1e-6, ge=0, allow_inf_nan=False, description="weight decay of convolutions and linear layers"
-    )
-    probe: bool | None = Field(
-        None, description="train a linear probe alongside; by default if the data set has classes"
-    )
-    precision: Literal["auto", "float32", "bfloat16"] = Field(
-        "auto",
-        description="arithmetic of the network, weights stay float32; auto: bfloat16 autocast on GPUs, float32 on CPUs",
-    )
-    min_crop: float = Field(
-        0.08, gt=0, le=1, description="smallest area of a random crop, as a fraction of the image's"
-    )
-    jitter_strength: float = Field(
-        1.0,
-        ge=0,
-        allow_inf_nan=False,
-        description="strength of the color jitter of views: 1 as in SimCLR, 0 for none",
-    )
-    blur: bool = Field(True, description="blur half of the views")
-    init: str | None = Field(
-        None,
-        description="weights with which the backbone starts, local or in S3: a file of torchvision, timm, "
-        "trainer.export or trainer.run, MoCo, DINO or SwAV; by default random ones",
-    )
-    seed: int = Field(0, ge=0, lt=2**32, description="random seed for initialization, sample order and augmentation")
-    human_data: list[str] = Field(
-        [],
-        description="contrastive-attn-cotrain: FORMAT:FOLDER of photographs with fixations (salicon:, osie-eye:, "
-        "osie-mouse: or csv:); may be repeated; only the split `train` where a data set has one",
-    )
-    human_batch_size: int | None = Field(
-        None, ge=1, description="photographs of --human-data per step, over all workers; by default --batch-size"
-    )
-    micro_batch: int | None = Field(
-        None,
-        ge=1,
-        description="maximum images of a worker in one pass of the network (GradCache); the loss still covers the "
-        "whole batch; by default all",
-    )
-    unfinished: bool = Field(False, description="train on the finished shards of a data set that is still being made")
-    skip_damaged: bool = Field(
-        False, description="replace samples that cannot be read by others, and count them, instead of stopping"
-    )
-
-    def probe_classes(self, data_classes: int | None) -> int | None:
-        """Return the number of classes that a probe or classifier is trained on; None: there is none.
-
-        `data_classes` is the number of classes of the data set, None without classes.
-        """
-        return None if self.probe is False else data_classes
 
 
 class TrainSettings(TrainConfig, Settings):
@@ -155,7 +39,7 @@ class TrainSettings(TrainConfig, Settings):
 
     model_config = SettingsConfigDict(env_prefix="TRAINER_", cli_prog_name="python -m trainer.run")
     longer_prefixes = ("TRAINER_TABLE_", "TRAINER_SEARCH_", "TRAINER_EVALUATE_")
-    help_groups = {
+    help_groups: ClassVar[dict[str, tuple[str, ...]]] = {
         "input and output": ("data", "output", "recipe"),
         "model and losses": (
             "backbone",
@@ -167,6 +51,7 @@ class TrainSettings(TrainConfig, Settings):
             "reduction",
             "head_layers",
             "norm",
+            "bn_statistics",
             "init",
             "stem_stride",
             "probe",
@@ -178,6 +63,7 @@ class TrainSettings(TrainConfig, Settings):
             "batch_size",
             "learning_rate",
             "warmup_epochs",
+            "readout_rate",
             "weight_decay",
             "seed",
         ),
@@ -226,15 +112,25 @@ class TrainSettings(TrainConfig, Settings):
 
         Settings that were not given take the recipe's defaults and, for the demo, those of a small model.
         """
-        from trainer.optim import SIMCLR  # both import torch
+        from trainer.optim import LARS  # both import torch
         from trainer.recipes import get_recipe
 
         recipe = get_recipe(self.recipe)
         defaults = {**recipe.defaults, **(DEMO if self.data == DEMO_DATA else {})}
-        if self.data == DEMO_DATA and recipe.optimizer is SIMCLR:
+        if self.data == DEMO_DATA and recipe.optimizer.make is LARS:
             defaults["learning_rate"] = DEMO_CONTRASTIVE_RATE
         unset = {name: value for name, value in defaults.items() if name not in self.model_fields_set}
         return TrainConfig(**{name: getattr(self, name) for name in TrainConfig.model_fields} | unset)
+
+    def resume(self, saved: Any) -> Self:
+        """Return the settings with which a run continues whose saved settings are `saved`; None for a new run.
+
+        A run of an earlier version lacks some settings; unless the user gave them, they get that version's values.
+        """
+        if not isinstance(saved, dict):
+            return self
+        lacking = ADDED_SETTINGS.keys() - saved.keys() - self.model_fields_set
+        return self.model_copy(update={name: ADDED_SETTINGS[name] for name in lacking})
 
     @field_validator("cache")
     @classmethod
