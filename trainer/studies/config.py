@@ -60,18 +60,24 @@ class SearchSettings(StudySettings):
 class TableSettings(StudySettings):
     """Reproduce Table 1: train every recipe with several seeds, and compare the mean top-1 accuracy with the paper's.
 
+    Recipes are also compared with a baseline, seed by seed (--baseline).
     Finished runs are not repeated: run the same command again to resume a stopped study or to add rows and seeds. Every
     other flag is a setting of all runs, except --recipe and --seed, which --recipes and --seeds replace.
     """
 
     model_config = SettingsConfigDict(env_prefix="TRAINER_TABLE_", cli_prog_name="python -m trainer.table")
     help_groups: ClassVar[dict[str, tuple[str, ...]]] = {
-        "study": ("recipes", "seeds", "val", "supervised_learning_rate"),
+        "study": ("recipes", "seeds", "baseline", "val", "supervised_learning_rate"),
         **TrainSettings.help_groups,
     }
 
     recipes: str = Field(",".join(recipe_names()), description="recipes to train, separated by commas; a row each")
     seeds: int = Field(3, ge=1, description="number of runs per recipe; their seeds are 0, 1, ...")
+    baseline: str | None = Field(
+        None,
+        description="recipe of the table with which all others are compared by seed; by default each with the one that "
+        "its name begins with: contrastive-attn-teacher with contrastive, supervised-attn-teacher with supervised",
+    )
     supervised_learning_rate: float | None = Field(
         None,
         gt=0,
