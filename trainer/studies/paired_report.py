@@ -7,7 +7,7 @@ from trainer.studies.paired import MAX_SEEDS, Comparison
 
 EXPLANATION = (
     "Differences are paired by seed, because runs of the same seed share initialization and batches: mean with its "
-    "95 % t interval, p of the paired t-test, and p with Holm's correction for the comparisons of this table. Seeds "
+    "95 % t interval, p of the paired t-test, and p with Holm's correction for the comparisons of one table. Seeds "
     "needed: with which a difference of this size is found with a power of 80 % (two-sided, 5 %, without correction), "
     "if the differences vary as they do here."
 )

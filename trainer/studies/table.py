@@ -17,7 +17,7 @@ from trainer.optim import CLASSIFIER
 from trainer.recipes import get_recipe
 from trainer.run_log import LAST, RESULT
 from trainer.studies.accuracy import measure_accuracy, open_val_folders, read_folder_images
-from trainer.studies.config import TableSettings
+from trainer.studies.config import RecipesSettings, TableSettings
 from trainer.studies.paired import default_pairs
 
 MARKDOWN, CSV, JSON, PLOT = "table.md", "table.csv", "table.json", "table.png"
@@ -68,7 +68,7 @@ def make_rows(settings: TableSettings) -> list[TableRow]:
     return [_measure_row(name, seeds, settings.val) for name, seeds in runs.items()]
 
 
-def list_runs(settings: TableSettings, first_seed: int = 0) -> dict[str, list[TrainSettings]]:
+def list_runs(settings: RecipesSettings, first_seed: int = 0) -> dict[str, list[TrainSettings]]:
     """Return the settings of the runs of each recipe, one per seed. Raises UserError for an unknown recipe."""
     settings.reject("the table has --recipes and --seeds instead", "recipe", "seed")
     names = list(dict.fromkeys(name.strip() for name in settings.recipes.split(",")))
@@ -86,7 +86,7 @@ def list_pairs(settings: TableSettings, recipes: Sequence[str]) -> list[tuple[st
     return [(recipe, baseline) for recipe in recipes if recipe != baseline]
 
 
-def check_runs(settings: TableSettings, runs: Sequence[TrainSettings]) -> None:
+def check_runs(settings: RecipesSettings, runs: Sequence[TrainSettings]) -> None:
     """Check settings and data of all runs before any is trained. Raises UserError if their probes cannot be compared.
 
     `runs` are what `list_runs` returns for these settings.
@@ -101,7 +101,7 @@ def check_runs(settings: TableSettings, runs: Sequence[TrainSettings]) -> None:
         _check_val_folders(settings.val, settings)
 
 
-def _run_settings(settings: TableSettings, name: str, seed: int) -> TrainSettings:
+def _run_settings(settings: RecipesSettings, name: str, seed: int) -> TrainSettings:
     changes: dict[str, Any] = {"recipe": name, "seed": seed}
     if get_recipe(name).optimizer is CLASSIFIER:
         changes["learning_rate"] = settings.supervised_learning_rate
@@ -112,7 +112,7 @@ def _run_settings(settings: TableSettings, name: str, seed: int) -> TrainSetting
     return settings.run_settings(**changes, output=folder)
 
 
-def _check_val_folders(val: str, settings: TableSettings) -> None:
+def _check_val_folders(val: str, settings: RecipesSettings) -> None:
     """Raise UserError if the validation images are not of the training data's classes, or none of them can be read."""
     data = open_dataset(settings.data, settings.unfinished)
     if data.classes is None:
