@@ -13,6 +13,11 @@
 #                   PEOPLE=FORMAT:FOLDER  eye tracking, such as osie-eye:OSIE (formats: trainer/evaluate/README.md)
 #                   CIFAR=PATH            CIFAR-10's test images: class folders, a tar of them, or cifar-10-batches-py
 #                 Optional: EPOCHS=10     epochs of each training run
+# make study      the paper's claim against controls (trainer/studies/STUDY.md): trains, measures and compares the runs
+#                 that are missing. Run it again to resume, or with more seeds to add them. Required: PHOTOS, PEOPLE.
+#                 Optional: SEEDS=5 FIRST_SEED=0  seeds that this machine runs
+#                   LIMIT=2000 EPOCHS=3   a smaller scale, which needs a folder of its own: STUDY=runs/small-study
+#                   ARGS="--batch-size 64 --threads 1"  further flags of python -m trainer.studies.controls
 # make clean      remove the virtual environments, runs/ and build products
 
 PYTHON ?= python3
@@ -21,10 +26,11 @@ INSTALLED := .venv/installed
 LOWEST := .venv-lowest
 EXTRAS := demo,teacher,eval,export
 
-EPOCHS ?= 10
 REPRODUCTION := runs/reproduction
+STUDY ?= runs/study
 
-.PHONY: demo test test-promises test-slow test-all lowest lint bench mutants reproduce reproduce-inputs reproduce-labels clean
+.PHONY: demo test test-promises test-slow test-all lowest lint bench mutants reproduce reproduce-inputs reproduce-labels \
+	study study-inputs clean
 
 demo: $(INSTALLED)
 	$(BIN)/python -m labeler.run $(if $(TEACHER),--teacher $(TEACHER))
@@ -61,16 +67,16 @@ LABELS := $(REPRODUCTION)/imagenette
 ROWS := contrastive contrastive-attn-teacher
 comma := ,
 TABLE = $(BIN)/python -m trainer.table --data $(LABELS) --seeds 3 --backbone resnet18 --image-size 64 --batch-size 64 \
-	--epochs $(EPOCHS) --warmup-epochs 0.5 --learning-rate 2 --temperature 0.5 --threads 1 --val $(PHOTOS)/val \
+	--epochs $(or $(EPOCHS),10) --warmup-epochs 0.5 --learning-rate 2 --temperature 0.5 --threads 1 --val $(PHOTOS)/val \
 	--output $(REPRODUCTION)/table
 
 define REPRODUCE_USAGE
-make reproduce needs data that is not part of this project; missing: $(MISSING_INPUTS). Expected
+make reproduce needs data that is not part of this project; missing: $(call missing,PHOTOS PEOPLE CIFAR). Expected
   PHOTOS=FOLDER         photographs in class folders, below train/ and val/
   PEOPLE=FORMAT:FOLDER  eye tracking of photographs, such as osie-eye:OSIE
   CIFAR=PATH            CIFAR-10's test images: class folders, a tar of them, or cifar-10-batches-py
 endef
-MISSING_INPUTS = $(strip $(foreach name,PHOTOS PEOPLE CIFAR,$(if $($(name)),,$(name))))
+missing = $(strip $(foreach name,$(1),$(if $($(name)),,$(name))))
 
 reproduce: $(ROWS:%=reproduce-%)
 	$(TABLE) --recipes $(subst $() ,$(comma),$(ROWS))
@@ -85,7 +91,23 @@ reproduce-labels: reproduce-inputs $(INSTALLED)
 	$(BIN)/python -m labeler.run --input $(PHOTOS)/train --samples-per-shard 500 --output $(LABELS)
 
 reproduce-inputs:
-	$(if $(MISSING_INPUTS),$(error $(REPRODUCE_USAGE)))
+	$(if $(call missing,PHOTOS PEOPLE CIFAR),$(error $(REPRODUCE_USAGE)))
+
+define STUDY_USAGE
+make study needs data that is not part of this project; missing: $(call missing,PHOTOS PEOPLE). Expected
+  PHOTOS=FOLDER         photographs in class folders, below train/ and val/, such as mini-ImageNet
+  PEOPLE=FORMAT:FOLDER  eye tracking of photographs, such as osie-eye:OSIE
+endef
+STUDY_FLAGS = $(if $(SEEDS),--seeds $(SEEDS)) $(if $(FIRST_SEED),--first-seed $(FIRST_SEED)) $(if $(EPOCHS),--epochs $(EPOCHS))
+
+study: study-inputs $(INSTALLED)
+	$(BIN)/python -m labeler.run --input $(PHOTOS)/train --samples-per-shard 500 --output $(STUDY)/labels \
+		$(if $(LIMIT),--limit $(LIMIT))
+	$(BIN)/python -m trainer.studies.controls --config trainer/studies/study.yaml --data $(STUDY)/labels \
+		--val $(PHOTOS)/val --people $(PEOPLE) --output $(STUDY)/controls $(STUDY_FLAGS) $(ARGS)
+
+study-inputs:
+	$(if $(call missing,PHOTOS PEOPLE),$(error $(STUDY_USAGE)))
 
 $(INSTALLED): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv

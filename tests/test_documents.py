@@ -74,11 +74,12 @@ def test_documented_make_targets_exist() -> None:
                 assert set(words) <= targets, f"{path}: {line}"
 
 
-def test_reproduction_names_the_inputs_that_it_lacks() -> None:
-    command = ["make", "--dry-run", "reproduce", "PHOTOS=photos", "PEOPLE=", "CIFAR="]
+@pytest.mark.parametrize(("target", "missing"), [("reproduce", "PEOPLE CIFAR"), ("study", "PEOPLE")])
+def test_targets_with_data_name_the_inputs_that_they_lack(target: str, missing: str) -> None:
+    command = ["make", "--dry-run", target, "PHOTOS=photos", "PEOPLE=", "CIFAR="]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 2
-    assert "missing: PEOPLE CIFAR." in done.stderr
+    assert f"missing: {missing}." in done.stderr
     assert "PEOPLE=FORMAT:FOLDER" in done.stderr
 
 

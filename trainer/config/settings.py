@@ -38,7 +38,13 @@ class TrainSettings(TrainConfig, Settings):
     """
 
     model_config = SettingsConfigDict(env_prefix="TRAINER_", cli_prog_name="python -m trainer.run")
-    longer_prefixes = ("TRAINER_TABLE_", "TRAINER_SEARCH_", "TRAINER_EVALUATE_")
+    longer_prefixes = (
+        "TRAINER_TABLE_",
+        "TRAINER_SEARCH_",
+        "TRAINER_EVALUATE_",
+        "TRAINER_CONTROLS_",
+        "TRAINER_SUMMARIZE_",
+    )
     help_groups: ClassVar[dict[str, tuple[str, ...]]] = {
         "input and output": ("data", "output", "recipe"),
         "model and losses": (

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.stats import qmc
+from scipy.stats import binomtest, qmc
 
 from common.errors import UserError, describe_error
 from common.launch import Rank, default_device
@@ -45,12 +45,25 @@ class Trial:
         nss_weight: weight of NSS (beta in the paper).
         accuracies: accuracy of the probe on the held-out shards after each epoch, as fractions.
         stopped: whether the trial was stopped before its last epoch.
+        held_out_images: number of images that the accuracies were measured on; None if unknown.
     """
 
     kld_weight: float
     nss_weight: float
     accuracies: tuple[float, ...]
     stopped: bool
+    held_out_images: int | None = None
+
+    def interval(self) -> tuple[float, float] | None:
+        """Return the 95 % interval (Wilson) of the last accuracy, as if other images had been held out.
+
+        It does not cover the random seed of the training. None if the number of images or the accuracy is unknown.
+        """
+        if not (self.accuracies and self.held_out_images):
+            return None
+        test = binomtest(round(self.accuracies[-1] * self.held_out_images), self.held_out_images)
+        low, high = test.proportion_ci(0.95, method="wilson")
+        return float(low), float(high)
 
 
 def run_search(settings: SearchSettings) -> list[Trial]:
@@ -73,7 +86,7 @@ def run_search(settings: SearchSettings) -> list[Trial]:
         for kld, nss in weights
     ]
     _run_trials(runs, split, folder, config.epochs, settings.concurrent)
-    trials = [_read_trial(run, config.epochs) for run in runs]
+    trials = [_read_trial(run, config.epochs, split[1].samples) for run in runs]
     if not all(trial.accuracies for trial in trials):
         raise KeyboardInterrupt  # Ray Tune handles Ctrl-C itself, and returns as if the search had ended
     return sorted(trials, key=lambda trial: trial.accuracies[-1], reverse=True)
@@ -198,9 +211,9 @@ def _run_trials(runs: list[TrainSettings], split: Split, folder: str, epochs: in
         raise UserError(f"{len(errors)} of {len(runs)} trials failed; run the same command to retry them: {first}")
 
 
-def _read_trial(run: TrainSettings, epochs: int) -> Trial:
+def _read_trial(run: TrainSettings, epochs: int, held_out_images: int) -> Trial:
     accuracies = tuple(read_accuracies(run.output_folder()))
-    return Trial(run.kld_weight, run.nss_weight, accuracies, len(accuracies) < epochs)
+    return Trial(run.kld_weight, run.nss_weight, accuracies, len(accuracies) < epochs, held_out_images)
 
 
 def _trial_folder(folder: str, kld_weight: float, nss_weight: float) -> str:

@@ -1,4 +1,4 @@
-"""The results of a search: its trials as CSV and JSON, and a plot of the accuracy over both weights."""
+"""The results of a search: its trials as CSV and JSON, a plot of the accuracy over both weights, and what they show."""
 
 import csv
 import json
@@ -13,29 +13,62 @@ from matplotlib.figure import Figure
 from matplotlib.tri import Triangulation
 from scipy.spatial import Delaunay, QhullError
 
-from common.text import pluralize
+from common.text import join_names, pluralize
 from trainer.studies.search import Trial
 
-JSON, CSV, PLOT = "trials.json", "trials.csv", "surface.png"
+JSON, CSV, PLOT, MARKDOWN = "trials.json", "trials.csv", "surface.png", "trials.md"
 CONTOUR_LEVELS = 12
 
 
 def save_trials(trials: Sequence[Trial], folder: str) -> str:
-    """Write the trials, best first, as JSON, CSV and a plot to a folder; return a sentence about the best one."""
+    """Write the trials, best first, as JSON, CSV and a plot to a folder; return sentences about the best one.
+
+    They are also written, to trials.md.
+    """
     path = Path(folder)
-    (path / JSON).write_text(json.dumps([asdict(trial) for trial in trials], indent=1) + "\n")
+    content = [asdict(trial) | {"ci95": trial.interval()} for trial in trials]
+    (path / JSON).write_text(json.dumps(content, indent=1) + "\n")
     with (path / CSV).open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["kld_weight", "nss_weight", "held_out_accuracy", "epochs", "stopped"])
+        columns = ["kld_weight", "nss_weight", "held_out_accuracy", "epochs", "stopped", "ci95_low", "ci95_high"]
+        writer.writerow(columns)
         for trial in trials:
             final = f"{trial.accuracies[-1]:.6f}" if trial.accuracies else ""
-            writer.writerow([trial.kld_weight, trial.nss_weight, final, len(trial.accuracies), trial.stopped])
+            bounds = [f"{bound:.6f}" for bound in trial.interval() or ()] or ["", ""]
+            writer.writerow([trial.kld_weight, trial.nss_weight, final, len(trial.accuracies), trial.stopped, *bounds])
     draw_surface([trial for trial in trials if trial.accuracies], str(path / PLOT))
-    best = trials[0]
+    text = f"{describe_best(trials)}; see {path / CSV} and {path / PLOT}\n{describe_uncertainty(trials)}"
+    (path / MARKDOWN).write_text(f"{text}\n")
+    return text
+
+
+def describe_best(trials: Sequence[Trial]) -> str:
+    """Return the weights and the accuracy of the best of the trials, the best first, with its interval if known."""
+    best, interval = trials[0], trials[0].interval()
+    bounds = f" (95 % interval {interval[0]:.2%} to {interval[1]:.2%})" if interval else ""
     return (
         f"best of {pluralize(len(trials), 'trial')}: --kld-weight {best.kld_weight} --nss-weight {best.nss_weight}, "
-        f"accuracy {best.accuracies[-1]:.2%} on the held-out images; see {path / CSV} and {path / PLOT}"
+        f"accuracy {best.accuracies[-1]:.2%}{bounds} on the held-out images"
     )
+
+
+def describe_uncertainty(trials: Sequence[Trial]) -> str:
+    """Return sentences on which other trials may be as good as the best, which is first, and why its figure is high."""
+    interval = trials[0].interval()
+    sentences = []
+    if interval is not None:
+        close = [trial for trial in trials[1:] if trial.accuracies and trial.accuracies[-1] >= interval[0]]
+        weights = [f"{trial.kld_weight} and {trial.nss_weight}" for trial in close]
+        listed = f" ({join_names(weights)})" if close else ""
+        sentences.append(
+            f"{len(close)} of the {len(trials) - 1} other trials lie within the best one's interval{listed}. The "
+            "interval covers the choice of the held-out images, not the random seed."
+        )
+    sentences.append(
+        "The highest of many accuracies is optimistic, because it was selected on the images that it is measured on: "
+        "train with the weights found, and measure on images that neither training nor search used."
+    )
+    return " ".join(sentences)
 
 
 def draw_surface(trials: Sequence[Trial], path: str) -> None:

@@ -1,6 +1,6 @@
 """The rows of Table 1: train the runs that are missing, one after the other, and measure the accuracy of each."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -17,11 +17,12 @@ from trainer.optim import CLASSIFIER
 from trainer.recipes import get_recipe
 from trainer.run_log import LAST, RESULT
 from trainer.studies.accuracy import measure_accuracy, open_val_folders, read_folder_images
-from trainer.studies.config import TableSettings
+from trainer.studies.config import RecipesSettings, TableSettings
+from trainer.studies.paired import default_pairs
 
-MARKDOWN, CSV, PLOT = "table.md", "table.csv", "table.png"
+MARKDOWN, CSV, JSON, PLOT = "table.md", "table.csv", "table.json", "table.png"
 RUNS = "runs"  # folder of the runs
-OWN_FILES = (RUNS, CSV, PLOT)  # may be there without table.md if the study was interrupted
+OWN_FILES = (RUNS, CSV, JSON, PLOT)  # may be there without table.md if the study was interrupted
 VALIDATION = "validation.json"  # in a run's folder: its accuracy on --val, and the images and checkpoint measured
 
 
@@ -58,29 +59,49 @@ def make_rows(settings: TableSettings) -> list[TableRow]:
     Raises UserError for settings or data that do not fit, before any run is trained.
     """
     runs = list_runs(settings)
+    list_pairs(settings, list(runs))
+    check_runs(settings, [run for seeds in runs.values() for run in seeds])
+    RunFolder(settings.study_folder()).check_content("a table", (MARKDOWN,), OWN_FILES)
+    for seeds in runs.values():
+        for run in seeds:
+            train_if_missing(run)
+    return [_measure_row(name, seeds, settings.val) for name, seeds in runs.items()]
+
+
+def list_runs(settings: RecipesSettings, first_seed: int = 0) -> dict[str, list[TrainSettings]]:
+    """Return the settings of the runs of each recipe, one per seed. Raises UserError for an unknown recipe."""
+    settings.reject("the table has --recipes and --seeds instead", "recipe", "seed")
+    names = list(dict.fromkeys(name.strip() for name in settings.recipes.split(",")))
+    seeds = range(first_seed, first_seed + settings.seeds)
+    return {name: [_run_settings(settings, name, seed) for seed in seeds] for name in names}
+
+
+def list_pairs(settings: TableSettings, recipes: Sequence[str]) -> list[tuple[str, str]]:
+    """Return the pairs of a recipe and its baseline that are compared. Raises UserError for an unknown baseline."""
+    baseline = settings.baseline
+    if baseline is None:
+        return default_pairs(recipes)
+    if baseline not in recipes:
+        raise UserError(f"--baseline {baseline}: expected one of the recipes of the table, {', '.join(recipes)}")
+    return [(recipe, baseline) for recipe in recipes if recipe != baseline]
+
+
+def check_runs(settings: RecipesSettings, runs: Sequence[TrainSettings]) -> None:
+    """Check settings and data of all runs before any is trained. Raises UserError if their probes cannot be compared.
+
+    `runs` are what `list_runs` returns for these settings.
+    """
     if settings.probe is False:
         raise UserError("--no-probe: a table compares the accuracy of probes; leave the flag out")
-    for run in [run for seeds in runs.values() for run in seeds]:
+    for run in runs:
         _, data, _ = prepare_run(run)
         if data.classes is None:
             raise UserError(f"a table compares the accuracy of probes: the samples of {data.location} have no classes")
     if settings.val is not None:
         _check_val_folders(settings.val, settings)
-    RunFolder(settings.study_folder()).check_content("a table", (MARKDOWN,), OWN_FILES)
-    for seeds in runs.values():
-        for run in seeds:
-            _train_if_missing(run)
-    return [_measure_row(name, seeds, settings.val) for name, seeds in runs.items()]
 
 
-def list_runs(settings: TableSettings) -> dict[str, list[TrainSettings]]:
-    """Return the settings of the runs of each recipe, one per seed. Raises UserError for an unknown recipe."""
-    settings.reject("the table has --recipes and --seeds instead", "recipe", "seed")
-    names = list(dict.fromkeys(name.strip() for name in settings.recipes.split(",")))
-    return {name: [_run_settings(settings, name, seed) for seed in range(settings.seeds)] for name in names}
-
-
-def _run_settings(settings: TableSettings, name: str, seed: int) -> TrainSettings:
+def _run_settings(settings: RecipesSettings, name: str, seed: int) -> TrainSettings:
     changes: dict[str, Any] = {"recipe": name, "seed": seed}
     if get_recipe(name).optimizer is CLASSIFIER:
         changes["learning_rate"] = settings.supervised_learning_rate
@@ -91,7 +112,7 @@ def _run_settings(settings: TableSettings, name: str, seed: int) -> TrainSetting
     return settings.run_settings(**changes, output=folder)
 
 
-def _check_val_folders(val: str, settings: TableSettings) -> None:
+def _check_val_folders(val: str, settings: RecipesSettings) -> None:
     """Raise UserError if the validation images are not of the training data's classes, or none of them can be read."""
     data = open_dataset(settings.data, settings.unfinished)
     if data.classes is None:
@@ -105,7 +126,7 @@ def _check_val_folders(val: str, settings: TableSettings) -> None:
         )
 
 
-def _train_if_missing(run: TrainSettings) -> None:
+def train_if_missing(run: TrainSettings) -> None:
     """Train a run unless it has a result. Raises UserError if the result is that of other settings."""
     folder = RunFolder(run.output_folder())
     if folder.read_json(RESULT) is None:

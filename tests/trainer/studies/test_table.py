@@ -101,6 +101,8 @@ def test_unsupported_settings_raise_an_error_before_anything_is_trained(discs, t
         table.main(make_flags(discs, tmp_path, "--seed=1"))
     with pytest.raises(UserError, match="--recipe nothing: expected one of"):
         table.main([*make_flags(discs, tmp_path), "--recipes=nothing"])
+    with pytest.raises(UserError, match="--baseline supervized: expected one of the recipes of the table, contrastive"):
+        table.main([*make_flags(discs, tmp_path), "--baseline=supervized"])
     val = tmp_path / "val"
     (val / COLORS[0]).mkdir(parents=True)
     Image.new("RGB", (40, 30), "red").save(val / COLORS[0] / "0.png")
