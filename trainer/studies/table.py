@@ -10,7 +10,7 @@ from common.storage.run_folder import RunFolder
 from common.text import join_names
 from common.training import check_same_settings
 from trainer.checkpoint import load_trained
-from trainer.config import TrainSettings
+from trainer.config import ADDED_SETTINGS, TrainSettings
 from trainer.data.dataset import open_dataset
 from trainer.job import CONFIG, prepare_run, run_identity, run_training
 from trainer.optim import CLASSIFIER
@@ -132,7 +132,8 @@ def train_if_missing(run: TrainSettings) -> None:
     if folder.read_json(RESULT) is None:
         run_training(run)
     else:
-        check_same_settings(folder.location, folder.read_json(CONFIG) or {}, run_identity(*prepare_run(run)))
+        saved = ADDED_SETTINGS | (folder.read_json(CONFIG) or {})
+        check_same_settings(folder.location, saved, run_identity(*prepare_run(run)))
 
 
 def _measure_row(name: str, runs: list[TrainSettings], val: str | None) -> TableRow:
