@@ -78,7 +78,7 @@ def _make_blocks(results: Results, figures: dict[Outcome, dict[str, dict[int, fl
     ]
     for outcome, by_recipe in figures.items():
         others = [recipe for recipe in by_recipe if recipe != TREATMENT]
-        if TREATMENT in by_recipe and others:
+        if outcome.compared and TREATMENT in by_recipe and others:
             comparisons = compare_recipes(by_recipe, [(TREATMENT, other) for other in others])
             blocks.append(_comparisons_block(f"Secondary: {outcome.title}, all seeds", comparisons, outcome))
     if BASELINE in figures[PRIMARY]:

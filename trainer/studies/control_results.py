@@ -57,7 +57,17 @@ class Result(BaseModel):
 
 
 class Outcome(NamedTuple):
-    """A figure of each run: its name, title, suite, path in the suite's results, factor and digits for display."""
+    """A figure of each run.
+
+    Attributes:
+        name: name in tables.
+        title: name for people.
+        suite: suite that measures it.
+        path: keys that lead to it in the suite's results.
+        scale: factor for display.
+        digits: digits for display.
+        compared: whether recipes are compared by it; the center prior is the same for all.
+    """
 
     name: str
     title: str
@@ -65,6 +75,7 @@ class Outcome(NamedTuple):
     path: tuple[str, ...]
     scale: float = 100
     digits: int = 2
+    compared: bool = True
 
 
 PRIMARY = Outcome("offline_top1", "top-1, offline probe (%)", "linear", ("offline", "top1"))
@@ -74,7 +85,7 @@ OUTCOMES = (
     Outcome("corrupted_top1", "top-1, corrupted (%)", "imagenet-c", ("mean",)),
     Outcome("cc", "CC with eye tracking", "alignment", ("cc",), 1, 3),
     Outcome("cc_permuted", "CC, permuted", "alignment", ("cc_permuted",), 1, 3),
-    Outcome("cc_center", "CC, center prior", "alignment", ("cc_center",), 1, 3),
+    Outcome("cc_center", "CC, center prior", "alignment", ("cc_center",), 1, 3, compared=False),
     Outcome("nss", "NSS", "alignment", ("nss",), 1, 3),
     Outcome("auc_shuffled", "shuffled AUC", "alignment", ("auc_shuffled",), 1, 3),
 )

@@ -46,7 +46,7 @@ def missing_notes(comparisons: Sequence[Comparison]) -> list[str]:
     notes = []
     for comparison in comparisons:
         pair = f"{comparison.recipe} - {comparison.baseline}"
-        if comparison.missing:
+        if comparison.seeds and comparison.missing:
             seeds = join_names([str(seed) for seed in comparison.missing], most=10)
             count = pluralize(len(comparison.missing), "seed")
             notes.append(f"{pair}: {count} that only one of them has excluded: {seeds}.")
