@@ -250,7 +250,7 @@ def test_demo_without_its_data_raises_an_error_with_the_command_that_makes_them(
 
 
 def test_unknown_recipe_raises_an_error_that_lists_all_recipes(discs, tmp_path):
-    with pytest.raises(UserError, match="--recipe contrast: expected one of contrastive, contrastive-attn-block, "):
+    with pytest.raises(UserError, match="--recipe contrast: expected one of byol, byol-attn-teacher, contrastive, "):
         run_training(make_settings(discs, tmp_path / "run", recipe="contrast"))
 
 
