@@ -13,6 +13,7 @@
 #                   PEOPLE=FORMAT:FOLDER  eye tracking, such as osie-eye:OSIE (formats: trainer/evaluate/README.md)
 #                   CIFAR=PATH            CIFAR-10's test images: class folders, a tar of them, or cifar-10-batches-py
 #                 Optional: EPOCHS=10     epochs of each training run
+#                   ARGS="--precision bfloat16"  further flags of python -m trainer.table
 # make study      the paper's claim against controls (trainer/studies/STUDY.md): trains, measures and compares the runs
 #                 that are missing. Run it again to resume, or with more seeds to add them. Required: PHOTOS, PEOPLE.
 #                 Optional: SEEDS=5 FIRST_SEED=0  seeds that this machine runs
@@ -68,7 +69,7 @@ ROWS := contrastive contrastive-attn-teacher
 comma := ,
 TABLE = $(BIN)/python -m trainer.table --data $(LABELS) --seeds 3 --backbone resnet18 --image-size 64 --batch-size 64 \
 	--epochs $(or $(EPOCHS),10) --warmup-epochs 0.5 --learning-rate 2 --temperature 0.5 --threads 1 --val $(PHOTOS)/val \
-	--output $(REPRODUCTION)/table
+	--output $(REPRODUCTION)/table $(ARGS)
 
 define REPRODUCE_USAGE
 make reproduce needs data that is not part of this project; missing: $(call missing,PHOTOS PEOPLE CIFAR). Expected
