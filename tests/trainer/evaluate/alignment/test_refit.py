@@ -156,10 +156,11 @@ def test_plain_weights_get_a_readout_from_the_training_set(human, training_data,
 
 def test_images_are_drawn_by_the_seed_without_repetition(tmp_path, monkeypatch):
     monkeypatch.setattr(teacher_maps, "FIT_IMAGES", 10)
-    data = make_dataset(tmp_path / "data", [4] * 6, CLASSES)
-    drawn = [[str(sample["__key__"]) for sample in draw_samples(str(data), seed)] for seed in (0, 0, 1)]
-    assert drawn[0] == drawn[1] != drawn[2]
-    assert len(set(drawn[0])) == 10
+    for name, sizes in (("several shards", [4] * 6), ("one shard", [24])):
+        data = make_dataset(tmp_path / name, sizes, CLASSES)
+        drawn = [[str(sample["__key__"]) for sample in draw_samples(str(data), seed)] for seed in (0, 0, 1)]
+        assert drawn[0] == drawn[1] != drawn[2]
+        assert len(set(drawn[0])) == 10
 
 
 def test_samples_that_cannot_be_decoded_are_skipped(checkpoints, human, tmp_path, monkeypatch):

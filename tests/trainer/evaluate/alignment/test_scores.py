@@ -82,6 +82,13 @@ def test_table_of_scores_is_matched_by_image_name(tmp_path):
     assert math.isnan(scores["csv:x", "a.jpg"]["kld"])
 
 
+def test_shuffled_auc_is_read_from_tables_of_earlier_versions(tmp_path):
+    path = tmp_path / "per_image.csv"
+    path.write_text("data,image,cc,shuffled_auc\ncsv:x,a.jpg,0.5,0.75\n")
+    scores = read_scores("teacher", path, [("csv:x", "a.jpg")])
+    assert scores["csv:x", "a.jpg"] == {"cc": 0.5, "auc_shuffled": 0.75}
+
+
 def test_rows_of_the_same_data_set_are_preferred(tmp_path):
     path = tmp_path / "per_image.csv"
     path.write_text("data,image,cc\ncsv:x,a.jpg,0.5\ncsv:y,a.jpg,0.1\n")
