@@ -8,11 +8,12 @@ from typing import Any
 import yaml
 
 from common.text import join_names, pluralize
+from trainer.config import TrainConfig
 from trainer.studies.config import CONTROLS, TREATMENT
 from trainer.studies.paired import LEVEL, Comparison, Figures, compare_recipes
 
 PLAN = Path(__file__).with_name("study.yaml")
-PLANNED_CLASSES = 100
+PLANNED_DATA = {"samples": 50_000, "classes": 100}  # mini-ImageNet's train/
 
 
 @dataclass(frozen=True)
@@ -71,13 +72,17 @@ def decide(figures: Figures, seeds: int) -> Decision:
 
 
 def list_deviations(settings: Mapping[str, Any], data: Mapping[str, Any]) -> list[str]:
-    """Return how the settings and data of results deviate from the planned study, such as "epochs 3 instead of 30"."""
-    planned = {name: value for name, value in read_plan().items() if name != "seeds"}
-    found = {name: settings.get(name) for name in planned} | {"classes": data.get("classes")}
+    """Return how the settings and data of results deviate from the planned study, such as "epochs 3 instead of 30".
+
+    What the plan does not name has the default value.
+    """
+    plan = {name: value for name, value in read_plan().items() if name != "seeds"}
+    planned = TrainConfig(**plan).model_dump(mode="json", include=settings.keys() | plan.keys()) | PLANNED_DATA
+    found = {**settings, **data}
     return [
-        f"{name.replace('_', ' ')} {found[name]} instead of {value}"
-        for name, value in (planned | {"classes": PLANNED_CLASSES}).items()
-        if found[name] != value
+        f"{name.replace('_', ' ')} {found.get(name)} instead of {value}"
+        for name, value in planned.items()
+        if found.get(name) != value
     ]
 
 

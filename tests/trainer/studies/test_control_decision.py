@@ -67,10 +67,24 @@ def test_seeds_beyond_the_plan_do_not_change_the_decision():
 
 def test_deviations_from_the_plan_are_named():
     plan = {name: value for name, value in read_plan().items() if name != "seeds"}
-    assert list_deviations(plan, {"classes": 100}) == []
-    assert list_deviations(plan | {"epochs": 3}, {"classes": 10}) == [
+    data = {"checksum": "c", "samples": 50_000, "classes": 100}
+    assert list_deviations(plan, data) == []
+    assert list_deviations(plan | {"epochs": 3}, data | {"classes": 10}) == [
         "epochs 3 instead of 30",
         "classes 10 instead of 100",
+    ]
+    del plan["epochs"]
+    assert list_deviations(plan, data) == ["epochs None instead of 30"]
+
+
+def test_settings_that_the_plan_does_not_name_and_fewer_images_are_deviations_too():
+    plan = {name: value for name, value in read_plan().items() if name != "seeds"}
+    settings = TrainConfig(**plan).model_dump(mode="json", exclude={"recipe", "seed", "data"})
+    data = {"checksum": "c", "samples": 2_000, "classes": 100}
+    assert list_deviations(settings | {"learning_rate": 9.0, "min_crop": 0.5}, data) == [
+        "learning rate 9.0 instead of None",
+        "min crop 0.5 instead of 0.08",
+        "samples 2000 instead of 50000",
     ]
 
 
