@@ -16,7 +16,7 @@ from common.errors import UserError, describe_error
 from common.launch import Rank, default_device
 from common.storage.run_folder import RunFolder
 from common.training import save_or_check_settings
-from trainer.config import TrainConfig, TrainSettings
+from trainer.config import ADDED_SETTINGS, TrainConfig, TrainSettings
 from trainer.data.dataset import Dataset, split_shards
 from trainer.job import prepare_run
 from trainer.loop import train
@@ -72,15 +72,17 @@ def run_search(settings: SearchSettings) -> list[Trial]:
     Raises UserError for settings or data that do not fit, before anything is written, and if trials fail. Raises
     KeyboardInterrupt if the user interrupts the search.
     """
-    config, data = _check_settings(settings)
+    data = _check_settings(settings)
     folder = settings.study_folder()
+    search_folder = RunFolder(folder)
+    settings = settings.resume(search_folder.read_json(SETTINGS))
+    config = settings.train_config()
     split = _split_data(config, data)
     weights = [(round(kld, 4), round(nss, 5)) for kld, nss in sample_weights(settings.trials, config.seed)]
-    search_folder = RunFolder(folder)
     search_folder.check_content("a search", (SETTINGS,), (TRIALS, TUNE))
     search_folder.check_writable()
     identity = config.model_dump(mode="json") | {"dataset": data.checksum, "trials": settings.trials}
-    save_or_check_settings(search_folder, SETTINGS, identity)
+    save_or_check_settings(search_folder, SETTINGS, identity, ADDED_SETTINGS)
     runs = [
         settings.run_settings(kld_weight=kld, nss_weight=nss, output=_trial_folder(folder, kld, nss))
         for kld, nss in weights
@@ -135,8 +137,8 @@ def read_accuracies(output: str) -> list[float]:
     return list(RunFolder(output).read_json(ACCURACIES) or [])
 
 
-def _check_settings(settings: SearchSettings) -> tuple[TrainConfig, Dataset]:
-    """Return the settings of all trials and the data set. Raises UserError if they cannot be searched."""
+def _check_settings(settings: SearchSettings) -> Dataset:
+    """Return the data set. Raises UserError if the settings, or the data set, do not allow a search."""
     settings.reject("these are searched", "kld_weight", "nss_weight")
     settings.reject("a trial is one worker; see --concurrent", "workers")
     folder = settings.study_folder()
@@ -151,7 +153,7 @@ def _check_settings(settings: SearchSettings) -> tuple[TrainConfig, Dataset]:
             f"--recipe {config.recipe}: the attention loss does not train the backbone, so its weights have no effect "
             "on the accuracy; choose a guided recipe"
         )
-    return config, data
+    return data
 
 
 def _split_data(config: TrainConfig, data: Dataset) -> Split:

@@ -11,11 +11,12 @@ from tests.support.data.datasets import make_dataset
 from tests.support.stops import stopped_before
 from trainer import search
 from trainer.checkpoint import load_trained
+from trainer.config import ADDED_SETTINGS
 from trainer.data.dataset import open_dataset, split_shards
 from trainer.step import Trainer
 from trainer.studies.accuracy import read_shard_images
 from trainer.studies.config import SearchSettings
-from trainer.studies.search import read_accuracies, run_trial, sample_weights
+from trainer.studies.search import SETTINGS, read_accuracies, run_search, run_trial, sample_weights
 
 
 @pytest.fixture(scope="module")
@@ -100,6 +101,27 @@ def test_folder_with_other_files_is_refused(discs, tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"expected a new folder, or a search to resume; .* such as photos/cat\.jpg"):
         search.main(make_flags(discs, tmp_path))
     assert [path.name for path in tmp_path.iterdir()] == ["photos"]
+
+
+def test_search_of_an_earlier_version_continues_with_the_rules_of_that_version(discs, tmp_path, monkeypatch):
+    started = []
+
+    def stop(runs, *_):
+        started.append(runs)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("trainer.studies.search._run_trials", stop)
+    with pytest.raises(KeyboardInterrupt):
+        run_search(load_settings(SearchSettings, make_flags(discs, tmp_path)))
+    path = tmp_path / SETTINGS
+    saved = json.loads(path.read_text())
+    path.write_text(json.dumps({name: value for name, value in saved.items() if name not in ADDED_SETTINGS}))
+    with pytest.raises(KeyboardInterrupt):
+        run_search(load_settings(SearchSettings, make_flags(discs, tmp_path)))
+    new, old = ({run.train_config().bn_statistics for run in runs} for runs in started)
+    assert (new, old) == ({"views"}, {"all"})
+    with pytest.raises(UserError, match="bn_statistics was 'all', is 'views'"):
+        run_search(load_settings(SearchSettings, make_flags(discs, tmp_path, "--bn-statistics=views")))
 
 
 @pytest.mark.slow
