@@ -47,7 +47,7 @@ def main() -> None:
 
 
 def score_sizes(teacher: TeacherModel, image: FixatedImage, side: int, folder: Path) -> dict[str, float]:
-    """Return the CC of the teacher's map by size of the photograph, and of the center prior."""
+    """Return the CC of the teacher's map by size of the photograph, and of a centered Gaussian."""
     scale = side / min(image.width, image.height)
     sizes = {
         f"shorter side {side} px": (round(image.width * scale), round(image.height * scale)),
@@ -56,7 +56,7 @@ def score_sizes(teacher: TeacherModel, image: FixatedImage, side: int, folder: P
     photographs = {"full size": image} | {name: reduce_photograph(image, size, folder) for name, size in sizes.items()}
     human = image.attention_map(image.height, image.width)[None]
     maps = {name: predict_map(teacher, small, torch.device("cpu")) for name, small in photographs.items()}
-    maps["center prior"] = center_prior(image.height, image.width)
+    maps["centered Gaussian"] = center_prior(image.height, image.width)
     return {name: cc(attention[None], human).item() for name, attention in maps.items()}
 
 
