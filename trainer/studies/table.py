@@ -127,13 +127,16 @@ def _check_val_folders(val: str, settings: RecipesSettings) -> None:
 
 
 def train_if_missing(run: TrainSettings) -> None:
-    """Train a run unless it has a result. Raises UserError if the result is that of other settings."""
+    """Train a run, or resume it, unless it has a result. Raises UserError if it was started with other settings.
+
+    A run that an earlier version started counts as one with the rules of that version, as it would continue with them.
+    """
     folder = RunFolder(run.output_folder())
-    if folder.read_json(RESULT) is None:
+    saved, is_finished = folder.read_json(CONFIG), folder.read_json(RESULT) is not None
+    if is_finished or isinstance(saved, dict):
+        check_same_settings(folder.location, ADDED_SETTINGS | (saved or {}), run_identity(*prepare_run(run)))
+    if not is_finished:
         run_training(run)
-    else:
-        saved = ADDED_SETTINGS | (folder.read_json(CONFIG) or {})
-        check_same_settings(folder.location, saved, run_identity(*prepare_run(run)))
 
 
 def _measure_row(name: str, runs: list[TrainSettings], val: str | None) -> TableRow:

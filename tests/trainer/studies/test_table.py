@@ -11,6 +11,7 @@ from common.settings import load_settings
 from tests.support.data.datasets import COLORS, make_dataset
 from tests.support.data.people import write_people_csv
 from trainer import table
+from trainer.config import ADDED_SETTINGS
 from trainer.recipes import PAPER_ROWS
 from trainer.step import Trainer
 from trainer.studies.config import TableSettings
@@ -169,3 +170,19 @@ def test_finished_run_of_other_data_raises_an_error(tmp_path):
     make_dataset(data, [8], classes=2, first=8)
     with pytest.raises(UserError, match="with other settings: dataset was"):
         table.main([*make_flags(data, output), *one_run])
+
+
+def test_stopped_run_of_an_earlier_version_does_not_join_runs_with_other_rules(discs, tmp_path, trained_seeds):
+    flags = make_flags(discs, tmp_path, "--recipes=contrastive", "--seeds=1")
+    earlier_rules = ["--bn-statistics=all", "--readout-rate=backbone"]
+    table.main([*flags, *earlier_rules])
+    run = tmp_path / "runs/contrastive-resnet18-seed0"
+    (run / "result.json").unlink()
+    config = json.loads((run / "config.json").read_text())
+    earlier = {name: value for name, value in config.items() if name not in ADDED_SETTINGS}
+    (run / "config.json").write_text(json.dumps(earlier))
+    trained_seeds.clear()
+    with pytest.raises(UserError, match="bn_statistics was 'all', is 'views'; readout_rate was 'backbone', is 'probe'"):
+        table.main(flags)
+    assert not trained_seeds
+    assert table.main([*flags, *earlier_rules]) == 0
