@@ -15,7 +15,7 @@ tags: [contrastive-learning, saliency, human-attention, {backbone}]
 
 {description}
 
-{place} Yao et al., *Teacher-generated spatial-attention labels boost robustness and accuracy of
+{relation} Yao et al., *Teacher-generated spatial-attention labels boost robustness and accuracy of
 contrastive models*, CVPR 2023.
 
 | | |
@@ -108,7 +108,7 @@ def model_card(config: TrainConfig, description: str, result: dict[str, Any]) ->
         epochs=pluralize(config.epochs, "epoch"),
         dataset=result["dataset"],
         description=description,
-        place="This is a row of Table 1 in" if config.recipe in PAPER_ROWS else "The attention branch is that of",
+        relation="This is a row of Table 1 in" if config.recipe in PAPER_ROWS else "The attention branch is that of",
         attention=_attention_targets(config, result),
         classes=f"a linear classifier was trained on them; chance is {result['chance']:.4g}" if has_classes else "none",
         figures="\n".join(figures),

@@ -85,8 +85,9 @@ class VICRegTerms(NamedTuple):
     Attributes:
         loss: weighted sum of the terms.
         invariance: mean squared difference of the two views' embeddings.
-        variance: mean over both views of how much the dimensions' standard deviations lack to 1.
-        covariance: sum over both views of the squared covariances between dimensions, divided by their number.
+        variance: mean over views and dimensions of max(0, 1 - standard deviation).
+        covariance: sum over both views of the squared covariances of different dimensions, divided by the number of
+            dimensions.
     """
 
     loss: Tensor
@@ -124,18 +125,18 @@ def vicreg_loss(
         first, second = z1.float(), z2.float()
         invariance = F.mse_loss(first, second)
         views = gather_embeddings(first)[0], gather_embeddings(second)[0]
-        variance = torch.stack([_missing_deviation(view) for view in views]).mean()
-        covariance = torch.stack([_redundancy(view) for view in views]).sum()
+        variance = torch.stack([_variance_term(view) for view in views]).mean()
+        covariance = torch.stack([_covariance_term(view) for view in views]).sum()
         loss = invariance_weight * invariance + variance_weight * variance + covariance_weight * covariance
     return VICRegTerms(loss, invariance, variance, covariance)
 
 
-def _missing_deviation(embeddings: Tensor) -> Tensor:
+def _variance_term(embeddings: Tensor) -> Tensor:
     """Return the mean over dimensions of max(0, 1 - standard deviation)."""
     return F.relu(1 - (embeddings.var(0) + VICREG_EPSILON).sqrt()).mean()
 
 
-def _redundancy(embeddings: Tensor) -> Tensor:
+def _covariance_term(embeddings: Tensor) -> Tensor:
     """Return the sum of the squared covariances of different dimensions, divided by the number of dimensions."""
     centered = embeddings - embeddings.mean(0)
     covariances = centered.T @ centered / (len(embeddings) - 1)
