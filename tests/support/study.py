@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer.studies.control_decision import read_plan
-from trainer.studies.control_results import Measurement, Result, result_name
+from trainer.studies.control_results import Result, SuiteMeasurement, result_name
 
 
 def make_result(recipe: str, seed: int, top1: float, cc: float | None = None, **settings: Any) -> Result:
@@ -14,10 +14,12 @@ def make_result(recipe: str, seed: int, top1: float, cc: float | None = None, **
     """
     planned = {name: value for name, value in read_plan().items() if name != "seeds"}
     measured = {
-        "linear": Measurement(of={"val": "a"}, results={"offline": {"top1": top1}, "concurrent": {"top1": top1 / 2}})
+        "linear": SuiteMeasurement(
+            of={"val": "a"}, results={"offline": {"top1": top1}, "concurrent": {"top1": top1 / 2}}
+        )
     }
     if cc is not None:
-        measured["alignment"] = Measurement(of={"people": "b"}, results={"cc": cc, "nss": None})
+        measured["alignment"] = SuiteMeasurement(of={"people": "b"}, results={"cc": cc, "nss": None})
     data = {"checksum": "c", "samples": 50_000, "classes": 100}
     return Result(
         recipe=recipe,

@@ -5,7 +5,7 @@ from functools import cached_property
 
 from common.errors import UserError
 from common.fixations import FixatedImage, FixationData, exclusion_notes, open_fixations
-from trainer.evaluate.alignment.scores import Scores, parse_comparisons, read_scores
+from trainer.evaluate.alignment.scores import ScoresByImage, parse_comparisons, read_scores
 from trainer.evaluate.config import EvaluateSettings
 from trainer.evaluate.images.cifar import open_cifar, open_cifar_c
 from trainer.evaluate.images.corruptions import corrupt_images, open_imagenet_c
@@ -68,7 +68,7 @@ class EvaluationData:
         return {(location, image.name): image for location, data in self._fixations.items() for image in data.images}
 
     @cached_property
-    def compared(self) -> dict[str, Scores]:
+    def compared(self) -> dict[str, ScoresByImage]:
         """Scores of other models (--compare), by name."""
         files = parse_comparisons(self._settings.compare)
         return {name: read_scores(name, path, list(self.human)) for name, path in files.items()}

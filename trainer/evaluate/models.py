@@ -15,8 +15,8 @@ from common.errors import UserError, describe_error
 from trainer.checkpoint import parse_checkpoint, read_checkpoint
 from trainer.evaluate.images.image_sets import text_checksum
 from trainer.model.attention import select_map
-from trainer.model.backbone import Backbone, BackboneName, Features, NormName
-from trainer.model.weights import MAX_REASON_LENGTH, parse_resnet_weights
+from trainer.model.backbone import Backbone, BackboneName, Features, NormName, StemStride
+from trainer.model.weights import MAX_REASON_LENGTH, parse_resnet_weights, read_stem_stride
 from trainer.objectives import Model
 
 PLAIN_IMAGE_SIZE = 224  # default for plain weights files
@@ -66,14 +66,15 @@ class PlainResNet(nn.Module):
 
     Args:
         name: architecture, such as "resnet50".
+        stem_stride: stride of the layers before the first stage; 4 is torchvision's.
         weights: the state dict. Its classifier is ignored if it is all zeros, as trainer.export writes it for models
             without one.
     """
 
-    def __init__(self, name: str, weights: dict[str, Tensor]) -> None:
+    def __init__(self, name: str, weights: dict[str, Tensor], stem_stride: StemStride = 4) -> None:
         super().__init__()
         norm: NormName = "batch" if "bn1.running_mean" in weights else "group"  # as in exports of --norm group
-        self.backbone = Backbone(cast(BackboneName, name), norm)
+        self.backbone = Backbone(cast(BackboneName, name), norm, stem_stride)
         self.backbone.resnet.load_state_dict(
             {key: weight for key, weight in weights.items() if not key.startswith("fc.")}
         )
@@ -163,7 +164,7 @@ def _open_model(location: str, backbone: str | None) -> EvaluatedModel:
             f"{location}: a plain weights file; name its architecture with --backbone, such as --backbone resnet50"
         )
     try:
-        network = PlainResNet(backbone, weights).eval()
+        network = PlainResNet(backbone, weights, read_stem_stride(location, content)).eval()
     except (RuntimeError, KeyError) as error:
         reason = describe_error(error)[:MAX_REASON_LENGTH]
         raise UserError(

@@ -1,5 +1,6 @@
 """ResNet weights from files of this project and of others: torchvision, timm, MoCo, DINO, SwAV."""
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,7 +10,7 @@ from torch import Tensor
 from common.errors import UserError, describe_error
 from common.storage.torch_files import load_torch_file
 from common.text import pluralize
-from trainer.model.backbone import Backbone
+from trainer.model.backbone import Backbone, StemStride
 
 # under these keys, checkpoints of other training programs hold the weights; of DINO's two networks, the teacher is used
 WRAPPER_KEYS = ("state_dict", "model", "teacher")
@@ -54,6 +55,19 @@ def parse_resnet_weights(
     if location.endswith(".safetensors"):
         raise _no_resnet(location)
     return None
+
+
+def read_stem_stride(location: str, content: bytes) -> StemStride:
+    """Return the stem stride that trainer.export noted in a weights file; 4, torchvision's, for all other files.
+
+    `content` is a file that `parse_resnet_weights` could read.
+    """
+    if not location.endswith(".safetensors"):
+        return 4
+    header_size = int.from_bytes(content[:8], "little")
+    noted = json.loads(content[8 : 8 + header_size]).get("__metadata__", {}).get("stem_stride")
+    strides: dict[str, StemStride] = {"2": 2, "1": 1}
+    return strides.get(noted, 4)
 
 
 def initialize_backbone(backbone: Backbone, location: str, content: bytes) -> str:

@@ -12,7 +12,7 @@ from common.text import join_names
 SUFFIX = ".json"
 
 
-class Measurement(BaseModel):
+class SuiteMeasurement(BaseModel):
     """What a suite of trainer.evaluate measured.
 
     Attributes:
@@ -44,7 +44,7 @@ class Result(BaseModel):
     seed: int
     settings: dict[str, Any]
     data: dict[str, Any]
-    measured: dict[str, Measurement]
+    measured: dict[str, SuiteMeasurement]
     checkpoint: str
     versions: dict[str, str]
 
@@ -82,7 +82,7 @@ PRIMARY = Outcome("offline_top1", "top-1, offline probe (%)", "linear", ("offlin
 OUTCOMES = (
     PRIMARY,
     Outcome("concurrent_top1", "top-1, concurrent probe (%)", "linear", ("concurrent", "top1")),
-    Outcome("corrupted_top1", "top-1, corrupted (%)", "imagenet-c", ("mean",)),
+    Outcome("corrupted_top1", "top-1, corrupted, offline probe (%)", "imagenet-c", ("offline", "mean")),
     Outcome("cc", "CC with eye tracking", "alignment", ("cc",), 1, 3),
     Outcome("cc_permuted", "CC, permuted", "alignment", ("cc_permuted",), 1, 3),
     Outcome("cc_center", "CC, center prior", "alignment", ("cc_center",), 1, 3, compared=False),

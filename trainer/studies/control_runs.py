@@ -25,7 +25,7 @@ from trainer.job import prepare_run
 from trainer.run_log import LAST
 from trainer.run_log import RESULT as RUN_RESULT
 from trainer.studies.config import ControlsSettings
-from trainer.studies.control_results import Measurement, Result, check_same_study, read_results, result_name
+from trainer.studies.control_results import Result, SuiteMeasurement, check_same_study, read_results, result_name
 from trainer.studies.table import RUNS, check_runs, list_runs, train_if_missing
 
 RESULTS, EVALUATIONS = "results", "evaluations"  # folders of the result files, and of the reports of single runs
@@ -61,7 +61,7 @@ def run_controls(settings: ControlsSettings) -> None:
 def _plan_results(settings: ControlsSettings, runs: Sequence[TrainSettings]) -> list[Result]:
     """Return the results of all runs without figures: only what they will be measured on. Raises UserError."""
     measured = {
-        suite: Measurement(of=_describe_suite(suite, settings), results={}) for suite in settings.wanted_suites()
+        suite: SuiteMeasurement(of=_describe_suite(suite, settings), results={}) for suite in settings.wanted_suites()
     }
     planned = []
     for run in runs:
@@ -109,7 +109,7 @@ def _complete(settings: ControlsSettings, run: TrainSettings, planned: Result, s
     print(f"{planned.recipe}, seed {planned.seed}: {', '.join(missing)} to measure", flush=True)
     train_if_missing(run)
     checkpoint, found = _evaluate(settings, run, missing)
-    measured = {suite: Measurement(of=planned.measured[suite].of, results=found[suite]) for suite in missing}
+    measured = {suite: SuiteMeasurement(of=planned.measured[suite].of, results=found[suite]) for suite in missing}
     if saved is not None and saved.checkpoint != checkpoint:
         raise UserError(
             f"{run.output_folder()}/{LAST}: not the checkpoint that {RESULTS}/{name} was measured on; restore that "
@@ -127,7 +127,7 @@ def _evaluate(settings: ControlsSettings, run: TrainSettings, suites: Sequence[s
     values: dict[str, Any] = {
         "checkpoints": [f"{run.output_folder()}/{LAST}"],
         "suite": list(suites),
-        "train": settings.data if "linear" in suites else None,
+        "train": settings.data if {"linear", "imagenet-c"} & set(suites) else None,  # for offline probes
         "val": settings.val,
         "human_data": [settings.people] if "alignment" in suites else [],
         "corruptions": list(ALEXNET_ERRORS),  # the 15 of the mean

@@ -4,9 +4,12 @@ import torch
 import torchvision
 
 from common.errors import UserError
-from trainer.checkpoint import load_trained
+from trainer.checkpoint import Trained, load_trained
+from trainer.config import TrainConfig
 from trainer.evaluate.models import make_names_unique, open_models, to_file_name
+from trainer.formats import encode_torchvision_weights
 from trainer.model.backbone import Backbone
+from trainer.recipes import build
 
 
 @pytest.fixture(scope="module")
@@ -116,6 +119,19 @@ def test_repeated_names_are_extended_by_the_runs_folder_or_a_number():
 
 def test_file_names_contain_no_unsafe_characters():
     assert to_file_name("contrastive seed 0/../x") == "contrastive-seed-0-..-x"
+
+
+@pytest.mark.parametrize("stem_stride", [4, 2, 1])
+def test_export_is_evaluated_with_the_stem_stride_that_it_notes(tmp_path, stem_stride):
+    config = TrainConfig(recipe="contrastive", backbone="resnet18", stem_stride=stem_stride)
+    trained = Trained(build("contrastive", config, 3).eval(), config, ["a", "b", "c"], 1, "")
+    (tmp_path / "weights.safetensors").write_bytes(encode_torchvision_weights(trained))
+    [model] = open_models([str(tmp_path / "weights.safetensors")], "resnet18")
+    images = torch.rand(2, 3, 64, 64)
+    with torch.no_grad():
+        features = trained.model.features(images)
+        assert torch.equal(model.network.features(images), features)
+        torch.testing.assert_close(model.logits_of(features), trained.model.logits(images))
 
 
 def test_export_with_group_norm_can_be_evaluated(tmp_path):

@@ -30,7 +30,7 @@ def test_summary_states_decision_means_and_paired_comparisons(tmp_path, capsys):
     assert text in capsys.readouterr().out
     assert "**supported**: contrastive-attn-teacher is significantly better than all three controls." in text
     assert "exploratory" not in text
-    assert "Not measured: top-1, corrupted (%), CC, permuted" in text
+    assert "Not measured: top-1, corrupted, offline probe (%), CC, permuted" in text
     values = [[100 * top1(recipe, seed) for seed in SEEDS] for recipe in (TREATMENT, CONTROLS[0])]
     test = stats.ttest_rel(*values)
     low, high = test.confidence_interval(0.95)

@@ -88,7 +88,7 @@ def test_corruptions_are_measured_at_the_severities_of_the_study(inputs, trained
     measured = json.loads((tmp_path / "results/contrastive-seed0.json").read_text())["measured"]["imagenet-c"]
     assert (measured["of"]["corrupted"], measured["of"]["severities"]) == (2, [1])
     assert measured["results"]["fog"].keys() == {"1"}
-    assert 0 <= measured["results"]["mean"] <= 1
+    assert 0 <= measured["results"]["offline"]["mean"] <= 1
     with pytest.raises(UserError, match=r"imagenet-c severities is \[1\], not \[1, 2\]"):
         controls.main([*flags, "--severities=2"])
 

@@ -17,7 +17,7 @@ from common.parallel import available_cores
 from common.progress import progress_bar
 from common.text import join_names
 from trainer.data.crops import resize_frame
-from trainer.evaluate.alignment.scores import Scores
+from trainer.evaluate.alignment.scores import ScoresByImage
 from trainer.evaluate.models import EvaluatedModel
 from trainer.evaluate.suite import Context
 from trainer.model.attention import AttentionReadout
@@ -56,14 +56,14 @@ def with_attention(context: Context) -> Context:
     return context._replace(models=models)
 
 
-def score_models(measurement: Measurement) -> tuple[dict[Version, Scores], dict[str, dict[str, str]]]:
+def score_models(measurement: Measurement) -> tuple[dict[Version, ScoresByImage], dict[str, dict[str, str]]]:
     """Score each version of each model on all images.
 
     Returns the scores by model and version, and the reasons why images cannot be read, by data set and name. Raises
     UserError if none can be read.
     """
     images = measurement.images
-    scores: dict[Version, Scores] = {}
+    scores: dict[Version, ScoresByImage] = {}
     unreadable: dict[str, dict[str, str]] = {}
     with (
         ThreadPoolExecutor(available_cores()) as pool,
@@ -111,10 +111,10 @@ def predict_maps(
     return maps, failed
 
 
-def _score_group(measurement: Measurement, group: Sequence[Key]) -> tuple[dict[Version, Scores], dict[Key, str]]:
+def _score_group(measurement: Measurement, group: Sequence[Key]) -> tuple[dict[Version, ScoresByImage], dict[Key, str]]:
     """Score each version on a group's images; also return why some of them cannot be read."""
     maps, failed = predict_maps(measurement, group)
-    scores: dict[Version, Scores] = {version: {} for version in maps}
+    scores: dict[Version, ScoresByImage] = {version: {} for version in maps}
     for key in [key for key in group if key not in failed]:
         image, references = measurement.images[key], measurement.references[key[0]]
         reference = references.reference(image, references.generator(image))

@@ -9,11 +9,10 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from common.alignment import EARLIER_METRIC_NAMES, METRICS, score_values
-from common.alignment import summarize_scores as summarize_images
+from common.alignment import EARLIER_METRIC_NAMES, METRICS, score_values, summarize_scores
 from common.errors import UserError, describe_error
 
-Scores = dict[tuple[str, str], dict[str, float]]  # by data set and image: values by metric
+ScoresByImage = dict[tuple[str, str], dict[str, float]]  # by data set and image: values by metric
 
 
 def parse_comparisons(texts: Sequence[str]) -> dict[str, Path]:
@@ -27,7 +26,7 @@ def parse_comparisons(texts: Sequence[str]) -> dict[str, Path]:
     return files
 
 
-def read_scores(name: str, path: Path, images: Sequence[tuple[str, str]]) -> Scores:
+def read_scores(name: str, path: Path, images: Sequence[tuple[str, str]]) -> ScoresByImage:
     """Read the scores of images from a per_image.csv of labeler.teacher.evaluate.
 
     Images are matched by name among the rows of their data set. If the table has none of this data set, all rows of the
@@ -42,7 +41,7 @@ def read_scores(name: str, path: Path, images: Sequence[tuple[str, str]]) -> Sco
     """
     where = f"--compare {name}={path}"
     rows = _read_table(path, where)
-    scores: Scores = {}
+    scores: ScoresByImage = {}
     for data in dict.fromkeys(data for data, _ in images):
         data_rows = [row for row in rows if row.get("data") == data]
         data_rows = data_rows or [row for row in rows if _has_format_of(row, data)]
@@ -95,7 +94,7 @@ def _parse_number(text: str) -> float:
         return math.nan
 
 
-def summarize_scores(scores: Scores, seed: int) -> dict[str, Any]:
+def summarize_model(scores: ScoresByImage, seed: int) -> dict[str, Any]:
     """Summarize a model's scores over all images and, under `data`, over the images of each data set.
 
     A summary holds the mean CC and the number `n` of images, Student's t-test of CC against 0 (`t` and `p`), the means
@@ -112,7 +111,7 @@ def summarize_scores(scores: Scores, seed: int) -> dict[str, Any]:
 
 def _summarize(scores: Sequence[Mapping[str, float]], seed: int) -> dict[str, Any]:
     cc = score_values(scores, "cc")
-    means = summarize_images(scores, seed)
+    means = summarize_scores(scores, seed)
     correlation = means.pop("cc")
     return {
         "cc": correlation["mean"],
@@ -124,7 +123,7 @@ def _summarize(scores: Sequence[Mapping[str, float]], seed: int) -> dict[str, An
     }
 
 
-def compare_models(first: Scores, second: Scores) -> dict[str, Any]:
+def compare_models(first: ScoresByImage, second: ScoresByImage) -> dict[str, Any]:
     """Compare two models' CC: Welch's t-test over all images of each, and a paired t-test over the images of both.
 
     Returns the difference of the means and both tests; None for a test with fewer than two images or pairs.

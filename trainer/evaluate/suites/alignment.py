@@ -26,7 +26,7 @@ from trainer.evaluate.alignment.maps import (
 )
 from trainer.evaluate.alignment.page import AlignmentDetails, AlignmentExample, section
 from trainer.evaluate.alignment.refit import refit_readouts
-from trainer.evaluate.alignment.scores import Scores, compare_models, summarize_scores
+from trainer.evaluate.alignment.scores import ScoresByImage, compare_models, summarize_model
 from trainer.evaluate.images.image_sets import ImageSet
 from trainer.evaluate.suite import MODEL, Context, Findings, Headline, Row, Suite
 
@@ -61,8 +61,8 @@ def run(context: Context) -> Findings:
         for model in context.models
     }
     scores = {name: by_version[name, version] for name, version in selected.items()} | compared
-    version_summaries = {key: summarize_scores(rows, settings.seed) for key, rows in by_version.items()}
-    summaries = {name: summarize_scores(rows, settings.seed) for name, rows in compared.items()} | {
+    version_summaries = {key: summarize_model(rows, settings.seed) for key, rows in by_version.items()}
+    summaries = {name: summarize_model(rows, settings.seed) for name, rows in compared.items()} | {
         name: {
             **version_summaries[name, version],
             "readout": version.replace("_", "-"),
@@ -99,7 +99,7 @@ def run(context: Context) -> Findings:
 
 
 def choose_examples(
-    measurement: Measurement, scores: Mapping[Version, Scores], selected: Mapping[str, str]
+    measurement: Measurement, scores: Mapping[Version, ScoresByImage], selected: Mapping[str, str]
 ) -> list[AlignmentExample]:
     """Choose images from the first model's highest CC to its lowest, at even steps.
 
@@ -132,7 +132,7 @@ def _make_references(images: Images, seed: int) -> dict[str, References]:
     }
 
 
-def _rows(scores: Mapping[str, Scores], selected: Mapping[str, str]) -> list[Row]:
+def _rows(scores: Mapping[str, ScoresByImage], selected: Mapping[str, str]) -> list[Row]:
     return [
         {
             "model": name,

@@ -8,7 +8,7 @@ from common.errors import UserError
 from common.fixations import open_fixations
 from common.saliency import score_map
 from tests.support.data.fixation_data import random_fixations, write_fixation_data
-from trainer.evaluate.alignment.scores import compare_models, parse_comparisons, read_scores, summarize_scores
+from trainer.evaluate.alignment.scores import compare_models, parse_comparisons, read_scores, summarize_model
 
 
 def make_scores(values, data="csv:x"):
@@ -34,7 +34,7 @@ def test_cc_is_pearsons_correlation_over_the_pixels_of_the_human_attention_map(t
 
 def test_cc_is_tested_against_0_with_students_t_test():
     cc = random_cc(1)
-    summary = summarize_scores(make_scores(cc), seed=0)
+    summary = summarize_model(make_scores(cc), seed=0)
     t = cc.mean() / (cc.std(ddof=1) / math.sqrt(len(cc)))
     assert (summary["cc"], summary["n"]) == (pytest.approx(cc.mean()), 40)
     assert summary["t"] == pytest.approx(t)
@@ -58,7 +58,7 @@ def test_two_models_are_compared_with_welchs_and_a_paired_t_test():
 
 
 def test_undefined_tests_are_none():
-    summary = summarize_scores(make_scores([0.5]), seed=0)
+    summary = summarize_model(make_scores([0.5]), seed=0)
     assert (summary["t"], summary["p"], summary["n"]) == (None, None, 1)
     assert compare_models(make_scores([0.5]), make_scores([0.25]))["paired"] is None
     equal = compare_models(make_scores([0.5, 0.6]), make_scores([0.5, 0.6]))
@@ -67,7 +67,7 @@ def test_undefined_tests_are_none():
 
 def test_data_sets_are_summarized_together_and_separately():
     scores = make_scores([0.2, 0.4], "csv:a") | make_scores([0.9, 0.7, 0.8], "csv:b")
-    summary = summarize_scores(scores, seed=0)
+    summary = summarize_model(scores, seed=0)
     assert summary["n"] == 5
     assert summary["data"]["csv:a"]["cc"] == pytest.approx(0.3)
     assert summary["data"]["csv:b"]["cc"] == pytest.approx(0.8)
