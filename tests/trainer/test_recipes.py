@@ -21,6 +21,8 @@ STEPS = 16  # of a run
 CHECKPOINT_STEP = 13  # in the middle of an epoch
 LAST_STAGE_RECIPES = ("contrastive-attn-block", "contrastive-self-mask", "contrastive-contracam")
 TIMING_KEYS = ("images_per_second", "waited", "memory_gb")
+WITHOUT_CODE_OF_THEIR_OWN = {"byol-attn-teacher", "vicreg-attn-teacher"}  # only combine what other recipes test
+RATES = {"supervised": 0.05, "supervised-attn-teacher": 0.05, "contrastive-attn-permuted": 0.1}  # 0.5 for the others
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +64,13 @@ def read_metrics(output):
     return [{name: value for name, value in line.items() if name not in TIMING_KEYS} for line in lines]
 
 
-@pytest.mark.parametrize("name", recipe_names())
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] if name in WITHOUT_CODE_OF_THEIR_OWN else [])
+        for name in recipe_names()
+    ],
+)
 def test_each_recipe_trains_resumes_exactly_and_loads_again(discs, people, tmp_path, monkeypatch, name):
     train_step = Trainer.train_step
 
@@ -71,7 +79,7 @@ def test_each_recipe_trains_resumes_exactly_and_loads_again(discs, people, tmp_p
             shutil.copytree(tmp_path / "run", tmp_path / "resumed")
         return train_step(self, batch)
 
-    rate = 0.05 if name.startswith("supervised") else 0.5
+    rate = RATES.get(name, 0.5)
     monkeypatch.setattr(Trainer, "train_step", copy_run_and_train)
     run_training(make_settings(discs, tmp_path / "run", name, people, learning_rate=rate))
     means = [line["means"] for line in read_metrics(tmp_path / "run") if "means" in line]
