@@ -180,7 +180,12 @@ def resize_map(attention: Tensor, size: Sequence[int]) -> Tensor:
         return attention
     if is_constant(attention):  # interpolation would add rounding errors, which the AUCs would rank as a prediction
         return attention.flatten()[:1].expand(height, width)
-    return _interpolate(attention[None], (height, width))[0]
+    return resize_maps(attention[None], (height, width))[0]
+
+
+def resize_maps(maps: Tensor, size: Sequence[int]) -> Tensor:
+    """Resize maps [B, h, w] to `size` (height, width): bilinear, antialiased, differentiable."""
+    return interpolate(maps[:, None], tuple(size), mode="bilinear", align_corners=False, antialias=True)[:, 0]
 
 
 def is_constant(attention: Tensor) -> bool:
@@ -233,12 +238,8 @@ def _check_pair(prediction: Tensor, target: Tensor, non_negative: bool = False) 
     if len(prediction) != len(target):
         raise ValueError(f"expected as many predictions as targets, found {len(prediction)} and {len(target)}")
     if prediction.shape != target.shape:
-        prediction = _interpolate(prediction, (target.shape[1], target.shape[2]))
+        prediction = resize_maps(prediction, (target.shape[1], target.shape[2]))
     return prediction, target
-
-
-def _interpolate(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    return interpolate(maps[:, None], size, mode="bilinear", align_corners=False, antialias=True)[:, 0]
 
 
 def _to_distribution(maps: Tensor) -> Tensor:

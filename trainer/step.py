@@ -6,12 +6,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from common.errors import UserError, describe_error
 from common.launch import Rank
+from common.saliency import resize_maps
 from trainer.config import TrainConfig
 from trainer.data.augment import augment
 from trainer.data.decoding import Batch
@@ -162,8 +162,7 @@ def prepare_inputs(batch: Batch, device: torch.device) -> ModelInputs:
     clean = batch.clean.to(device, non_blocking=True).float() / 255
     attention = batch.attention.to(device, non_blocking=True).float() / 255
     if attention.shape[1:] != clean.shape[2:]:
-        size = (clean.shape[2], clean.shape[3])
-        attention = F.interpolate(attention[:, None], size, mode="bilinear", antialias=True)[:, 0]
+        attention = resize_maps(attention, clean.shape[2:])
     augmented = tuple(augment(views[:, view], parameters[:, view]) for view in range(views.shape[1]))
     return ModelInputs(augmented, clean, attention, batch.gaze, batch.labels.to(device, non_blocking=True))
 

@@ -5,12 +5,12 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from common.errors import ImageFailure, Reason
 from common.gaze import GAZE_GRID
 from common.images.orientation import map_to_stored, points_to_stored, to_upright
+from common.saliency import resize_maps
 from labeler.teacher.model import TeacherModel, resize_to_input
 
 
@@ -50,10 +50,10 @@ def predict_maps(teacher: TeacherModel, images: Tensor, map_size: int) -> Maps:
     """
     with torch.inference_mode():
         maps, maxima = teacher.predict(images.float() / 255)
-        stored = _resize(maps, (map_size, map_size))
+        stored = resize_maps(maps, (map_size, map_size))
         stored = stored / stored.amax((1, 2), keepdim=True)
         stored = (stored * 255).round().nan_to_num(0).clamp(0, 255).to(torch.uint8)
-        return Maps(stored, _resize(maps, GAZE_GRID), maxima)
+        return Maps(stored, resize_maps(maps, GAZE_GRID), maxima)
 
 
 def make_label(
@@ -74,7 +74,3 @@ def make_label(
         raise ImageFailure(Reason.NON_FINITE_MAP, "the map holds NaN or infinity")
     points = points_to_stored(find_points(), orientation)
     return Label(map_to_stored(stored_map, orientation), points, float(f"{maximum:.6g}"))
-
-
-def _resize(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    return F.interpolate(maps[:, None], size, mode="bilinear", antialias=True)[:, 0]

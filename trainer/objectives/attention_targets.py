@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from common.gaze import GAZE_GRID, GAZE_SIGMA, batch_gaze_points, gaze_points
+from common.saliency import resize_maps
 from trainer.model.spectral_residual import spectral_residual
 from trainer.objectives.base import ModelInputs
 
@@ -63,16 +63,16 @@ class CenterTarget(nn.Module):
 
     def set_map(self, mean_map: Tensor) -> None:
         """Set the map, float [M, M] of any size."""
-        self.mean_map.copy_(_resize(mean_map[None], (CENTER_SIDE, CENTER_SIDE))[0])
+        self.mean_map.copy_(resize_maps(mean_map[None], (CENTER_SIDE, CENTER_SIDE))[0])
 
     def forward(self, inputs: ModelInputs) -> Targets:
         """Raises ImageFailure (a ValueError) if the map has not been set."""
         images, size = len(inputs.clean), (inputs.clean.shape[2], inputs.clean.shape[3])
-        return Targets(_resize(self.mean_map[None], size).expand(images, *size), [self._points] * images)
+        return Targets(resize_maps(self.mean_map[None], size).expand(images, *size), [self._points] * images)
 
     @cached_property
     def _points(self) -> np.ndarray:
-        grid = _resize(self.mean_map[None].cpu(), GAZE_GRID)[0]
+        grid = resize_maps(self.mean_map[None].cpu(), GAZE_GRID)[0]
         return gaze_points(grid.numpy(), GAZE_SIGMA)
 
 
@@ -81,8 +81,8 @@ class LowLevelTarget(nn.Module):
 
     def forward(self, inputs: ModelInputs) -> Targets:
         maps = spectral_residual(inputs.clean)
-        points = batch_gaze_points(_resize(maps, GAZE_GRID), GAZE_SIGMA)
-        return Targets(_resize(maps, (inputs.clean.shape[2], inputs.clean.shape[3])), points)
+        points = batch_gaze_points(resize_maps(maps, GAZE_GRID), GAZE_SIGMA)
+        return Targets(resize_maps(maps, (inputs.clean.shape[2], inputs.clean.shape[3])), points)
 
 
 AttentionTarget = TeacherTarget | PermutedTarget | CenterTarget | LowLevelTarget
@@ -96,7 +96,3 @@ def draw_derangement(generator: np.random.Generator, length: int) -> np.ndarray:
         order = generator.permutation(length)
         if (order != np.arange(length)).all():
             return order
-
-
-def _resize(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    return F.interpolate(maps[:, None], size, mode="bilinear", antialias=True)[:, 0]

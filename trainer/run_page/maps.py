@@ -6,11 +6,10 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from common.page import normalize_map
-from common.saliency import cc
+from common.saliency import cc, resize_maps
 from common.storage.run_folder import RunFolder
 from trainer.objectives import AttentionObjective, Model, predicts_single_maps
 from trainer.objectives.base import ModelInputs
@@ -105,5 +104,5 @@ def load_maps(folder: RunFolder, last: int) -> dict[int, EpochMaps]:
 
 
 def _shrink(maps: Tensor) -> np.ndarray:
-    small = F.interpolate(maps[:, None], (MAP_SIDE, MAP_SIDE), mode="bilinear", antialias=True)[:, 0]
+    small = resize_maps(maps, (MAP_SIDE, MAP_SIDE))
     return np.stack([normalize_map(attention) for attention in small.clamp(min=0).numpy()])

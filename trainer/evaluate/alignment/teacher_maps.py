@@ -6,11 +6,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
 from common.errors import UserError
 from common.parallel import available_cores, in_order
 from common.progress import progress_bar
+from common.saliency import resize_maps
 from trainer.data.crops import resize_frame
 from trainer.data.dataset import open_dataset
 from trainer.data.decoding import DecodedSample, Members, decode_sample
@@ -61,8 +61,8 @@ def collect_fit_data(context: Context, model: EvaluatedModel, select: Selection,
         images = torch.stack([resize_frame(sample.pixels, size) for sample in batch]).to(context.device).float() / 255
         stage_maps.append(stack_stage_maps(model.network.encode(images), select, side).float())
         for sample in batch:
-            target = sample.annotations.attention.to(context.device)[None, None].float()
-            attention.append(F.interpolate(target, side, mode="bilinear", antialias=True)[0, 0])
+            target = sample.annotations.attention.to(context.device)[None].float()
+            attention.append(resize_maps(target, side)[0])
             gaze.append(sample.annotations.gaze)
     if not gaze:
         raise UserError(f"none of {len(samples):,} samples can be decoded")
