@@ -20,6 +20,8 @@ CARD = "README.md"
 CROISSANT = "croissant.json"
 PROGRESS = "progress.json"
 RECORDS = "records"
+INDEX = "index.parquet"
+INDEX_PARTS = "index"
 
 
 MapEncoder = Literal["isal", "pillow"]
@@ -218,6 +220,11 @@ def shard_name(index: int) -> str:
 def record_name(index: int) -> str:
     """Return the path of a shard's record within the data set."""
     return f"{RECORDS}/train-{index:06d}.json"
+
+
+def index_part_name(shard: str) -> str:
+    """Return the path within the data set of the rows of the index for a shard, given by its file name."""
+    return f"{INDEX_PARTS}/{shard.removesuffix('.tar')}.parquet"
 
 
 def split_evenly(items: int, parts: int) -> list[int]:

@@ -91,6 +91,16 @@ class Sample(NamedTuple):
         return {extension: content for extension, content in members.items() if content is not None}
 
 
+class ByteRange(NamedTuple):
+    """The bytes of a tar that hold the content of one of its files, without the header."""
+
+    offset: int
+    size: int
+
+
+MemberRanges = dict[str, ByteRange]  # by extension
+
+
 class ShardWriter:
     """Writer of samples to a tar file whose bytes depend only on the samples: USTAR, mtime 0, owner 0, mode 0444.
 
@@ -104,16 +114,19 @@ class ShardWriter:
         self._file = file
         self._digest = hashlib.sha256()
 
-    def add(self, key: str, members: dict[str, bytes]) -> None:
-        """Append one sample: its files by extension, in this order."""
+    def add(self, key: str, members: dict[str, bytes]) -> MemberRanges:
+        """Append one sample: its files by extension, in this order. Returns where their contents lie in the tar."""
+        ranges = {}
         for extension, content in members.items():
             header = tarfile.TarInfo(f"{key}.{extension}")
             header.size = len(content)
             header.mode = 0o444
             self._write(header.tobuf(tarfile.USTAR_FORMAT))
+            ranges[extension] = ByteRange(self.bytes, len(content))
             self._write(content)
             self._pad(tarfile.BLOCKSIZE)
         self.samples += 1
+        return ranges
 
     def close(self) -> None:
         """Write the end-of-archive marker, which completes the tar file. Call it once."""
@@ -146,9 +159,21 @@ def read_samples(file: BinaryIO) -> Iterator[tuple[str, dict[str, bytes]]]:
 
     Raises tarfile.ReadError on a damaged archive.
     """
-    members = ((*header.name.partition(".")[::2], content) for header, content in read_members(file))
-    for key, group in itertools.groupby(members, key=lambda member: member[0]):
-        yield key, {extension: content for _, extension, content in group}
+    for key, members, _ in read_located_samples(file):
+        yield key, members
+
+
+def read_located_samples(file: BinaryIO) -> Iterator[tuple[str, dict[str, bytes], MemberRanges]]:
+    """Yield the key of each sample of a shard, its files by extension, and where their contents lie in the shard.
+
+    Raises tarfile.ReadError on a damaged archive.
+    """
+    for key, group in itertools.groupby(read_members(file), key=lambda member: member[0].name.partition(".")[0]):
+        members, ranges = dict[str, bytes](), MemberRanges()
+        for header, content in group:
+            extension = header.name.partition(".")[2]
+            members[extension], ranges[extension] = content, ByteRange(header.offset_data, header.size)
+        yield key, members, ranges
 
 
 def encode_map(attention: np.ndarray, encoder: MapEncoder | None = "isal") -> bytes:

@@ -15,6 +15,7 @@ from labeler.planning.generations import check_compatible, read_plans
 from labeler.planning.planner import list_images, plan_input, plan_retries
 from labeler.planning.preflight import check_output, open_input
 from labeler.planning.space import check_space
+from labeler.publishing.index import UnusableIndex, open_index
 from labeler.publishing.outcome import Outcome, Records, find_unretried, read_records
 from labeler.publishing.publish import publish
 from labeler.teacher.weights import TeacherSource, check_nonnegative_maps, find_teacher
@@ -93,6 +94,7 @@ def label_and_publish(
     _print_report(report, set_aside, outcome)
     if published:
         print(f"the data set is complete: {storage.location}")
+        _report_missing_index(storage)
     else:
         print(_explain_unpublished(settings, storage, outcome))
     return 0 if published else 1
@@ -151,6 +153,14 @@ def _print_report(report: dict[str, Any], set_aside: dict[int, str], outcome: Ou
     reasons = ", ".join(f"{count:,} {reason}" for reason, count in sorted(outcome.failures.items()))
     failed = f"{len(outcome.failed):,} failed" + (f" ({reasons})" if reasons else "")
     print(f"{outcome.written:,} of {pluralize(outcome.planned, 'image')} labeled, {failed}")
+
+
+def _report_missing_index(storage: Storage) -> None:
+    """Print what to do if the index could not be written, because earlier versions labeled some of the shards."""
+    try:
+        open_index(storage)
+    except UnusableIndex as reason:
+        print(f"{reason}; to write the index: python -m labeler.index {storage.location}")
 
 
 def _explain_unpublished(settings: WorkSettings, storage: Storage, outcome: Outcome) -> str:

@@ -2,9 +2,12 @@
 
     python -m labeler.stats DATASET
 
-The data set may be complete or unfinished. Tables come first; the last line is one JSON object with the keys complete,
-shards, samples, bytes, classes, maps, gaze, images, duplicates, failures and unreadable. The exit code is 0, or 1 if a
-file could not be read; such files are named on standard error, and everything else is counted.
+The data set may be complete or unfinished. The figures of published shards come from index.parquet, in seconds. If it
+is missing or belongs to other shards, a sentence on standard error says so, and the shards are read.
+
+Tables come first; the last line is one JSON object with the keys complete, shards, samples, bytes, classes, maps, gaze,
+images, duplicates, failures and unreadable. The exit code is 0, or 1 if a file could not be read; such files are named
+on standard error, and everything else is counted.
 """
 
 import argparse

@@ -2,6 +2,8 @@
 
     python -m labeler.verify DATASET
 
+index.parquet, which data sets of earlier versions lack, is compared with the shards.
+
 Problems come first, one per line. The last line is one JSON object with the keys ok, complete, shards, samples,
 failures and problems. The exit code is 0 if there are no problems, else 1.
 """

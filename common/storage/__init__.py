@@ -26,6 +26,10 @@ class Storage(Protocol):
         """Return the sorted names of the objects directly in a folder; an absent folder has none."""
         ...
 
+    def list_sizes(self) -> dict[str, int]:
+        """Return the sizes in bytes of the objects at the top, by name, without those in folders."""
+        ...
+
     def find_file(self, is_wanted: Callable[[str], bool]) -> str | None:
         """Return the name of an object that is wanted, or that lies in a wanted folder at any depth; None without one.
 
@@ -59,6 +63,10 @@ class Storage(Protocol):
 
     def replace(self, name: str, content: bytes) -> None:
         """Store content under a name, atomically, whether or not the name is in use."""
+        ...
+
+    def replace_file(self, name: str, file: BinaryIO) -> None:
+        """Store a scratch file under a name, atomically, whether or not the name is in use."""
         ...
 
     def swap(self, name: str, expected: bytes | None, content: bytes) -> bool:

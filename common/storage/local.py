@@ -39,6 +39,13 @@ class LocalStorage:
         except (FileNotFoundError, NotADirectoryError):
             return []
 
+    def list_sizes(self) -> dict[str, int]:
+        try:
+            with os.scandir(self.root) as entries:
+                return {entry.name: entry.stat().st_size for entry in entries if entry.is_file()}
+        except (FileNotFoundError, NotADirectoryError):
+            return {}
+
     def find_file(self, is_wanted: Callable[[str], bool]) -> str | None:
         for folder, subfolders, files in os.walk(self.root):
             path = Path(folder)
@@ -87,14 +94,17 @@ class LocalStorage:
             return self.put_file(name, file)
 
     def replace(self, name: str, content: bytes) -> None:
-        target = self.root / name
         with self.scratch() as file:
             file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-            make_folder(target.parent)
-            os.replace(file.name, target)
-            sync_folder(target.parent)
+            self.replace_file(name, file)
+
+    def replace_file(self, name: str, file: BinaryIO) -> None:
+        target = self.root / name
+        file.flush()
+        os.fsync(file.fileno())
+        make_folder(target.parent)
+        os.replace(file.name, target)
+        sync_folder(target.parent)
 
     def swap(self, name: str, expected: bytes | None, content: bytes) -> bool:
         with _lock_folder(self.root):

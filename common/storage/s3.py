@@ -43,6 +43,10 @@ class S3Storage:
         pages = self._list_pages(f"{folder}/" if folder else "", "/")
         return sorted(name for page in pages for name in self._object_names(page))
 
+    def list_sizes(self) -> dict[str, int]:
+        objects = (item for page in self._list_pages("", "/") for item in page.get("Contents", []))
+        return {item["Key"].removeprefix(self._prefix()): item["Size"] for item in objects}
+
     def find_file(self, is_wanted: Callable[[str], bool]) -> str | None:
         for page in self._list_pages("", "/"):
             for name in self._object_names(page):
@@ -71,18 +75,16 @@ class S3Storage:
             yield file
 
     def put_file(self, name: str, file: BinaryIO) -> bool:
-        file.flush()
-        file.seek(0)
-        md5 = hashlib.md5(usedforsecurity=False)
-        while chunk := file.read(HASH_CHUNK_SIZE):
-            md5.update(chunk)
-        return self._put_if_absent(name, file, md5.digest())
+        return self._put_if_absent(name, file, _md5_of_file(file))
 
     def put(self, name: str, content: bytes) -> bool:
         return self._put_if_absent(name, content, _md5(content))
 
     def replace(self, name: str, content: bytes) -> None:
         self._put(name, content, _md5(content))
+
+    def replace_file(self, name: str, file: BinaryIO) -> None:
+        self._put(name, file, _md5_of_file(file))
 
     def swap(self, name: str, expected: bytes | None, content: bytes) -> bool:
         if expected is None:
@@ -166,6 +168,15 @@ class S3Storage:
 
 def _md5(content: bytes) -> bytes:
     return hashlib.md5(content, usedforsecurity=False).digest()
+
+
+def _md5_of_file(file: BinaryIO) -> bytes:
+    file.flush()
+    file.seek(0)
+    md5 = hashlib.md5(usedforsecurity=False)
+    while chunk := file.read(HASH_CHUNK_SIZE):
+        md5.update(chunk)
+    return md5.digest()
 
 
 def _encryption() -> dict[str, str]:

@@ -1,11 +1,11 @@
 """Duplicate images of a data set: samples whose source files have the same checksum."""
 
 import itertools
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from common.shards import SampleInfo
 from common.storage import Storage
 from labeler.inspection.reader import map_samples
 
@@ -18,6 +18,13 @@ class DuplicateGroup(NamedTuple):
 
     images: int
     first: list[int]  # positions in the rows, at most MAX_SOURCES_PER_GROUP
+
+
+class Origin(NamedTuple):
+    """Where the image of a sample comes from."""
+
+    source: str
+    source_sha256: str
 
 
 def count_duplicates(rows: np.ndarray) -> tuple[dict[str, int], list[DuplicateGroup]]:
@@ -51,36 +58,39 @@ def count_duplicates(rows: np.ndarray) -> tuple[dict[str, int], list[DuplicateGr
     ]
 
 
-def describe_groups(
-    storage: Storage, groups: list[DuplicateGroup], rows: np.ndarray, shards: list[str]
-) -> list[dict[str, Any]]:
+def describe_groups(groups: list[DuplicateGroup], origins: Mapping[int, Origin]) -> list[dict[str, Any]]:
     """Describe each group by its checksum, its number of images, and the sources of its first samples.
 
-    The sources are not in the rows, so the first samples are read again. `shards` holds the names of the shards; the
-    column `shard` of the rows contains positions in it.
+    `origins` holds the origins of these samples by position in the rows, except for those that could not be read.
     """
-    wanted = sorted(position for group in groups for position in group.first)
-    infos: dict[tuple[int, str], SampleInfo] = {}  # by position of the shard, and key
-    for index, positions in itertools.groupby(wanted, key=lambda position: int(rows["shard"][position])):
-        keys = {_key(rows[position]) for position in positions}
-        infos |= {(index, key): info for key, info in _read_infos(storage, shards[index], keys).items()}
     described = []
     for group in groups:
-        locations = [(int(rows["shard"][position]), _key(rows[position])) for position in group.first]
-        first = [infos[location] for location in locations if location in infos]
+        first = [origins[position] for position in group.first if position in origins]
         checksum = first[0].source_sha256 if first else ""
-        sources = [info.source for info in first]
+        sources = [origin.source for origin in first]
         described.append({"source_sha256": checksum, "images": group.images, "sources": sources})
     return described
 
 
-def _read_infos(storage: Storage, shard: str, keys: set[str]) -> dict[str, SampleInfo]:
-    """Return the json members of some samples, by key. Reading stops after the last of them."""
-    # problems were already reported when the rows were computed
-    infos = map_samples(
-        lambda sample: (sample.key, sample.info), storage, shard, on_problem=lambda problem: None, keys=keys
-    )
-    return dict(itertools.islice(infos, len(keys)))
+def read_origins(storage: Storage, positions: list[int], rows: np.ndarray, shards: list[str]) -> dict[int, Origin]:
+    """Read the origins of the samples at some positions of `rows` from their shards, because rows do not hold them.
+
+    `shards` holds the names of the shards; the column `shard` of the rows contains positions in it.
+    """
+    origins: dict[int, Origin] = {}
+    for index, group in itertools.groupby(sorted(positions), key=lambda position: int(rows["shard"][position])):
+        position_of = {_key(rows[position]): position for position in group}
+        # problems were already reported when the rows were computed
+        samples = map_samples(
+            lambda sample: (sample.key, Origin(sample.info.source, sample.info.source_sha256)),
+            storage,
+            shards[index],
+            on_problem=lambda problem: None,
+            keys=position_of,
+        )
+        # reading stops after the last of them
+        origins |= {position_of[key]: origin for key, origin in itertools.islice(samples, len(position_of))}
+    return origins
 
 
 def _key(row: np.void) -> str:

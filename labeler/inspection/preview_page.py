@@ -18,7 +18,6 @@ from common.page import Html
 from common.shards import Sample
 from common.storage import Storage, open_storage
 from common.text import pluralize
-from labeler.inspection.map_measures import compute_map_area
 from labeler.inspection.reader import map_samples
 from labeler.inspection.survey import (
     EXAMPLES_PER_REASON,
@@ -28,6 +27,7 @@ from labeler.inspection.survey import (
     read_overview,
 )
 from labeler.planning.generations import is_complete, read_plans
+from labeler.publishing.map_measures import compute_map_area
 
 SAMPLES_PER_EXTREME = 4
 FAILURE_COLUMNS = ("reason", "images", "key", "image", "message")

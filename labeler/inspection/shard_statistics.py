@@ -1,18 +1,21 @@
 """Statistics of one shard: a row of figures for each sample, and sums over all samples."""
 
-import math
-from collections import Counter
-from dataclasses import dataclass, field
-from typing import NamedTuple
+import functools
+from collections.abc import Callable
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
-from common.shards import Sample
+from common.shards import MemberRanges, Sample
 from common.storage import open_storage
-from labeler.inspection.map_measures import CELLS_PER_SIDE, compute_map_area, sum_by_cell
-from labeler.inspection.reader import map_samples
+from labeler.inspection.reader import map_located_samples
+from labeler.publishing.index_rows import ShardRows, index_sample
+from labeler.publishing.index_sums import SampleSums
 
 NO_CLASS = -1
+DIGEST_DIGITS = 32  # of source_sha256 in hexadecimal that are compared
 ROW_DTYPE = np.dtype(
     [
         ("shard", "i4"),  # position in the list of shards; 0 until the rows of several shards are joined
@@ -27,58 +30,9 @@ ROW_DTYPE = np.dtype(
         ("digest", "S16"),  # first half of source_sha256
     ]
 )
-
-
-@dataclass
-class SampleSums:
-    """Sums over samples, for statistics that need no row for each sample."""
-
-    # sum of the maps in each cell: see `sum_by_cell`
-    mass: np.ndarray = field(default_factory=lambda: np.zeros((CELLS_PER_SIDE, CELLS_PER_SIDE)))
-    points: np.ndarray = field(default_factory=lambda: np.zeros(3))  # x, y and strength of all gaze points
-    squares: np.ndarray = field(default_factory=lambda: np.zeros(2))  # squared x and y of all gaze points
-    turned: int = 0  # number of images whose EXIF orientation is not upright
-    reencoded: Counter[str] = field(default_factory=Counter)  # number of re-encoded images by source format
-
-    def add(self, sample: Sample) -> np.ndarray:
-        """Add a sample and return its row (`ROW_DTYPE`, no dimensions).
-
-        Raises ValueError, without adding anything, if the gaze points or map_max are not finite or have a wrong shape.
-        """
-        info, gaze = sample.info, sample.gaze.astype(np.float64)
-        if gaze.ndim != 2 or gaze.shape[1] != 3 or not (np.isfinite(gaze).all() and math.isfinite(info.map_max)):
-            raise ValueError(
-                f"points {gaze.shape} and map_max {info.map_max:g}; expected finite numbers, points [n, 3]"
-            )
-        row = np.array(
-            (
-                0,
-                int(sample.key),
-                NO_CLASS if sample.class_index is None else sample.class_index,
-                info.width,
-                info.height,
-                len(gaze),
-                info.map_max,
-                sample.attention.mean() / 255,
-                compute_map_area(sample.attention),
-                bytes.fromhex(info.source_sha256)[:16],
-            ),
-            ROW_DTYPE,
-        )
-        self.mass += sum_by_cell(sample.attention)
-        self.points += gaze.sum(axis=0)
-        self.squares += (gaze[:, :2] ** 2).sum(axis=0)
-        self.turned += info.exif_orientation != 1
-        self.reencoded.update(filter(None, [info.reencoded_from]))
-        return row
-
-    def merge(self, other: "SampleSums") -> None:
-        """Add the sums over other samples."""
-        self.mass += other.mass
-        self.points += other.points
-        self.squares += other.squares
-        self.turned += other.turned
-        self.reencoded += other.reencoded
+# the columns of the index that `to_statistics_rows` needs
+SAME_COLUMNS = ["class", "width", "height", "map_max", "map_mean", "map_area"]
+STATISTICS_COLUMNS = ["key", "gaze_points", "source_sha256", *SAME_COLUMNS]
 
 
 class ShardStatistics(NamedTuple):
@@ -92,9 +46,41 @@ class ShardStatistics(NamedTuple):
 
 def compute_shard_statistics(dataset: str, shard: str, expected_samples: int) -> ShardStatistics:
     """Read a shard whose record counts `expected_samples`. Samples that cannot be read are skipped."""
-    sums, problems = SampleSums(), list[str]()
-    samples = map_samples(
-        sums.add, open_storage(dataset), shard, on_problem=problems.append, expected_samples=expected_samples
-    )
-    rows = np.fromiter(samples, ROW_DTYPE)
-    return ShardStatistics(shard, rows, sums, problems[0] if problems else None)
+    problems = list[str]()
+    open_shard = functools.partial(open_storage(dataset).open, shard)
+    rows = read_shard_rows(shard, open_shard, expected_samples, problems.append)
+    return ShardStatistics(shard, to_statistics_rows(rows.to_table()), rows.sums, problems[0] if problems else None)
+
+
+def read_shard_rows(
+    shard: str, open_shard: Callable[[], BinaryIO], expected_samples: int, on_problem: Callable[[str], object]
+) -> ShardRows:
+    """Compute the rows of the index for a shard, and the sums over its samples, from the shard itself.
+
+    Samples that cannot be read are skipped. Problems are passed to `on_problem`, without the name of the shard.
+    """
+    rows = ShardRows(shard)
+
+    def add(sample: Sample, ranges: MemberRanges) -> None:
+        rows.add(index_sample(sample), ranges)
+
+    for _ in map_located_samples(add, open_shard, on_problem=on_problem, expected_samples=expected_samples):
+        pass
+    return rows
+
+
+def to_statistics_rows(table: pa.Table) -> np.ndarray:
+    """Convert rows of the index with `STATISTICS_COLUMNS` to `ROW_DTYPE` [samples]. Raises ValueError for other data.
+
+    The column `shard` is 0.
+    """
+    if nulls := [name for name in STATISTICS_COLUMNS if name != "class" and table[name].null_count]:
+        raise ValueError(f"null values in {', '.join(nulls)}")
+    rows = np.zeros(len(table), ROW_DTYPE)
+    rows["key"] = pc.cast(table["key"], pa.int32()).to_numpy()
+    rows["points"] = table["gaze_points"].to_numpy()
+    for name in SAME_COLUMNS:
+        rows[name] = pc.fill_null(table[name], NO_CLASS).to_numpy()
+    digits = "".join(digest[:DIGEST_DIGITS] for digest in table["source_sha256"].to_pylist())
+    rows["digest"] = np.frombuffer(bytes.fromhex(digits), "S16")
+    return rows

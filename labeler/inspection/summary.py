@@ -4,8 +4,9 @@ from typing import Any
 
 import numpy as np
 
-from labeler.inspection.map_measures import CELLS_PER_SIDE
-from labeler.inspection.shard_statistics import NO_CLASS, SampleSums
+from labeler.inspection.shard_statistics import NO_CLASS
+from labeler.publishing.index_sums import SampleSums
+from labeler.publishing.map_measures import CELLS_PER_SIDE
 
 QUANTILES = (5, 25, 50, 75, 95)  # percent
 GRID_SIDE = 7  # cells per side of the reported mean map

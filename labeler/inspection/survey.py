@@ -14,8 +14,8 @@ from common.errors import Reason, describe_error
 from common.manifest import Failure, Plan, ShardRecord, record_name
 from common.shards import Sample
 from common.storage import Storage
-from labeler.inspection.map_measures import compute_map_area
 from labeler.inspection.reader import map_samples
+from labeler.publishing.map_measures import compute_map_area
 from labeler.publishing.outcome import Records, compute_outcome, scan_records
 
 MAX_MEASURED_SHARDS = 8

@@ -8,8 +8,9 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from common.manifest import CARD, CROISSANT, FAILURES, MANIFEST, SCHEMA, Manifest, Plan
+from common.manifest import CARD, CROISSANT, FAILURES, INDEX, MANIFEST, SCHEMA, Manifest, Plan
 from common.storage import Storage
+from labeler.publishing.index import UnusableIndex, open_index
 from labeler.publishing.outcome import Records, compute_outcome, encode_failures
 from labeler.publishing.publish import make_description_files, make_manifest
 
@@ -43,7 +44,19 @@ def _find_manifest_problems(storage: Storage, expected: Manifest) -> list[str]:
     except ValueError:
         return []  # reported when the plans were read
     differing = [name for name in Manifest.model_fields if getattr(manifest, name) != getattr(expected, name)]
-    return [f"{MANIFEST}: does not match the records: {', '.join(differing)}"] if differing else []
+    if differing:
+        return [f"{MANIFEST}: does not match the records: {', '.join(differing)}"]
+    return _find_index_problems(storage)
+
+
+def _find_index_problems(storage: Storage) -> list[str]:
+    """Check that the index belongs to the manifest, which is sound. Data sets of earlier versions have no index."""
+    if storage.exists(INDEX):
+        try:
+            open_index(storage)
+        except UnusableIndex as problem:
+            return [f"{problem}; python -m labeler.index {storage.location} writes it again"]
+    return []
 
 
 def _has_same_meaning(name: str, found: bytes, expected: bytes) -> bool:

@@ -1,7 +1,6 @@
 """Verification of one committed shard against its plan, its record and the shard format."""
 
 import functools
-import hashlib
 import io
 import itertools
 import tarfile
@@ -15,17 +14,19 @@ from common.errors import describe_error
 from common.manifest import Plan, ShardRecord, canonical_json, record_name, sha256, shard_name
 from common.shards import MEMBERS, SampleInfo, decode_map, decode_points, read_members
 from common.sources.listing import class_folder
-from common.storage import Storage, open_storage
+from common.storage import open_storage
 from common.text import pluralize
+from labeler.inspection.reader import hash_file, open_for_two_passes
+from labeler.inspection.verify_index import find_index_problems
 from labeler.planning.generations import read_plans
 from labeler.planning.listing import ListingReader, PlannedImage
+from labeler.publishing.index import DatasetIndex, UnusableIndex, open_index
 
 MAX_PROBLEMS_PER_CHECK = 5  # a badly damaged shard would otherwise fill the screen
-MAX_BYTES_IN_MEMORY = 1 << 30  # larger shards are read from the storage twice, smaller ones once into memory
 
 
 class ShardChecker:
-    """Checker of the shards of one data set, which reads the plans and opens the listings only once."""
+    """Checker of the shards of one data set, which reads the plans and opens the listings and the index only once."""
 
     def __init__(self, dataset: str) -> None:
         self.storage = open_storage(dataset)
@@ -35,17 +36,28 @@ class ShardChecker:
         """Readers of the listings of all generations."""
         return [ListingReader(self.storage, plan) for plan in read_plans(self.storage)]
 
+    @functools.cached_property
+    def index(self) -> DatasetIndex | None:
+        """Reader of the index; None if there is none that belongs to the manifest."""
+        try:
+            return open_index(self.storage)
+        except UnusableIndex:  # `find_published_problems` reports it
+            return None
+
     def find_problems(self, shard: int) -> list[str]:
         """Return the problems of a shard that has a record, each with the name of the shard."""
         name = shard_name(shard)
         try:
             listing = next(listing for listing in self.listings if shard in listing.plan.shard_indices)
             record = ShardRecord.model_validate_json(self.storage.read(record_name(shard)))
-            with _open_shard(self.storage, name, record.bytes) as file:
+            with open_for_two_passes(self.storage, name, record.bytes) as file:
                 problems = list(_find_checksum_problems(file, record))
                 file.seek(0)
                 content_problems = _find_content_problems(file, listing.plan, record, listing.shard(shard))
                 problems += itertools.islice(content_problems, MAX_PROBLEMS_PER_CHECK)
+                if self.index and name in self.index.shards and not problems:
+                    file.seek(0)
+                    problems += find_index_problems(self.index, name, file)
         except FileNotFoundError:
             return []  # `verify_dataset` reports missing files
         except Exception as error:  # damaged files raise many types of exception
@@ -67,18 +79,11 @@ def find_shard_problems(shard: int) -> list[str]:
     return _checker.find_problems(shard)
 
 
-def _open_shard(storage: Storage, name: str, size: int) -> BinaryIO:
-    return io.BytesIO(storage.read(name)) if size < MAX_BYTES_IN_MEMORY else storage.open(name)
-
-
 def _find_checksum_problems(file: BinaryIO, record: ShardRecord) -> Iterator[str]:
-    digest, size = hashlib.sha256(), 0
-    while block := file.read(1 << 20):
-        digest.update(block)
-        size += len(block)
+    digest, size = hash_file(file)
     if size != record.bytes:
         yield f"{size} bytes, its record says {record.bytes}"
-    if digest.hexdigest() != record.sha256:
+    if digest != record.sha256:
         yield "its checksum is not the one in its record"
 
 

@@ -9,13 +9,15 @@ from common.sources.listing import class_folder
 from labeler.labeling.fetch import FetchedImage
 from labeler.labeling.label import Label
 from labeler.labeling.timing import PhaseTimer
+from labeler.publishing.index_rows import IndexedSample, index_sample
 
 
 class EncodedSample(NamedTuple):
-    """The files of one sample by extension, ready for the tar, and the time that the sample took."""
+    """One sample, ready for the tar: its files by extension, its row of the index, and the time that it took."""
 
     key: str
     members: dict[str, bytes]
+    indexed: IndexedSample
     timer: PhaseTimer
 
 
@@ -41,5 +43,5 @@ def encode_sample(image: FetchedImage, make_label: Callable[[], Label], plan: Pl
         )
         jpeg = stored.jpeg if plan.config.include_images else None
         sample = Sample(planned.key, jpeg, planned.class_index, info, label.attention, label.gaze)
-        members = sample.members(plan.config.map_encoder)
-    return EncodedSample(planned.key, members, image.timer)
+        members, indexed = sample.members(plan.config.map_encoder), index_sample(sample)
+    return EncodedSample(planned.key, members, indexed, image.timer)

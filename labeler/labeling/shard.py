@@ -22,6 +22,8 @@ from labeler.labeling.label import Label
 from labeler.labeling.timing import PhaseTimer
 from labeler.planning.listing import ListingReader, PlannedImage
 from labeler.planning.space import estimate_shard_bytes, explain_full_scratch_space
+from labeler.publishing.index_parts import save_part
+from labeler.publishing.index_rows import ShardRows
 
 READ_SIZE = 1 << 20  # bytes read at once when a committed shard is compared
 
@@ -54,7 +56,7 @@ class ShardLabeler:
         self.ahead = 2 * max(backend.batch_size, threads)
 
     def label(self, shard: int, attempt: int = 1, progress: ReportProgress = lambda done, failed: None) -> ShardRecord:
-        """Label a shard and commit its tar, then its record, which is returned.
+        """Label a shard and commit its tar, its part of the index, and then its record, which is returned.
 
         `progress` is called after each batch. An image that cannot be labeled becomes a failure in the record. If the
         shard exists with the same bytes, it counts as committed. Raises ShardConflict if it exists with other bytes,
@@ -66,7 +68,7 @@ class ShardLabeler:
         timer = PhaseTimer()
         failed: list[Failure] = []
         with self.storage.scratch() as file, timer.measure("total"):
-            writer = ShardWriter(file)
+            writer, rows = ShardWriter(file), ShardRows(shard_name(shard))
             for results in self._label_images(images, timer):
                 with timer.measure("write"):
                     for result in results:
@@ -74,12 +76,13 @@ class ShardLabeler:
                             failed.append(result)
                         else:
                             timer.add(result.timer)
-                            writer.add(result.key, result.members)
+                            rows.add(result.indexed, writer.add(result.key, result.members))
                 progress(writer.samples + len(failed), len(failed))
             writer.close()
             with timer.measure("commit"):
                 if not self.storage.put_file(shard_name(shard), file):
                     self._check_same_bytes(shard_name(shard), writer.sha256)
+                save_part(self.storage, rows, writer.sha256)
         record = ShardRecord(
             shard=shard_name(shard),
             sha256=writer.sha256,

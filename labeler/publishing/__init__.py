@@ -1,1 +1,1 @@
-"""Publishing of a data set: from the records of committed shards to the files that describe it."""
+"""Publishing of a data set: from what workers store for each committed shard to the files that describe them all."""

@@ -36,6 +36,28 @@ The photographs keep the licenses of their sources. This data set grants no righ
 Maps and points refer to the stored pixels, before any rotation by the EXIF orientation. `sizes.json` lists the number
 of samples of each shard, which varies because images were skipped; `manifest.json` also lists the checksums.
 
+## Index
+
+`index.parquet`, which old data sets may lack, has one row per sample: `key`, `source`, `wnid`, `class`, `shard`,
+`source_sha256`, `width` and `height` in pixels, `exif_orientation`, `reencoded_from`, `map_max` as in the json,
+`map_mean` (mean of the stored map, where its maximum is 1), `map_area` (fraction of the frame that the map spreads
+over: the exponential of its entropy, divided by its number of pixels), `gaze_points` (their number), `phash` (null),
+and, for each file of the sample, where its content lies in the shard: `jpg_offset` and `jpg_size`, likewise `cls_`,
+`json_`, `attn_png_` and `gaze_npy_`, in bytes, null for absent files. Its Parquet metadata has the SHA-256 of the
+`manifest.json` that it belongs to as `manifest_sha256`.
+
+The maps of the images with most gaze points, without reading the other samples:
+```python
+import pyarrow.parquet as pq
+
+rows = pq.read_table("index.parquet").sort_by([("gaze_points", "descending")])
+for row in rows.slice(0, 3).to_pylist():
+    with open(row["shard"], "rb") as shard:
+        shard.seek(row["attn_png_offset"])
+        png = shard.read(row["attn_png_size"])
+    print(row["source"], row["gaze_points"], len(png))
+```
+
 ## Loading
 
 With webdataset:

@@ -22,6 +22,7 @@ from common.storage import Storage
 from labeler.planning.generations import read_published_generation
 from labeler.publishing.card import make_card
 from labeler.publishing.croissant import make_croissant
+from labeler.publishing.index import write_index
 from labeler.publishing.outcome import Outcome, Records, compute_outcome, encode_failures, read_records
 
 
@@ -29,7 +30,8 @@ def publish(storage: Storage, plans: Sequence[Plan], max_bad_fraction: float) ->
     """Publish the data set if all shards are committed and at most `max_bad_fraction` of the images failed.
 
     The manifest is written last, because readers take its presence to mean that the data set is complete. The list of
-    failures is written even if nothing is published. Publishing again writes the same bytes.
+    failures is written even if nothing is published. Publishing again writes the same bytes. The index is not written
+    if a shard has no part of it (`write_index`).
 
     Returns the outcome of the planned images, and whether the data set is published. Raises UserError if another job
     published something else at the same time.
@@ -51,7 +53,9 @@ def publish(storage: Storage, plans: Sequence[Plan], max_bad_fraction: float) ->
     manifest = make_manifest(storage, plans, records)
     for name, content in make_description_files(plans[-1], manifest).items():
         storage.replace(name, content)
-    if not storage.swap(MANIFEST, current, manifest.to_json()):
+    manifest_json = manifest.to_json()
+    write_index(storage, manifest.shards, sha256(manifest_json))
+    if not storage.swap(MANIFEST, current, manifest_json):
         raise UserError(f"{storage.location}/{MANIFEST}: another job replaced it just now; run the same command again")
     return outcome, True
 

@@ -16,7 +16,6 @@ import io
 import json
 import multiprocessing
 import os
-import resource
 import subprocess
 import tarfile
 import tempfile
@@ -26,7 +25,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from timing import Row, print_table
+from timing import Row, peak_memory, print_table
 
 from common.manifest import LISTING
 from common.sources.listing import ImageRef, ListingBuilder
@@ -140,11 +139,6 @@ def read_shard(size: Size, output: Path) -> dict[str, float]:
     if len(images) not in (PER_SHARD, PER_SHARD - 1):
         raise RuntimeError(f"{len(images)} images in a shard")
     return {"before": before, "open": opened - begin, "read": end - opened}
-
-
-def peak_memory() -> float:
-    """Return the peak resident memory of this process in GB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
 
 
 def report_shards(folder: Path, workers: int) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import statistics
 import sys
 import time
@@ -123,3 +124,8 @@ def require_path(path: Path) -> Path:
     if not path.exists():
         skip(f"needs {path}, which is not part of the project")
     return path
+
+
+def peak_memory() -> float:
+    """Return the peak resident memory of this process in GB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9

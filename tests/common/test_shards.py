@@ -24,6 +24,7 @@ from common.shards import (
     decode_points,
     encode_map,
     encode_points,
+    read_located_samples,
     read_samples,
 )
 from tests.support.data.maps import read_chunks, smooth_map
@@ -272,3 +273,17 @@ def test_decode_points_rejects_pickled_objects() -> None:
 def test_sample_info_rejects_invalid_values(field: str, value: object) -> None:
     with pytest.raises(ValueError, match=field):
         SampleInfo(**{**INFO.model_dump(), field: value})
+
+
+@given(st.lists(members, min_size=1, max_size=4))
+def test_ranges_of_writer_and_reader_hold_the_content_of_the_members(samples: list[dict[str, bytes]]) -> None:
+    file = io.BytesIO()
+    writer = ShardWriter(file)
+    written = {f"{index:09d}": writer.add(f"{index:09d}", files) for index, files in enumerate(samples)}
+    writer.close()
+    with tarfile.open(fileobj=io.BytesIO(file.getvalue())) as tar:
+        expected = {header.name: (header.offset_data, header.size) for header in tar}
+    assert {f"{key}.{name}": place for key, ranges in written.items() for name, place in ranges.items()} == expected
+    read = {key: (files, ranges) for key, files, ranges in read_located_samples(file)}
+    assert {key: ranges for key, (_, ranges) in read.items()} == written
+    assert [files for files, _ in read.values()] == samples

@@ -200,13 +200,13 @@ def test_croissant_metadata_is_valid_and_its_records_can_be_read(
 
 def test_examples_of_the_dataset_card_run(finished: FinishedDataset, tmp_path: Path) -> None:
     examples = python_examples(finished.folder / "README.md")
-    assert len(examples) == 4
+    assert len(examples) == 5
     run_examples(examples, finished.folder, tmp_path / "hf")
 
 
 def test_local_examples_of_the_labelers_readme_run(finished: FinishedDataset, tmp_path: Path) -> None:
     examples = local_examples(finished.folder)
-    assert len(examples) == 6
+    assert len(examples) == 7
     run_examples(examples, tmp_path, tmp_path / "hf")
 
 

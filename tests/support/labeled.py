@@ -2,11 +2,13 @@
 
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -33,6 +35,16 @@ def make_dataset(images: Path, output: Path, **config: Any) -> Path:
     label_shards(plan, output)
     assert publish(LocalStorage(output), [plan], max_bad_fraction=1)[1]
     return output
+
+
+def rewrite_index(dataset: Path, change: Callable[[pa.Table], pa.Table]) -> None:
+    """Change the rows of the index of a data set, but not its metadata."""
+    path = dataset / "index.parquet"
+    metadata = pq.read_metadata(path).metadata
+    del metadata[b"ARROW:schema"]
+    table = change(pq.read_table(path)).replace_schema_metadata(metadata)
+    path.unlink()
+    pq.write_table(table, path)
 
 
 class ShardContents:

@@ -472,3 +472,13 @@ def test_forked_process_opens_its_own_connection(storage: S3Storage) -> None:
     with multiprocessing.get_context("fork").Pool(4) as pool:
         contents = pool.map(storage.read, [f"object-{number % 4}" for number in range(64)], chunksize=1)
     assert contents == [bytes([number % 4]) * 1000 for number in range(64)]
+
+
+def test_scratch_files_replace_objects_and_sizes_are_listed(storage: S3Storage) -> None:
+    for content in (b"first", b"second"):
+        with storage.scratch() as file:
+            file.write(content)
+            storage.replace_file("name", file)
+        assert storage.read("name") == content
+    storage.put("folder/other", b"5 bytes")
+    assert storage.list_sizes() == {"name": 6}

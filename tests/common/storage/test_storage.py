@@ -327,3 +327,20 @@ def test_open_storage_of_a_path_is_a_local_folder(tmp_path: Path) -> None:
     storage = open_storage(str(tmp_path / "data"))
     assert storage.put("x", b"1")
     assert (tmp_path / "data" / "x").read_bytes() == b"1"
+
+
+def test_replaced_file_has_its_new_content_and_leaves_nothing_behind(storage: LocalStorage) -> None:
+    for content in (b"first", b"second"):
+        with storage.scratch() as file:
+            file.write(content)
+            storage.replace_file("folder/name", file)
+        assert storage.read("folder/name") == content
+    assert visible_files(storage) == ["folder/name"]
+    assert partial_files(storage) == []
+
+
+def test_sizes_of_the_files_at_the_top_are_listed(storage: LocalStorage) -> None:
+    assert storage.list_sizes() == {}
+    for name, size in {"a": 0, "b.tar": 700, "folder/c": 5}.items():
+        storage.put(name, bytes(size))
+    assert storage.list_sizes() == {"a": 0, "b.tar": 700}

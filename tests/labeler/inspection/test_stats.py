@@ -81,11 +81,13 @@ def test_a_damaged_shard_is_reported_and_the_others_are_counted(
     all_samples = len(ShardContents(varied_dataset).infos)
     samples_in_shard = all_samples - len(others.infos)
     apply_damage(copy / "train-000001.tar")
+    (copy / "index.parquet").unlink()
     assert main([str(copy), "--workers", "1"]) == 1
     output, errors = capsys.readouterr()
     report = json.loads(output.splitlines()[-1])
-    assert errors.startswith("train-000001.tar: ")
-    assert errors.count("\n") == 1
+    note, problem = errors.splitlines()
+    assert note.startswith("reading the shards instead of the index, because index.parquet is missing; ")
+    assert problem.startswith("train-000001.tar: ")
     assert report["unreadable"] == ["train-000001.tar"]
     assert report["shards"] == 4
     if lost is None:

@@ -1,4 +1,4 @@
-"""The data set that the tests of the statistics share."""
+"""The data set that tests of the index and of the statistics share."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from tests.support.jobs import photographs
 from tests.support.labeled import make_dataset
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="session")
 def varied_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Make a data set of four classes, one without samples; some images are rotated, re-encoded, failed or repeated."""
     folder = tmp_path_factory.mktemp("stats")

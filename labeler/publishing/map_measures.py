@@ -1,10 +1,16 @@
 """Measures of attention maps that previews and statistics share."""
 
+import functools
 import math
 
 import numpy as np
 
 CELLS_PER_SIDE = 21  # divisible by 7 (the printed mean map) and by 3 (the central third)
+
+
+def compute_map_mean(attention: np.ndarray) -> float:
+    """Return the mean of a map, uint8 [H, W], where 255 counts as 1."""
+    return float(attention.mean()) / 255
 
 
 def compute_map_area(attention: np.ndarray) -> float:
@@ -31,6 +37,7 @@ def sum_by_cell(attention: np.ndarray) -> np.ndarray:
     return _pixel_overlaps(height) @ (attention / 255) @ _pixel_overlaps(width).T
 
 
+@functools.lru_cache(8)
 def _pixel_overlaps(pixels: int) -> np.ndarray:
     """Return the fraction of each pixel of a line that lies in each cell: [CELLS_PER_SIDE, pixels]."""
     borders, starts = np.arange(CELLS_PER_SIDE + 1)[:, None] * (pixels / CELLS_PER_SIDE), np.arange(pixels)

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from labeler.inspection.map_measures import CELLS_PER_SIDE, compute_map_area, sum_by_cell
+from labeler.publishing.map_measures import CELLS_PER_SIDE, compute_map_area, sum_by_cell
 
 
 def test_the_area_of_a_map_is_its_relative_perplexity():

@@ -1,0 +1,35 @@
+"""Verification of the rows that the index of a data set has for a shard, against the shard."""
+
+from typing import BinaryIO
+
+import numpy as np
+import pyarrow as pa
+
+from common.manifest import INDEX
+from labeler.inspection.shard_statistics import read_shard_rows
+from labeler.publishing.index import DatasetIndex, UnusableIndex
+from labeler.publishing.index_rows import SCHEMA
+
+UNCHECKED_COLUMNS = ("phash",)  # a shard without images does not determine it
+TOLERANCE = 1e-6  # relative: another processor may round differently
+
+
+def find_index_problems(index: DatasetIndex, shard: str, file: BinaryIO) -> list[str]:
+    """Compare the rows of a shard, an open file without problems of its own, with those computed from its samples.
+
+    The file is closed. Returns a problem for each column that differs.
+    """
+    expected = read_shard_rows(shard, lambda: file, index.shards[shard].samples, lambda problem: None).to_table()
+    try:
+        found = index.read_shard(shard)
+    except UnusableIndex as problem:
+        return [str(problem)]
+    checked = [name for name in SCHEMA.names if name not in UNCHECKED_COLUMNS]
+    differing = [name for name in checked if not _is_same(found[name], expected[name])]
+    return [f"{INDEX} does not match it: {', '.join(differing)}"] if differing else []
+
+
+def _is_same(found: pa.ChunkedArray, expected: pa.ChunkedArray) -> bool:
+    if pa.types.is_floating(expected.type) and len(found) == len(expected) and not found.null_count:
+        return np.allclose(found.to_numpy(), expected.to_numpy(), rtol=TOLERANCE, atol=0)
+    return bool(found.equals(expected))
