@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import shutil
 import socket
 from collections.abc import Callable, Iterator
@@ -20,6 +21,7 @@ from labeler.planning.plan import make_plan
 from labeler.verification.verify_copy import verify_copy
 from labeler.verify import main
 from tests.labeler.verification.test_verify import Members, change_json, change_map, rewrite
+from tests.labeler.verification.test_verify_index import change_value
 from tests.support.http_server import FileServer, serve_folder
 from tests.support.jobs import TEACHER, photographs
 
@@ -105,28 +107,49 @@ def test_a_damaged_shard_is_reported_and_the_others_are_checked(server: FileServ
     assert {f"train-{index:06d}.tar" for index in range(SHARDS) if index != 2} <= set(server.paths())
 
 
+Samples = dict[str, Members]
+
+
+def change_sample(change: Callable[[Members], None]) -> Callable[[Samples], Samples]:
+    """Return a function that changes the fourth sample of a shard."""
+
+    def edit(samples: Samples) -> Samples:
+        change(samples[list(samples)[3]])
+        return samples
+
+    return edit
+
+
 @pytest.mark.parametrize(
-    ("change", "problem"),
+    ("edit", "problem"),
     [
-        (change_json(teacher="another@0"), "labeled by another@0, planned"),
-        (change_map(lambda attention: attention // 2), "the map's maximum is 127, expected 255"),
+        (change_sample(change_json(teacher="another@0")), r"sample \d{9}: labeled by another@0, planned tests@0+$"),
+        (
+            change_sample(change_map(lambda attention: attention // 2)),
+            r"sample \d{9}: the map's maximum is 127, expected",
+        ),
+        (lambda samples: dict(reversed(samples.items())), r"found sample \d{9} after sample \d{9}, expected ascending"),
+        (lambda samples: dict(list(samples.items())[1:]), r"\d+ samples, manifest\.json says \d+$"),
     ],
 )
 def test_shards_with_the_right_checksum_must_conform_to_the_format(
-    server: FileServer, change: Callable[[Members], None], problem: str
+    server: FileServer, edit: Callable[[Samples], Samples], problem: str
 ) -> None:
     (server.folder / "index.parquet").unlink()
     first = server.folder / "train-000000.tar"
-    samples = dict(read_samples(io.BytesIO(first.read_bytes())))
-    key = list(samples)[3]
-    change(samples[key])
-    rewrite(server.folder, samples)
+    rewrite(server.folder, edit(dict(read_samples(io.BytesIO(first.read_bytes())))))
     manifest = json.loads((server.folder / "manifest.json").read_text())
     manifest["bytes"] += first.stat().st_size - manifest["shards"][0]["bytes"]
     manifest["shards"][0] |= {"sha256": sha256(first.read_bytes()), "bytes": first.stat().st_size}
     (server.folder / "manifest.json").write_text(json.dumps(manifest))
-    [found] = find_problems(server)
-    assert found.startswith(f"train-000000.tar: sample {key}: {problem}")
+    problems = find_problems(server)
+    assert all(re.match(f"train-000000.tar: {problem}", found) for found in problems)
+    assert problems
+
+
+def test_an_index_that_does_not_match_a_shard_is_reported(server: FileServer) -> None:
+    change_value(server.folder, "gaze_points", 15, 1)
+    assert find_problems(server) == ["train-000001.tar: index.parquet does not match it: gaze_points"]
 
 
 def edit_manifest(**changes: Any) -> Callable[[FileServer], None]:
