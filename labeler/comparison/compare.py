@@ -12,7 +12,7 @@ from common.shards import Sample
 from labeler.comparison.figures import FIGURES
 from labeler.comparison.labeling import Labeling, open_labeling
 from labeler.comparison.matching import match_samples
-from labeler.comparison.shard_comparison import PairReader, UnreadablePair, compare_rows, initialize
+from labeler.comparison.shard_comparison import PairReader, ShardComparison, UnreadablePair, compare_rows, initialize
 from labeler.comparison.summary import summarize_classes, summarize_figures
 
 MOST_DIFFERENT = 24  # images
@@ -90,7 +90,7 @@ def compare_labelings(
 
 def _compare_by_shard(
     sides: tuple[Labeling, Labeling], rows: tuple[np.ndarray, np.ndarray], workers: int | None
-) -> "Iterator[Any]":
+) -> Iterator[ShardComparison]:
     """Compare pairs, whose rows are in the order of A's shards, shard by shard."""
     starts = np.flatnonzero(np.diff(rows[0]["shard"], prepend=-1))[1:]
     initializer = functools.partial(initialize, sides[0].files, sides[1].files)

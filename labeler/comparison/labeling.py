@@ -3,7 +3,7 @@
 import functools
 import hashlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -63,26 +63,30 @@ def open_labeling(dataset: str, workers: int | None = None) -> Labeling:
     """
     storage = open_storage(dataset)
     shards, properties = _list_shards(storage)
-    names, problems, wnids, parts = [shard.name for shard in shards], dict[str, str](), dict[str, int](), []
+    names, problems = [shard.name for shard in shards], dict[str, str]()
     try:
-        index = open_index(storage)
-        if changed := find_changed_shard(storage, shards):
-            raise UnusableIndex(changed)
-        for table in index.read_groups(["shard", *COLUMNS]):
-            parts.append(_to_rows(table, names, wnids))
+        wnids = dict[str, int]()  # index of each name
+        parts = [_to_rows(table, names, wnids) for table in _read_index(storage, shards)]
     except UnusableIndex as reason:
         print(f"reading the shards of {dataset} instead of its index, because {reason}", file=sys.stderr)
-        parts = []
+        wnids, parts = {}, []
         read = functools.partial(read_table, dataset)
-        for name, (table, problem) in zip(
-            names, in_processes(read, shards, processes=workers, unit="shards"), strict=True
-        ):
+        results = in_processes(read, shards, processes=workers, unit="shards")
+        for name, (table, problem) in zip(names, results, strict=True):
             parts.append(_to_rows(table, names, wnids))
             if problem:
                 problems[name] = problem
-    rows = np.concatenate(parts)
+    rows = np.concatenate([np.empty(0, ROW_DTYPE), *parts])
     files = LabelingFiles(dataset, names, properties["map_size"])
     return Labeling(files, properties["teacher"], properties["complete"], list(wnids), rows, problems)
+
+
+def _read_index(storage: Storage, shards: Sequence[ShardEntry]) -> Iterator[pa.Table]:
+    """Yield the rows of the index, group by group. Raises UnusableIndex if it does not belong to the shards."""
+    index = open_index(storage)
+    if changed := find_changed_shard(storage, shards):
+        raise UnusableIndex(changed)
+    yield from index.read_groups(["shard", *COLUMNS])
 
 
 def read_table(dataset: str, shard: ShardEntry) -> tuple[pa.Table, str | None]:

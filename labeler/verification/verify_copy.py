@@ -93,8 +93,10 @@ def _check_files(storage: HttpStorage, manifest: Manifest) -> tuple[list[str], l
         except FileNotFoundError:
             absent.append(name)
         except HttpError as error:
-            # an absent file, too, on a server that refuses to say which files it has
-            (absent if error.status in REFUSED else problems).append(name if error.status in REFUSED else str(error))
+            if error.status in REFUSED:  # the answer for an absent file, too, where files may not be listed
+                absent.append(name)
+            else:
+                problems.append(f"{name}: cannot be checked: {error}")
         except ValueError:
             problems.append(f"{name}: is not JSON")
     if not _is_there(storage, INDEX):

@@ -174,7 +174,7 @@ def edit_manifest(**changes: Any) -> Callable[[FileServer], None]:
             lambda server: (server.folder / "index.parquet").write_text("no"),
             "index.parquet is damaged, or not a Parquet",
         ),
-        (lambda server: server.statuses.update({"sizes.json": [500]}), "sizes.json: the server answers HTTP 500"),
+        (lambda server: server.statuses.update({"sizes.json": [500]}), "sizes.json: cannot be checked: http"),
     ],
 )
 def test_files_that_do_not_match_the_manifest_are_reported(
