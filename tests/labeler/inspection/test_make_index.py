@@ -12,7 +12,7 @@ from common.errors import UserError
 from common.storage import LocalStorage, open_storage
 from labeler.index import main
 from labeler.inspection.dataset_statistics import compute_statistics
-from labeler.inspection.verify_dataset import verify_dataset
+from labeler.verification.verify_dataset import verify_dataset
 from tests.support.jobs import ROOT, command, photographs, planned, run
 from tests.support.labeled import label_shards
 
