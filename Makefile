@@ -1,4 +1,6 @@
 # make demo       label twelve photographs; label 600 rendered scenes and train on them (TEACHER=FILE: with another teacher)
+# make cluster-demo  three Ray nodes and an S3 server on this machine: label, train and evaluate, from S3 to S3, while a
+#                 worker of each job is killed (deploy/README.md). Takes about five minutes
 # make test       the tests, without those marked slow
 # make test-promises  those slow tests that CI runs too: kill and resume, set-aside shards, failing stores, documents
 # make test-slow  all slow tests: clusters, killed processes, failing stores, the commands of the documents
@@ -30,13 +32,16 @@ EXTRAS := demo,teacher,eval,export
 REPRODUCTION := runs/reproduction
 STUDY ?= runs/study
 
-.PHONY: demo test test-promises test-slow test-all lowest lint bench mutants reproduce reproduce-inputs reproduce-labels \
+.PHONY: demo cluster-demo test test-promises test-slow test-all lowest lint bench mutants reproduce reproduce-inputs reproduce-labels \
 	study study-inputs clean
 
 demo: $(INSTALLED)
 	$(BIN)/python -m labeler.run $(if $(TEACHER),--teacher $(TEACHER))
 	$(BIN)/python -m labeler.run --input demo:scenes $(if $(TEACHER),--teacher $(TEACHER))
 	$(BIN)/python -m trainer.run
+
+cluster-demo: $(INSTALLED)
+	$(BIN)/python -m deploy.cluster_demo
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest -m "not slow" --ignore tests/integration --numprocesses 2 --dist loadfile $(ARGS)

@@ -2,12 +2,10 @@
 
 from common.manifest import Manifest, Plan
 from common.text import pluralize
+from labeler.publishing.card_metadata import make_metadata
 
 CARD_TEMPLATE = """---
-pretty_name: ImageNet-Attn
-task_categories: [image-classification, image-feature-extraction]
-tags: [saliency, human-attention, webdataset]
----
+{metadata}---
 
 # Photographs with predicted human attention
 
@@ -81,6 +79,8 @@ samples = load_dataset("webdataset", data_files=shards, split="train", streaming
 {undecoded}print(next(iter(samples)))
 ```
 
+`load_dataset(FOLDER, split="train")` reads all shards in the folder, or in a repository on the Hub that holds it.
+{timm}
 With Ray Data:
 ```python
 import ray
@@ -112,11 +112,19 @@ UNDECODED_EXAMPLE = """# as bytes: decoding would rotate images by their EXIF or
 samples = samples.cast_column("jpg", Image(decode=False))
 """
 
+TIMM_EXAMPLE = """
+With timm, whose `train.py` reads the folder as it is:
+```bash
+python train.py --dataset wds/ --data-dir . --val-split "" --model resnet50 --num-classes {classes}
+```
+"""
+
 
 def make_card(plan: Plan, manifest: Manifest) -> str:
     """Return the card as Markdown. `plan` is the last plan of the data set."""
     reasons = ", ".join(f"{count:,} {reason}" for reason, count in manifest.failures.items())
     return CARD_TEMPLATE.format(
+        metadata=make_metadata(manifest),
         photographs=pluralize(manifest.written, "photograph"),
         written=manifest.written,
         planned=manifest.planned,
@@ -134,6 +142,7 @@ def make_card(plan: Plan, manifest: Manifest) -> str:
         members="\n".join(f"- `{member}`: {meaning}" for member, meaning in _describe_members(manifest)),
         image_import="Image, " if manifest.include_images else "",
         undecoded=UNDECODED_EXAMPLE if manifest.include_images else "",
+        timm=TIMM_EXAMPLE.format(classes=manifest.classes) if manifest.include_images and manifest.classes else "",
         rgb_line='sample["jpg"].shape, ' if manifest.include_images else "",
     )
 

@@ -1,6 +1,7 @@
 """The last step of a job: write the files that describe the data set from the records of its shards."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from common.errors import UserError
 from common.manifest import (
@@ -11,6 +12,7 @@ from common.manifest import (
     MANIFEST,
     SCHEMA,
     SIZES,
+    TIMM_INFO,
     Manifest,
     Plan,
     ShardEntry,
@@ -93,6 +95,7 @@ def make_description_files(plan: Plan, manifest: Manifest) -> dict[str, bytes]:
     """Return the files that describe the data set in addition to the manifest, by name. `plan` is the last one."""
     files = {
         SIZES: canonical_json({shard.name: shard.samples for shard in manifest.shards}),
+        TIMM_INFO: canonical_json({"splits": {"train": _describe_split("train", manifest.shards)}}),
         SCHEMA: canonical_json(SampleInfo.model_json_schema()),
         CARD: make_card(plan, manifest).encode(),
         CROISSANT: make_croissant(plan, manifest),
@@ -100,3 +103,13 @@ def make_description_files(plan: Plan, manifest: Manifest) -> dict[str, bytes]:
     if plan.classes is not None:
         files[CLASSES] = canonical_json({str(index): name for index, name in enumerate(plan.classes)})
     return files
+
+
+def _describe_split(name: str, shards: Sequence[ShardEntry]) -> dict[str, Any]:
+    """Return a split of `_info.json`, with all keys that timm's WebDataset reader requires."""
+    return {
+        "name": name,
+        "num_samples": sum(shard.samples for shard in shards),
+        "filenames": [shard.name for shard in shards],
+        "shard_lengths": [shard.samples for shard in shards],
+    }

@@ -8,12 +8,13 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from common.manifest import CARD, CROISSANT, FAILURES, INDEX, MANIFEST, SCHEMA, Manifest, Plan
+from common.manifest import CARD, CROISSANT, FAILURES, INDEX, MANIFEST, SCHEMA, TIMM_INFO, Manifest, Plan
 from common.storage import Storage
 from labeler.publishing.index import UnusableIndex, open_index
 from labeler.publishing.outcome import Records, compute_outcome, encode_failures
 from labeler.publishing.publish import make_description_files, make_manifest
 
+ADDED_FILES = (TIMM_INFO,)  # that data sets of earlier versions lack
 CROISSANT_STRUCTURE = ("distribution", "recordSet")  # what programs read; the rest is text and JSON-LD vocabulary
 
 
@@ -32,7 +33,8 @@ def find_published_problems(storage: Storage, plans: Sequence[Plan], records: Re
     files = {**make_description_files(plans[-1], expected), FAILURES: encode_failures(outcome.failed)}
     for name, content in files.items():
         if not storage.exists(name):
-            problems.append(f"{name} is missing")
+            if name not in ADDED_FILES:
+                problems.append(f"{name} is missing")
         elif not _has_same_meaning(name, storage.read(name), content):
             problems.append(f"{name}: does not match the plan and the records")
     return problems

@@ -23,3 +23,15 @@ def shell_lines(document: Path) -> list[str]:
 def lines(block: str) -> list[str]:
     """Return the commands of a code block, with continued lines joined."""
     return re.sub(r"\s*\\\n\s*", " ", block).splitlines()
+
+
+def python_example(document: Path, heading: str, **placeholders: str) -> str:
+    """Return the only Python block of a section, with each placeholder, such as DATASET, replaced by its value."""
+    [section] = re.findall(
+        rf"^## {re.escape(heading)}\n(.*?)(?=^## |\Z)", document.read_text(), re.MULTILINE | re.DOTALL
+    )
+    [example] = [code for language, code in FENCE.findall(section) if language == "python"]
+    for name, value in placeholders.items():
+        assert name in example, f"{document}: the example of {heading!r} lacks {name}"
+        example = example.replace(name, value)
+    return example

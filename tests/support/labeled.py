@@ -47,6 +47,16 @@ def rewrite_index(dataset: Path, change: Callable[[pa.Table], pa.Table]) -> None
     pq.write_table(table, path)
 
 
+def read_samples(folder: Path) -> dict[str, dict[str, bytes]]:
+    """Read the files of each sample of a data set by extension with tarfile; the samples by key, in their order."""
+    samples: dict[str, dict[str, bytes]] = {}
+    for path in sorted(folder.glob("train-*.tar")):
+        for name, content in members(path).items():
+            key, _, extension = name.partition(".")
+            samples.setdefault(key, {})[extension] = content
+    return samples
+
+
 class ShardContents:
     """The content of all tars of a data set, read with tarfile, Pillow and NumPy."""
 

@@ -9,12 +9,15 @@ import onnxruntime
 import pytest
 import safetensors
 import safetensors.torch
+import timm
 import torch
 import torchvision
 from torch import nn
 
 from common.errors import UserError
 from common.training import save_checkpoint
+from tests.support.documents import python_example
+from tests.support.jobs import ROOT
 from trainer.checkpoint import load_trained
 from trainer.config import TrainConfig
 from trainer.export import main
@@ -78,6 +81,22 @@ def test_torchvision_loads_the_weights_strictly_and_computes_the_same(tmp_path, 
     [expected] = run_checkpoint(path, SHAPE)
     torch.testing.assert_close(features, expected["features"], rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(scores, expected["logits"], rtol=1e-5, atol=1e-5)
+
+
+def test_timm_loads_the_weights_strictly_and_computes_the_same(tmp_path):
+    path, weights = write_checkpoint(tmp_path, backbone="resnet50"), tmp_path / "weights.safetensors"
+    assert main([str(path), "--to", str(weights)]) == 0
+    network = timm.create_model("resnet50", num_classes=len(CLASSES)).eval()
+    network.load_state_dict(safetensors.torch.load_file(weights), strict=True)
+    placeholders = {"1000": str(len(CLASSES)), "weights.safetensors": str(weights)}
+    scope = {}
+    exec(python_example(ROOT / "labeler/CONSUMERS.md", "timm", **placeholders), scope)
+    mean, std = (torch.tensor(network.default_cfg[name]).view(3, 1, 1) for name in ("mean", "std"))
+    [expected] = run_checkpoint(path, SHAPE)
+    for model in (network, scope["model"].eval()):
+        with torch.no_grad():
+            logits = model((random_images() - mean) / std)
+        torch.testing.assert_close(logits, expected["logits"], rtol=1e-5, atol=1e-5)
 
 
 def test_fc_is_zero_with_1000_classes_without_a_probe(tmp_path):

@@ -23,7 +23,8 @@ from labeler.publishing.outcome import Outcome, read_records
 from labeler.publishing.publish import publish
 from tests.support.jobs import checksums, failures
 
-DESCRIPTION = {"failures.jsonl", "manifest.json", "sizes.json", "schema.json", "README.md", "croissant.json"}
+DESCRIPTION = {"failures.jsonl", "manifest.json", "schema.json", "README.md", "croissant.json"}
+DESCRIPTION |= {"sizes.json", "_info.json"}
 TEACHER = Teacher(name="some-teacher", sha256="ab" * 32)
 
 
@@ -128,6 +129,12 @@ def test_committed_shards_are_published_with_all_description_files(storage: Loca
         "train-000000.tar": 10,
         "train-000001.tar": 9,
         "train-000002.tar": 10,
+    }
+    assert json.loads(storage.read("_info.json"))["splits"]["train"] == {
+        "name": "train",
+        "num_samples": 29,
+        "filenames": ["train-000000.tar", "train-000001.tar", "train-000002.tar"],
+        "shard_lengths": [10, 9, 10],
     }
     assert json.loads(storage.read("classes.json")) == {"0": "n00000000", "1": "n00000001", "2": "n00000002"}
     schema = json.loads(storage.read("schema.json"))
@@ -250,6 +257,8 @@ def test_manifest_of_a_later_generation_describes_all_shards_and_names_its_paren
     assert manifest.fingerprint == later.fingerprint
     assert [shard.name for shard in manifest.shards] == [shard_name(shard) for shard in range(5)]
     assert json.loads(storage.read("classes.json"))["3"] == "n00000003"
+    split = json.loads(storage.read("_info.json"))["splits"]["train"]
+    assert (split["num_samples"], split["shard_lengths"]) == (45, [10, 10, 10, 8, 7])
 
     published_files = checksums(storage.root)
     outcome, published = publish(storage, [plan], 0)  # by a job that does not know the later generation
@@ -336,6 +345,7 @@ def test_card_and_croissant_describe_the_files_of_the_data_set(
     assert "64 x 64" in card
     assert ("`<key>.jpg`" in card) == include_images == ('sample["jpg"]' in card)
     assert ("`<key>.cls`" in card) == classes == storage.exists("classes.json")
+    assert ("--num-classes 1\n" in card) == (include_images and classes), "timm reads images with classes only"
     assert "{" not in card.replace('f"{name}', "").partition("## Loading")[0], "an unfilled placeholder"
     croissant = json.loads(storage.read("croissant.json"))
     shards = {

@@ -137,7 +137,14 @@ def test_a_missing_file_is_reported(dataset: Path, name: str) -> None:
     assert find_problems(dataset) == [f"{name} is missing"]
 
 
-@pytest.mark.parametrize("name", ["croissant.json", "schema.json", "sizes.json", "classes.json", "failures.jsonl"])
+def test_data_set_of_an_earlier_version_lacks_the_file_for_timm(dataset: Path) -> None:
+    (dataset / "_info.json").unlink()
+    assert find_problems(dataset) == []
+
+
+@pytest.mark.parametrize(
+    "name", ["croissant.json", "schema.json", "sizes.json", "_info.json", "classes.json", "failures.jsonl"]
+)
 @pytest.mark.parametrize("content", ["[]", "7", '{"cut sho', ""], ids=["list", "number", "truncated", "empty"])
 def test_a_damaged_file_is_reported(dataset: Path, name: str, content: str) -> None:
     write(dataset / name, content)
