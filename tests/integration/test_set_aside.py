@@ -85,7 +85,7 @@ def test_shard_that_fails_repeatedly_is_set_aside(
 
 def test_full_gpu_is_reported_with_advice(images: Path, tmp_path: Path) -> None:
     done = label(images, tmp_path / "out", "gpu")
-    assert_set_aside(done, tmp_path / "out", "let fewer workers share a GPU: --gpus-per-worker 1")
+    assert_set_aside(done, tmp_path / "out", "let fewer share it (--gpus-per-worker 1)")
 
 
 @pytest.mark.promise
