@@ -1,4 +1,4 @@
-"""Confirmation of pairs of images with similar hashes, by the details of their pixels."""
+"""Confirmation of pairs of images with similar hashes, by their pixels."""
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,8 +13,9 @@ from labeler.near_duplicates.samples import MatchedSample, read_samples
 
 SIDE = 32  # pixels of the compared pictures
 CROPS = (0, 0.0125, 0.025, 0.0375)  # of each side, with which a picture is compared
-MIN_CORRELATION = 0.9  # of details
-BLUR = np.array([1, 4, 6, 4, 1]) / 16  # weights of neighboring pixels; details are what it removes
+MIN_CORRELATION = 0.93  # of the pixels, and of the details, which a blur removes
+BLUR = np.array([1, 4, 6, 4, 1], np.float32) / 16  # weights of neighboring pixels
+MIN_NORM = 1e-3  # of a picture that is not uniform, apart from rounding
 PAIRS_AT_ONCE = 20_000  # whose pictures are in memory
 PAIRS_PER_STEP = 500  # that are compared at once
 MIN_READERS = 16  # threads: a request to S3 takes longer than decoding an image
@@ -60,7 +61,10 @@ def make_views(image: Image.Image) -> np.ndarray:
 
 
 def correlate(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Return the highest correlation of the details of two images, with one of `CROPS` of one of them.
+    """Return the highest correlation of two images, with one of `CROPS` of one of them.
+
+    It is the lower one of the correlations of their pixels and of their details, because different images may share
+    their shapes, as objects in front of a plain background do, or sharp edges, as those of a frame.
 
     Args:
         first: views of n images, uint8 [n, crops, SIDE, SIDE].
@@ -68,9 +72,10 @@ def correlate(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
     Returns float [n] in [-1, 1].
     """
-    details, others = _extract_details(first), _extract_details(second)
-    whole, other_whole = details[:, :1], others[:, :1]
-    return np.maximum((whole * others).sum((2, 3)).max(1), (details * other_whole).sum((2, 3)).max(1))
+    first, second = first.astype(np.float32), second.astype(np.float32)
+    pixels = _correlate_crops(first, second)
+    details = _correlate_crops(first - _blur(first), second - _blur(second))
+    return np.minimum(pixels, details).max(1)
 
 
 def _read_pictures(samples: Sequence[MatchedSample], threads: int | None) -> np.ndarray:
@@ -94,16 +99,24 @@ def _compare_pictures(pictures: np.ndarray, first: np.ndarray, second: np.ndarra
     return direct, mirrored
 
 
-def _extract_details(views: np.ndarray) -> np.ndarray:
-    """Return what a blur removes from pictures [..., H, W], with mean 0 and norm 1; zeros if there is nothing."""
-    pixels = views.astype(np.float32)
-    details = pixels - _blur_last_axis(_blur_last_axis(pixels).swapaxes(-1, -2)).swapaxes(-1, -2)
-    details -= details.mean((-2, -1), keepdims=True)
-    norm = np.sqrt((details**2).sum((-2, -1), keepdims=True))
-    return details / np.maximum(norm, 1e-3)
+def _correlate_crops(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Return the correlations of each first image with the crops of the second, and reversely: [n, 2 * crops]."""
+    first, second = _normalize(first), _normalize(second)
+    return np.concatenate([(first[:, :1] * second).sum((2, 3)), (first * second[:, :1]).sum((2, 3))], axis=1)
+
+
+def _normalize(pictures: np.ndarray) -> np.ndarray:
+    """Scale pictures [..., H, W] to a mean of 0 and a norm of 1; uniform ones become zeros."""
+    centered = pictures - pictures.mean((-2, -1), keepdims=True)
+    return centered / np.maximum(np.sqrt((centered**2).sum((-2, -1), keepdims=True)), MIN_NORM)
+
+
+def _blur(pictures: np.ndarray) -> np.ndarray:
+    """Blur pictures [..., H, W] along both axes."""
+    return _blur_last_axis(_blur_last_axis(pictures).swapaxes(-1, -2)).swapaxes(-1, -2)
 
 
 def _blur_last_axis(pixels: np.ndarray) -> np.ndarray:
     reach, side = len(BLUR) // 2, pixels.shape[-1]
     padded = np.pad(pixels, [(0, 0)] * (pixels.ndim - 1) + [(reach, reach)], mode="edge")
-    return sum(weight * padded[..., offset : offset + side] for offset, weight in enumerate(BLUR.astype(np.float32)))
+    return sum(weight * padded[..., offset : offset + side] for offset, weight in enumerate(BLUR))

@@ -1,5 +1,6 @@
 """The hashes of a data set, and the rows of its images, from the index."""
 
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -10,9 +11,12 @@ from common.manifest import INDEX
 from common.storage import Storage, open_storage
 from labeler.near_duplicates.hashes import pack_hashes
 from labeler.publishing.index import DatasetIndex, UnusableIndex, find_changed_shard, open_index
+from labeler.publishing.index_rows import RANGE_COLUMNS, SCHEMA
 
-COLUMNS = ["key", "source", "wnid", "shard", "source_sha256", "reencoded_from", "width", "height", "exif_orientation"]
-RANGES = [f"{member}_{part}" for member in ("jpg", "attn_png", "gaze_npy") for part in ("offset", "size")]
+COLUMNS = [
+    *("key", "source", "wnid", "shard", "source_sha256", "reencoded_from", "width", "height", "exif_orientation"),
+    *(column for member in ("jpg", "attn.png", "gaze.npy") for column in RANGE_COLUMNS[member]),
+]
 
 
 class HashedDataset(NamedTuple):
@@ -32,13 +36,15 @@ class HashedDataset(NamedTuple):
         return [name for name in names if name.endswith(".tar") and name not in self.reader.shards]
 
     def read_rows(self, positions: np.ndarray) -> pa.Table:
-        """Read `COLUMNS` and `RANGES` of the images at some sorted positions of `hashes`."""
-        wanted, tables, start = self.rows[positions], list[pa.Table](), 0
-        for group in self.reader.read_groups([*COLUMNS, *RANGES]):
-            inside = wanted[(wanted >= start) & (wanted < start + len(group))]
-            tables.append(group.take(pa.array(inside - start)))
+        """Read `COLUMNS` of the images at some sorted positions of `hashes`."""
+        return _concat(self._select_rows(self.rows[positions]), COLUMNS)
+
+    def _select_rows(self, rows: np.ndarray) -> Iterator[pa.Table]:
+        start = 0
+        for group in self.reader.read_groups(COLUMNS):
+            inside = rows[(rows >= start) & (rows < start + len(group))]
+            yield group.take(pa.array(inside - start))
             start += len(group)
-        return pa.concat_tables(tables)
 
 
 def open_hashed_dataset(location: str) -> HashedDataset:
@@ -50,7 +56,7 @@ def open_hashed_dataset(location: str) -> HashedDataset:
     storage = open_storage(location)
     try:
         reader = open_index(storage)
-        columns = pa.concat_tables(reader.read_groups(["phash", "jpg_offset"]))
+        columns = _concat(reader.read_groups(["phash", "jpg_offset"]), ["phash", "jpg_offset"])
         hashes = _pack(columns["phash"].drop_null())
     except UnusableIndex as problem:
         raise UserError(
@@ -67,6 +73,11 @@ def open_hashed_dataset(location: str) -> HashedDataset:
     if len(columns) and not len(hashes):
         raise UserError(f"{location}: {INDEX} has no perceptual hashes. {_advise(location, has_images)}")
     return HashedDataset(location, storage, reader, hashes, rows, len(columns), has_images)
+
+
+def _concat(tables: Iterable[pa.Table], columns: list[str]) -> pa.Table:
+    """Concatenate tables with these columns of an index, perhaps none."""
+    return pa.concat_tables([pa.schema([SCHEMA.field(name) for name in columns]).empty_table(), *tables])
 
 
 def _pack(hashes: pa.ChunkedArray) -> np.ndarray:
