@@ -10,13 +10,16 @@ from labeler.near_duplicates.confirm import confirm_pairs
 from labeler.near_duplicates.dataset import HashedDataset
 from labeler.near_duplicates.groups import find_groups
 from labeler.near_duplicates.samples import MatchedSample, read_samples
-from labeler.near_duplicates.search import find_similar_hashes
+from labeler.near_duplicates.search import Limits, find_similar_hashes
 
-MAX_DISTANCE = 80  # bits, if the pixels are compared as well
-# Without pixels. Of 53 million pairs of photographs, a pair of different ones came within 66 bits, and the number of
-# such pairs halves every 2.7 bits. PDQ's authors recommend 31 bits.
-MAX_DISTANCES_OF_HASHES_ALONE = (31, 60)
-PAIRS_AT_HIGHEST, BITS_PER_DOUBLING = 5e7, 2.7
+# Of 53 million pairs of different photographs, one is within 66 of 256 bits and 600 are within 88; the number of such
+# pairs doubles every 2.7 bits. Copies that are cropped by 2.5 % on each side reach 90 bits. The maximum distance is the
+# first of these numbers for many pairs and the second for few. PDQ's authors recommend 31 bits.
+MAX_DISTANCES_WITH_PIXELS, MAX_DISTANCES_OF_HASHES_ALONE = (80, 90), (31, 60)
+FEW_PAIRS, BITS_PER_DOUBLING = 5e7, 2.7
+# Limits of the first word and of its lowest frequencies. The strict ones reject 99.8 % of the pairs of different
+# photographs in this step, and 0.3 % of the cropped copies.
+PAIRS_FOR_STRICT_LIMITS, STRICT_LIMITS, TOLERANT_LIMITS = 1e9, (20, 5), (26, 8)
 
 
 class MatchedPair(NamedTuple):
@@ -55,9 +58,9 @@ def find_near_duplicates(
     """
     datasets = [dataset] if against is None else [dataset, against]
     with_pixels = all(each.has_images for each in datasets)
-    max_distance = MAX_DISTANCE if with_pixels else choose_max_distance(*(len(each.hashes) for each in datasets))
+    limits = choose_limits(with_pixels, _count_pairs(dataset, against))
     others = None if against is None else against.hashes
-    candidates = find_similar_hashes(dataset.hashes, others, max_distance, threads)
+    candidates = find_similar_hashes(dataset.hashes, others, limits, threads)
     pairs = confirm_pairs(candidates, datasets, threads) if with_pixels else candidates
     groups = find_groups(pairs, sum(len(each.hashes) for each in datasets))
     positions = np.unique(np.array([image for group in groups for image in group.images], np.int64))
@@ -72,17 +75,20 @@ def find_near_duplicates(
         )
         for group in groups
     ]
-    return NearDuplicates(datasets, max_distance, len(candidates), with_pixels, matched)
+    return NearDuplicates(datasets, limits.all, len(candidates), with_pixels, matched)
 
 
-def choose_max_distance(images: int, others: int | None = None) -> int:
-    """Return the maximum distance of near-duplicates without pixels: smaller, the more pairs there are.
+def choose_limits(with_pixels: bool, pairs: float) -> Limits:
+    """Return the limits for a number of pairs of images: the more pairs there are, the stricter.
 
-    Args:
-        images: number of images that are compared among each other or, with `others`, with another data set.
-        others: number of images of the other data set.
+    `with_pixels` states whether pairs with similar hashes are confirmed by pixels.
     """
-    pairs = images * (images - 1) / 2 if others is None else images * others
-    lowest, highest = MAX_DISTANCES_OF_HASHES_ALONE
-    excess = math.log2(max(pairs, 1) / PAIRS_AT_HIGHEST)
-    return round(min(max(highest - BITS_PER_DOUBLING * excess, lowest), highest))
+    lowest, highest = MAX_DISTANCES_WITH_PIXELS if with_pixels else MAX_DISTANCES_OF_HASHES_ALONE
+    reduction = BITS_PER_DOUBLING * math.log2(max(pairs, FEW_PAIRS) / FEW_PAIRS)
+    of_parts = TOLERANT_LIMITS if pairs < PAIRS_FOR_STRICT_LIMITS else STRICT_LIMITS
+    return Limits(round(max(highest - reduction, lowest)), *of_parts)
+
+
+def _count_pairs(dataset: HashedDataset, against: HashedDataset | None) -> float:
+    images = len(dataset.hashes)
+    return images * (images - 1) / 2 if against is None else images * len(against.hashes)

@@ -18,7 +18,7 @@ from common.images import decode_jpeg
 from common.parallel import available_cores
 from labeler.labeling.label import to_teacher_input
 from labeler.labeling.perceptual_hash import hash_images, hash_jpeg
-from labeler.near_duplicates.find import MAX_DISTANCE
+from labeler.near_duplicates.find import choose_limits
 from labeler.near_duplicates.hashes import pack_hashes
 from labeler.near_duplicates.search import find_similar_hashes
 
@@ -43,7 +43,7 @@ def main() -> None:
     texts = [text for text in (hash_jpeg(jpeg, 1) for jpeg in jpegs) if text]
     hashes = make_hashes(pack_hashes(pa.chunked_array([texts])), arguments.images)
     memory, wall, cpu = peak_memory(), time.monotonic(), time.process_time()
-    pairs = find_similar_hashes(hashes, None, MAX_DISTANCE, arguments.threads)
+    pairs = find_similar_hashes(hashes, None, choose_limits(True, len(hashes) ** 2 / 2), arguments.threads)
     wall, cpu = time.monotonic() - wall, time.process_time() - cpu
     planted = (pairs["first"] < COPIES) & (pairs["second"] == arguments.images - COPIES + pairs["first"])
     print_table(

@@ -18,7 +18,7 @@ from PIL import Image, ImageOps
 from common.errors import UserError
 from common.storage import LocalStorage, open_storage
 from labeler.near_duplicates import report
-from labeler.near_duplicates.find import choose_max_distance
+from labeler.near_duplicates.find import choose_limits
 from labeler.stats import main
 from tests.support.data.copies import PHOTOGRAPHS, crop, recompress, resize
 from tests.support.data.pictures import encoded, exif, jpeg, write
@@ -148,7 +148,7 @@ def test_page_and_csv_file_show_the_groups(
     assert {frozenset(group) for group in groups} == EXPECTED
     assert [groups[0], groups[1]] == [set(group) for group in list_groups(found)]
     assert {row["wnid"] for row in rows} == {"originals", "copies"}
-    assert all(0 <= int(row["distance"]) <= 80 for row in rows)
+    assert all(0 <= int(row["distance"]) <= 90 for row in rows)
     assert {row["mirrored"] for row in rows if "flipped" in row["source"]} == {"1"}
     assert {row["mirrored"] for row in rows if "recompressed" in row["source"]} == {"0"}
 
@@ -288,10 +288,12 @@ def test_flags_for_near_duplicates_are_checked(shared: Path, tmp_path: Path) -> 
             main([str(shared / "originals"), "--near-duplicates", flag, str(tmp_path)])
 
 
-def test_distance_without_pixels_depends_on_the_number_of_pairs() -> None:
-    assert choose_max_distance(0) == choose_max_distance(10_000) == choose_max_distance(100, 1000) == 60
-    assert choose_max_distance(20_000) == choose_max_distance(20_000, 10_000) == 55
-    assert choose_max_distance(1_281_167) == 31
+def test_limits_are_stricter_for_more_pairs() -> None:
+    imagenet = 1_281_167**2 / 2
+    assert [choose_limits(False, pairs).all for pairs in (0, 5e7, 2e8, imagenet)] == [60, 60, 55, 31]
+    assert [choose_limits(True, pairs).all for pairs in (0, 5e7, 2e8, imagenet)] == [90, 90, 85, 80]
+    assert choose_limits(True, imagenet) == (80, 20, 5)
+    assert choose_limits(True, 1e8) > choose_limits(True, imagenet)
 
 
 def test_statistics_alone_do_not_import_scipy_or_torch() -> None:

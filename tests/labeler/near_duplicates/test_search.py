@@ -5,9 +5,9 @@ import pytest
 from scipy.spatial.distance import cdist
 
 from labeler.near_duplicates import search
-from labeler.near_duplicates.search import MAX_FIRST_WORD, MAX_LOWEST, find_similar_hashes
+from labeler.near_duplicates.search import Limits, find_similar_hashes
 
-MAX_DISTANCE = 70
+LIMITS = Limits(70, 20, 5)
 
 
 def make_hashes(images: int, copies: int, seed: int = 0) -> np.ndarray:
@@ -34,7 +34,7 @@ def search_one_by_one(hashes: np.ndarray, others: np.ndarray | None) -> set[tupl
     offset = 0 if others is None else len(hashes)
     return {
         (int(i), int(j) + offset, int(distances[i, j]), bool(odd[i, j] > 64))
-        for i, j in np.argwhere((distances <= MAX_DISTANCE) & (first <= MAX_FIRST_WORD) & (lowest <= MAX_LOWEST))
+        for i, j in np.argwhere((distances <= LIMITS.all) & (first <= LIMITS.first_word) & (lowest <= LIMITS.lowest))
         if others is not None or i < j
     }
 
@@ -46,7 +46,7 @@ def test_all_similar_pairs_are_found(block: tuple[int, int, int], monkeypatch: p
     hashes, others = make_hashes(150, 100), make_hashes(80, 40)
     for second in (None, others):
         expected = search_one_by_one(hashes, second)
-        pairs = find_similar_hashes(hashes, second, MAX_DISTANCE, threads=2).tolist()
+        pairs = find_similar_hashes(hashes, second, LIMITS, threads=2).tolist()
         assert len(pairs) == len(expected)
         assert set(pairs) == expected
         assert {mirrored for *_, mirrored in expected} == {True, False}
@@ -55,13 +55,13 @@ def test_all_similar_pairs_are_found(block: tuple[int, int, int], monkeypatch: p
 def test_data_sets_without_hashes_have_no_pairs() -> None:
     none = np.empty((0, 4), np.uint64)
     for hashes, others in ((none, None), (none, make_hashes(3, 1)), (make_hashes(3, 1), none)):
-        assert len(find_similar_hashes(hashes, others, MAX_DISTANCE)) == 0
+        assert len(find_similar_hashes(hashes, others, LIMITS)) == 0
 
 
 def test_many_equal_images_need_little_memory_and_stay_connected(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(search, "MAX_PAIRS", 100)
     monkeypatch.setattr(search, "ROWS_PER_TASK", 10)
     hashes = np.repeat(make_hashes(1, 0), 300, axis=0)
-    pairs = find_similar_hashes(hashes, None, MAX_DISTANCE)
+    pairs = find_similar_hashes(hashes, None, LIMITS)
     assert 299 <= len(pairs) < 10_000
     assert set(pairs["second"]) == set(range(1, 300))
