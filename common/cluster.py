@@ -5,6 +5,7 @@ import logging
 import os
 import socket
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 
@@ -70,18 +71,38 @@ def join_ray(show_workers_output: bool) -> None:
     # Ray's core logs an error for every actor of Ray Data (ray#53727), which is harmless
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     try:
-        ray.init(
-            include_dashboard=False,
-            log_to_driver=show_workers_output,
-            logging_level=logging.ERROR,
-            ignore_reinit_error=True,
-        )
+        with _filtered_stderr(b"RAY_BACKEND_LOG_LEVEL"):  # Ray logs that this variable is set
+            ray.init(
+                include_dashboard=False,
+                log_to_driver=show_workers_output,
+                logging_level=logging.ERROR,
+                ignore_reinit_error=True,
+            )
     except SystemExit:  # Ray's handler of SIGTERM, while it starts
         stop_program()
     except (OSError, RuntimeError, RayError) as error:  # no cluster, another version of Ray, or a wrong token
         reason = describe_error(error)[:MAX_REASON_LENGTH]
         raise UserError(f"RAY_ADDRESS={address}: the Ray cluster cannot be joined: {reason}. {ADVICE}") from None
     handle_sigterm()
+
+
+@contextlib.contextmanager
+def _filtered_stderr(hidden: bytes) -> Iterator[None]:
+    """Hide lines with `hidden` that this process writes to standard error; others appear after the `with` block."""
+    sys.stderr.flush()
+    stderr = os.dup(2)
+    with tempfile.TemporaryFile() as captured:
+        os.dup2(captured.fileno(), 2)
+        try:
+            yield
+        finally:
+            sys.stderr.flush()
+            os.dup2(stderr, 2)
+            os.close(stderr)
+            captured.seek(0)
+            for line in captured:
+                if hidden not in line:
+                    os.write(2, line)
 
 
 def end_workers(storage: Storage) -> None:

@@ -36,6 +36,12 @@ class WorkSettings(BaseModel):
     max_bad_fraction: float = Field(
         0.1, ge=0, le=1, description="maximum fraction of images that may fail; if more fail, nothing is published"
     )
+    batch_timeout: float = Field(
+        600,
+        gt=0,
+        allow_inf_nan=False,
+        description="seconds that the teacher may take for a batch; a worker whose teacher hangs is then replaced",
+    )
     wait_for_machines: float = Field(
         30, ge=0, allow_inf_nan=False, description="seconds to wait for a cluster that is still starting machines"
     )
@@ -56,7 +62,7 @@ class LabelSettings(LabelConfig, WorkSettings, Settings):
         "labels": ("map_size", "gaze_threshold", "max_gaze_points", "map_encoder"),
         "shards": ("samples_per_shard", "include_images", "seed"),
         "hardware": ("workers", "gpus_per_worker", "threads_per_worker", "batch_size", "price_per_hour"),
-        "fault handling": ("max_bad_fraction", "max_pixels", "min_side", "wait_for_machines"),
+        "fault handling": ("max_bad_fraction", "max_pixels", "min_side", "batch_timeout", "wait_for_machines"),
     }
 
     input: str = Field(
@@ -98,7 +104,7 @@ class RetrySettings(WorkSettings, Settings):
     help_groups = {
         "input and output": ("dataset", "input", "teacher"),
         "hardware": ("workers", "gpus_per_worker", "threads_per_worker", "price_per_hour"),
-        "fault handling": ("max_bad_fraction", "wait_for_machines"),
+        "fault handling": ("max_bad_fraction", "batch_timeout", "wait_for_machines"),
     }
 
     dataset: CliPositionalArg[str] = Field(description="folder of the data set, local or s3://BUCKET/PREFIX")

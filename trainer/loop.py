@@ -24,6 +24,7 @@ from trainer.model.weights import initialize_backbone
 from trainer.optim import Schedule
 from trainer.recipes import build, get_recipe
 from trainer.run_log import BEST, LAST, AfterEpoch, RunLog, no_extra_figures
+from trainer.run_metrics import export_metrics
 from trainer.run_page.page import RunPage
 from trainer.step import Trainer
 
@@ -57,7 +58,9 @@ def train(
     trainer = Trainer(config, model, schedule, rank, settings.compile)
     names = data.class_names() if classes else None
     page = RunPage(folder, trainer, data, sampler.steps_per_epoch) if rank.index == 0 else None
-    run_log = RunLog(folder, trainer, sampler.steps_per_epoch, settings.checkpoint_every, names, after_epoch, page)
+    metrics = export_metrics(output, schedule.steps) if rank.index == 0 else None
+    every = settings.checkpoint_every
+    run_log = RunLog(folder, trainer, sampler.steps_per_epoch, every, names, after_epoch, page, metrics)
     run_log.resume()
     decoders = Decoders(settings.threads_per_worker(rank.device.type), processes=rank.device.type == "cuda")
     steps = range(trainer.step, schedule.steps)

@@ -13,6 +13,7 @@ from common.errors import UserError, describe_error
 from common.storage.run_folder import RunFolder
 from common.training import METRICS_FILE, MetricLog, ProgressLine, load_checkpoint, save_checkpoint
 from trainer.objectives import Model
+from trainer.run_metrics import RunMetrics
 from trainer.run_page.page import PAGE, RunPage
 from trainer.step import Trainer
 
@@ -50,6 +51,7 @@ class RunLog:
         classes: class names by index, saved in checkpoints; None without classes.
         after_epoch: computes additional metrics after each epoch, on every rank.
         page: page that shows the run; None on other ranks.
+        metrics: exports metrics of each step; None on other ranks and outside of clusters.
     """
 
     def __init__(
@@ -61,10 +63,11 @@ class RunLog:
         classes: list[str] | None = None,
         after_epoch: AfterEpoch = no_extra_figures,
         page: RunPage | None = None,
+        metrics: RunMetrics | None = None,
     ) -> None:
         self._folder, self._trainer, self._classes = folder, trainer, classes
         self._steps_per_epoch, self._checkpoint_every = steps_per_epoch, checkpoint_every
-        self._after_epoch, self._page = after_epoch, page
+        self._after_epoch, self._page, self._metrics = after_epoch, page, metrics
         self._sums: dict[str, float] = {}  # of the current epoch's metrics
         self._means: dict[str, float] = {}  # metrics of the last complete epoch
         self._best: float | None = None
@@ -129,6 +132,8 @@ class RunLog:
                 "memory_gb": round(_peak_memory(self._trainer.rank.device), 3),
             }
             self._log.write(step, **figures, **({"skipped": skipped} if skipped else {}), **speed)
+            if self._metrics:
+                self._metrics.update(step, figures | speed)
             self._line.step(**{name: figures[name] for name in STEP_FIGURES if name in figures})
         if epoch_ended:
             self._end_epoch()

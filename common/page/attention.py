@@ -10,6 +10,7 @@ from common.images.orientation import to_upright_image, to_upright_point
 from common.page.html import INFERNO, Html, data_uri, element
 
 LONGEST_SIDE = 320  # pixels of an embedded photograph
+SHORTEST_SIDE = 64  # pixels; a narrower picture is stretched, so that its gaze points can be told apart
 JPEG_QUALITY = 80
 HEAT_SIDE = 112  # pixels of an embedded map; the browser scales it to the photograph
 HEAT_OPACITY = 0.85  # at the map's maximum
@@ -24,7 +25,7 @@ def attention_picture(
     """Draw a photograph, its attention map and its numbered gaze points on top of each other, turned upright.
 
     Image, map and points are given in the frame of the stored pixels. The layers have the classes `photograph`, `heat`
-    and `point`.
+    and `point`. A picture that would be narrower than `SHORTEST_SIDE` is stretched to it.
 
     Args:
         image: the photograph; if None, the map is drawn alone and opaque.
@@ -34,7 +35,7 @@ def attention_picture(
         orientation: EXIF orientation, 1 to 8.
     """
     scale = LONGEST_SIDE / max(size)
-    width, height = (max(1, round(side * scale)) for side in (size if orientation < 5 else size[::-1]))
+    width, height = (max(SHORTEST_SIDE, round(side * scale)) for side in (size if orientation < 5 else size[::-1]))
     upright_map = to_upright_image(Image.fromarray(attention), orientation)
     layers = [_image_layer(color_map(upright_map, opaque=image is None), width, height, "heat")]
     if image is not None:
@@ -60,9 +61,13 @@ def layer_switches(points: bool = True, lowest: str = "none") -> Html:
 
 
 def thumbnail(image: Image.Image) -> bytes:
-    """Encode an image as JPEG, shrunk so that its longest side has at most `LONGEST_SIDE` pixels."""
-    small, buffer = image.convert("RGB"), io.BytesIO()
-    small.thumbnail((LONGEST_SIDE, LONGEST_SIDE), Image.Resampling.LANCZOS)
+    """Encode an image as JPEG, shrunk so that its longest side has at most `LONGEST_SIDE` pixels.
+
+    A side is not shrunk below `SHORTEST_SIDE`, even if this changes the aspect ratio.
+    """
+    scale, buffer = LONGEST_SIDE / max(image.size), io.BytesIO()
+    width, height = (min(side, max(round(side * scale), SHORTEST_SIDE)) for side in image.size)
+    small = image.convert("RGB").resize((width, height), Image.Resampling.LANCZOS)
     small.save(buffer, "JPEG", quality=JPEG_QUALITY)
     return buffer.getvalue()
 

@@ -6,6 +6,7 @@ every request.
 
 import base64
 import html
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -17,6 +18,7 @@ VOID_TAGS = ("img", "input", "meta", "wbr")  # elements without a closing tag
 INFERNO = ("#000004", "#210c4a", "#56106e", "#89226a", "#bb3754", "#e35932", "#f98c0a", "#f9c932", "#fcffa4")
 CONTENT_SECURITY_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 MAX_LARGE_TILE_CHARACTERS = 16  # a tile shows longer text in a smaller font
+NUMBER_OR_NOTHING = re.compile(r"([+-]?\d[\d.,]*(e[+-]?\d+)?%?( ± [\d.,]+)?( \[.*\])?)?")  # ± error, [interval]
 
 
 class Html(str):
@@ -149,16 +151,28 @@ def _tile(name: str, value: object) -> Html:
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Html:
-    """Return a table with a header row. Numbers are right-aligned and have thousands separators."""
-    head = element("thead", element("tr", *(element("th", name) for name in columns)))
-    body = element("tbody", *(element("tr", *(_cell(value) for value in row)) for row in rows))
+    """Return a table with a header row, without the columns that are empty in all rows.
+
+    Columns of numbers, also formatted ones such as "0.5 ± 0.1", are right-aligned; numbers get thousands separators.
+    """
+    lines = list(rows)
+    shown = [index for index in range(len(columns)) if not lines or any(line[index] != "" for line in lines)]
+    numeric = {index for index in shown if lines and all(_is_number(line[index]) for line in lines)}
+
+    def row(tag: str, cells: Sequence[object]) -> Html:
+        return element("tr", *(_cell(tag, cells[index], index in numeric) for index in shown))
+
+    head, body = element("thead", row("th", columns)), element("tbody", *(row("td", line) for line in lines))
     return element("div", element("table", head, body), class_="scroll")
 
 
-def _cell(value: object) -> Html:
-    if isinstance(value, int | float):
-        return element("td", _format_value(value), class_="number")
-    return element("td", value)
+def _is_number(cell: object) -> bool:
+    return isinstance(cell, int | float) or NUMBER_OR_NOTHING.fullmatch(str(cell)) is not None
+
+
+def _cell(tag: str, content: object, numeric: bool) -> Html:
+    text = _format_value(content) if isinstance(content, int | float) else content
+    return element(tag, text, class_="number") if numeric else element(tag, text)
 
 
 def _format_value(value: object) -> str:

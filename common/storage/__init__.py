@@ -1,4 +1,4 @@
-"""One small interface to data sets in a local folder or in S3, with atomic writes."""
+"""One small interface to data sets in a local folder or in S3, with atomic writes, and to public copies over https."""
 
 import contextlib
 from collections.abc import Callable
@@ -7,20 +7,39 @@ from typing import BinaryIO, Protocol
 
 from common.errors import UserError
 from common.storage.local import LocalStorage
+from common.storage.objects import ObjectState
 
 
-class Storage(Protocol):
-    """Named objects in a folder or under an S3 prefix.
-
-    Names are relative, with `/` as separator. A name appears only when its content is complete.
-    """
+class ReadableStorage(Protocol):
+    """Named objects that can be read. Names are relative, with `/` as separator."""
 
     location: str  # as the user named it
-    largest_object: int  # bytes
 
     def exists(self, name: str) -> bool:
         """Return whether there is an object with this name."""
         ...
+
+    def stat(self, name: str) -> ObjectState:
+        """Return an object's size and version without reading it. Raises FileNotFoundError."""
+        ...
+
+    def open(self, name: str) -> BinaryIO:
+        """Open an object for reading, seekable. Raises FileNotFoundError."""
+        ...
+
+    def read(self, name: str) -> bytes:
+        """Return an object's whole content. Raises FileNotFoundError."""
+        ...
+
+    def read_range(self, name: str, start: int, size: int) -> bytes:
+        """Return `size` bytes from `start` on, fewer only at the object's end. Raises FileNotFoundError."""
+        ...
+
+
+class Storage(ReadableStorage, Protocol):
+    """Named objects in a folder or under an S3 prefix. A name appears only when its content is complete."""
+
+    largest_object: int  # bytes
 
     def list(self, folder: str = "") -> list[str]:
         """Return the sorted names of the objects directly in a folder; an absent folder has none."""
@@ -35,18 +54,6 @@ class Storage(Protocol):
 
         `is_wanted` is called with the names of the objects and folders at the top, not with those below.
         """
-        ...
-
-    def open(self, name: str) -> BinaryIO:
-        """Open an object for reading, seekable. Raises FileNotFoundError."""
-        ...
-
-    def read(self, name: str) -> bytes:
-        """Return an object's whole content. Raises FileNotFoundError."""
-        ...
-
-    def read_range(self, name: str, start: int, size: int) -> bytes:
-        """Return `size` bytes from `start` on, fewer only at the object's end. Raises FileNotFoundError."""
         ...
 
     def scratch(self) -> contextlib.AbstractContextManager[BinaryIO]:

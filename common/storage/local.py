@@ -12,6 +12,7 @@ from typing import BinaryIO
 
 from common.errors import UserError
 from common.storage.files import make_folder, sync_folder
+from common.storage.objects import ObjectState
 
 PARTIAL = ".partial"  # folder of unfinished files, of running jobs or of killed ones
 
@@ -31,6 +32,10 @@ class LocalStorage:
 
     def exists(self, name: str) -> bool:
         return (self.root / name).exists()
+
+    def stat(self, name: str) -> ObjectState:
+        status = (self.root / name).stat()
+        return ObjectState(status.st_size, f"{status.st_ino} {status.st_mtime_ns}")
 
     def list(self, folder: str = "") -> list[str]:
         try:

@@ -14,6 +14,7 @@ from typing import Any, BinaryIO
 
 from common.errors import UserError
 from common.storage import s3_client
+from common.storage.objects import ObjectState
 
 Names = list[str]  # in the class, `list` is a method
 
@@ -38,6 +39,10 @@ class S3Storage:
         except FileNotFoundError:
             return False
         return True
+
+    def stat(self, name: str) -> ObjectState:
+        head = s3_client.call("HeadObject", self._object(name))
+        return ObjectState(int(head["ContentLength"]), head["ETag"])
 
     def list(self, folder: str = "") -> list[str]:
         pages = self._list_pages(f"{folder}/" if folder else "", "/")

@@ -24,12 +24,13 @@ from botocore.exceptions import (
 )
 
 from common.errors import UserError
+from common.storage.attempts import backoff as backoff  # also for the other S3 modules
+from common.storage.objects import RangeReader
 
 SCHEME = "s3://"
 READ_BUFFER_SIZE = 4 << 20  # bytes that a file opened for reading requests at once
 MAX_ATTEMPTS = 8  # of a request, with growing pauses; reading the body of a response has as many
 MAX_ATTEMPTS_IMPATIENT = 3  # of a request that checks whether the store answers
-MAX_PAUSE = 10.0  # seconds between two attempts
 MAX_CONNECTIONS = 64
 PERMISSIONS = {  # required by each operation
     "ListObjectsV2": "s3:ListBucket",
@@ -169,11 +170,6 @@ def get_range(location: S3Location, start: int, length: int, **arguments: Any) -
         raise
 
 
-def backoff(attempt: int) -> float:
-    """Return the seconds to wait after attempt number `attempt`: doubled each time, with random jitter."""
-    return min(MAX_PAUSE, 0.1 * 2**attempt) * (0.5 + os.urandom(1)[0] / 512)
-
-
 def list_page(prefix: S3Location, token: str = "", delimiter: str = "") -> dict[str, Any]:
     """Return a page of the objects whose keys begin with a prefix: all, or those up to the next `delimiter`.
 
@@ -192,45 +188,19 @@ def check_reachable(prefix: S3Location) -> None:
 
 
 def open_object(location: S3Location) -> BinaryIO:
-    """Open an object as a buffered, seekable file. Raises FileNotFoundError, S3Error."""
-    return io.BufferedReader(RangeReader(location), READ_BUFFER_SIZE)
+    """Open an object as a buffered, seekable file. Raises FileNotFoundError, S3Error.
 
+    All reads are for the same version of the object. They raise S3Error if it is replaced meanwhile.
+    """
+    head = call("HeadObject", location)
 
-class RangeReader(io.RawIOBase):
-    """An object as a raw, seekable file. Each read is one ranged request, all for the same version of the object."""
-
-    def __init__(self, location: S3Location) -> None:
-        head = call("HeadObject", location)
-        self.location = location
-        self.size = int(head["ContentLength"])
-        self.etag = head["ETag"]
-        self.position = 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self.position
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self.position, io.SEEK_END: self.size}[whence]
-        self.position = max(0, base + offset)
-        return self.position
-
-    def readinto(self, buffer: Any) -> int:
-        length = min(len(buffer), self.size - self.position)
-        if length <= 0:
-            return 0
+    def read_range(start: int, length: int) -> bytes:
         try:
-            content = get_range(self.location, self.position, length, IfMatch=self.etag)
+            return get_range(location, start, length, IfMatch=head["ETag"])
         except ConditionFailed:
-            raise S3Error(f"{self.location}: was replaced while it was read; run the same command again") from None
-        buffer[: len(content)] = content
-        self.position += len(content)
-        return len(content)
+            raise S3Error(f"{location}: was replaced while it was read; run the same command again") from None
+
+    return io.BufferedReader(RangeReader(int(head["ContentLength"]), read_range), READ_BUFFER_SIZE)
 
 
 def _region(session: boto3.Session) -> dict[str, str]:

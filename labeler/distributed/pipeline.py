@@ -70,14 +70,16 @@ def _run_passes(
             workers, gpus = allocate_workers(settings, len(pending))
             progress.workers = max(progress.workers, workers)
             most_workers = max(workers, min(settings.workers or 0, len(pending)))  # if more machines join
-            spec = WorkerSpec(plan, output, teacher, settings.threads_per_worker, gpus, 2 * most_workers + 2)
+            threads, starts = settings.threads_per_worker, 2 * most_workers + 2
+            spec = WorkerSpec(plan, output, teacher, threads, gpus, starts, settings.batch_timeout)
             ray.get(counter.start_pass.remote())
             attempts = {shard: failures[shard] + 1 for shard in pending}
             errors = dict(_run_pass(spec, attempts, (workers, most_workers), counter, progress))
-            started = ray.get(counter.started_shards.remote())
+            started, deaths = ray.get([counter.started_shards.remote(), counter.reported_deaths.remote()])
             for shard in pending:
                 if shard not in errors and shard in started:
-                    errors[shard] = "its worker died while it made this shard (out of memory?)"
+                    reason = deaths.get(shard, "out of memory?")
+                    errors[shard] = f"its worker died while it made this shard ({reason})"
                 if errors.get(shard):
                     failures[shard] += 1
                 if failures[shard] >= MAX_ATTEMPTS:

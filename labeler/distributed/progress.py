@@ -108,7 +108,7 @@ class ProgressMonitor:
             desc=f"{self.shards}/{self.total_shards} shards",
             total=self.total_images,
             initial=self.images_before,
-            bar_format="{desc}, {n_fmt}/{total_fmt} images, {rate_fmt}{postfix}, {remaining} left",
+            bar_format="{desc}, {n_fmt}/{total_fmt} images, {rate_noinv_fmt}{postfix}, {remaining} left",
             unit=" images",
             smoothing=0.05,
         )

@@ -1,7 +1,8 @@
 """The workers of a labeling job, which are Ray actors that label shard after shard, and the counter they report to."""
 
+import os
 import time
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, NamedTuple
 
 import ray
@@ -18,6 +19,7 @@ from labeler.distributed.metrics import WorkerMetrics
 from labeler.labeling.gpu_backend import UNPLANNED_BATCH_SIZE
 from labeler.labeling.hardware import make_backend
 from labeler.labeling.shard import ShardLabeler
+from labeler.labeling.time_limit import time_limit
 from labeler.teacher.weights import TeacherSource
 
 REPORT_SECONDS = 0.5  # between two reports of a worker, as each costs a remote call
@@ -33,6 +35,7 @@ class WorkerSpec(NamedTuple):
     threads: int | None  # that fetch, decode and encode; None derives their number from the worker's machine
     gpus: float  # 0, a fraction, or several
     max_starts: int  # the run ends if more shards than this were started and none has ended
+    batch_timeout: float  # seconds
 
     def count_threads(self, gpus_of_machine: float) -> int:
         """Return how many threads fetch, decode and encode in a worker on this machine, which has this many GPUs.
@@ -52,11 +55,12 @@ class ProgressCounter:
     def __init__(self) -> None:
         self.images: dict[int, tuple[int, int]] = {}  # shard: (images done, how many of them failed)
         self.started: set[int] = set()  # shards of the current pass
+        self.deaths: dict[int, str] = {}  # why workers ended themselves, by shard, in the current pass
         self.starts = self.ends = 0  # of all passes
 
     def start_pass(self) -> None:
-        """Clear the set of started shards. The counts of images are not reset."""
-        self.started = set()
+        """Clear what belongs to a pass. The counts of images are not reset."""
+        self.started, self.deaths = set(), {}
 
     def start_shard(self, shard: int) -> int:
         """Count a shard that a worker starts. Returns the starts so far if no shard has ended yet, else 0."""
@@ -73,6 +77,10 @@ class ProgressCounter:
         """Count a shard that ended, by a commit or by an error, without the death of its worker."""
         self.ends += 1
 
+    def report_death(self, shard: int, reason: str) -> None:
+        """Store why a worker is about to end itself in the middle of a shard."""
+        self.deaths[shard] = reason
+
     def count_images(self) -> tuple[int, int]:
         """Return the images done over all shards of the run, and how many of them failed."""
         return sum(done for done, _ in self.images.values()), sum(failed for _, failed in self.images.values())
@@ -80,6 +88,10 @@ class ProgressCounter:
     def started_shards(self) -> set[int]:
         """Return the shards started in the current pass."""
         return self.started
+
+    def reported_deaths(self) -> dict[int, str]:
+        """Return why workers ended themselves in the current pass, by shard."""
+        return self.deaths
 
 
 class LabelWorker:
@@ -98,9 +110,12 @@ class LabelWorker:
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         """Label a shard. Returns its error, empty on success, whether that error must end the run, and a warning."""
         shard, error, warning = int(row["shard"]), "", ""
+        self.shard = shard
         starts = ray.get(self.counter.start_shard.remote(shard))
         if starts > self._spec.max_starts:
-            error = "every worker died with its first shard (out of memory? a teacher that crashes?)"
+            reported = ray.get(self.counter.reported_deaths.remote()).values()
+            reason = next(iter(reported), "out of memory? a teacher that crashes?")
+            error = f"every worker died with its first shard ({reason})"
             return {"shard": shard, "error": error, "fatal": True, "warning": ""}
         try:
             if not self._storage.exists(record_name(shard)):  # another job on this output may have committed it
@@ -132,6 +147,15 @@ class LabelWorker:
             self.last_report = time.monotonic()
             self.counter.report_images.remote(shard, done, failed)
 
+    def _end_process(self) -> None:
+        """End this process because a batch takes too long; Ray starts another worker."""
+        limit = self._spec.batch_timeout
+        reason = f"the teacher took longer than {limit:g} s for a batch (--batch-timeout)"
+        try:
+            ray.get(self.counter.report_death.remote(self.shard, reason))
+        finally:
+            os._exit(1)
+
     @cached_property
     def _spec(self) -> WorkerSpec:
         spec: WorkerSpec = ray.get(self.spec_reference)
@@ -152,4 +176,5 @@ class LabelWorker:
             raise RuntimeError("Ray gave this worker a GPU that PyTorch cannot use: is its driver too old?")
         backend = make_backend(spec.teacher.build(), spec.plan.config)
         source, threads = open_source(spec.plan.input), spec.count_threads(gpus_of_this_machine())
-        return ShardLabeler(spec.plan, self._storage, source, backend, threads)
+        watch = partial(time_limit, spec.batch_timeout, self._end_process)
+        return ShardLabeler(spec.plan, self._storage, source, backend, threads, watch)

@@ -1,1 +1,1 @@
-"""Reading a data set back: the logic of the verify, preview and stats commands."""
+"""Reading a data set back: the logic of the preview, stats and index commands, and readers that others share."""

@@ -9,14 +9,14 @@ from typing import BinaryIO, TypeVar
 
 from common.errors import describe_error
 from common.shards import MemberRanges, Sample, read_located_samples
-from common.storage import Storage
+from common.storage import ReadableStorage, Storage
 
 MAX_BYTES_IN_MEMORY = 1 << 30  # larger shards are read from the storage twice, smaller ones once into memory
 READ_SIZE = 1 << 20  # bytes of a shard that are hashed at once
 T = TypeVar("T")
 
 
-def open_for_two_passes(storage: Storage, shard: str, size: int) -> BinaryIO:
+def open_for_two_passes(storage: ReadableStorage, shard: str, size: int) -> BinaryIO:
     """Open a shard of `size` bytes to compute its checksum and to read its samples. Raises FileNotFoundError."""
     return io.BytesIO(storage.read(shard)) if size < MAX_BYTES_IN_MEMORY else storage.open(shard)
 

@@ -43,7 +43,7 @@ def summarize_maps(rows: np.ndarray, sums: SampleSums) -> dict[str, Any]:
     return {
         "mean": _mean(rows["map_mean"]),
         "area": _mean(rows["map_area"]),
-        "map_max": _quantiles(rows["map_max"]),
+        "map_max": compute_quantiles(rows["map_max"]),
         "grid_percent": (100 * grid.sum(axis=(1, 3)) / total).tolist() if total else None,
         "central_third_percent": float(100 * sums.mass[third, third].sum() / total) if total else None,
     }
@@ -59,7 +59,7 @@ def summarize_gaze(rows: np.ndarray, sums: SampleSums, cap: int) -> dict[str, An
     spread = np.sqrt((sums.squares / max(total, 1) - mean[:2] ** 2).clip(0))
     return {
         "points": total,
-        "per_image": {"mean": _mean(points)} | _quantiles(points),
+        "per_image": {"mean": _mean(points)} | compute_quantiles(points),
         "share_without": _mean(points == 0),
         "cap": cap,
         "share_at_cap": _mean(points >= cap),
@@ -72,8 +72,8 @@ def summarize_gaze(rows: np.ndarray, sums: SampleSums, cap: int) -> dict[str, An
 def summarize_images(rows: np.ndarray, sums: SampleSums) -> dict[str, Any]:
     """Summarize the stored images: width and height in pixels, EXIF orientations that are not upright, re-encoding."""
     return {
-        "width": _quantiles(rows["width"]),
-        "height": _quantiles(rows["height"]),
+        "width": compute_quantiles(rows["width"]),
+        "height": compute_quantiles(rows["height"]),
         "turned": sums.turned,
         "reencoded": dict(sorted(sums.reencoded.items())),
     }
@@ -93,7 +93,7 @@ def _mean(values: np.ndarray) -> float | None:
     return float(values.mean(dtype=np.float64)) if len(values) else None
 
 
-def _quantiles(values: np.ndarray) -> dict[str, float | None]:
+def compute_quantiles(values: np.ndarray) -> dict[str, float | None]:
     """Return the linearly interpolated `QUANTILES`, with the keys "5%" and so on; None if there are no values."""
     quantiles = np.percentile(values, QUANTILES).tolist() if len(values) else [None] * len(QUANTILES)
     return {f"{percent}%": value for percent, value in zip(QUANTILES, quantiles, strict=True)}

@@ -6,6 +6,7 @@ import socket
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
@@ -45,14 +46,23 @@ class ShardLabeler:
     teacher, and samples are written to a scratch file, so memory does not depend on the number of images in a shard.
     """
 
-    def __init__(self, plan: Plan, storage: Storage, source: Source, backend: Backend, threads: int) -> None:
-        """Prepare to label shards of `plan`."""
+    def __init__(
+        self,
+        plan: Plan,
+        storage: Storage,
+        source: Source,
+        backend: Backend,
+        threads: int,
+        watch: Callable[[], AbstractContextManager[None]] = nullcontext,
+    ) -> None:
+        """Prepare to label shards of `plan`. The backend predicts each batch in a context that `watch` returns."""
         self.plan = plan
         self.storage = storage
         self.listing = ListingReader(storage, plan)
         self.source = source
         self.backend = backend
         self.pool = ThreadPoolExecutor(threads)
+        self.watch = watch
         self.ahead = 2 * max(backend.batch_size, threads)
 
     def label(self, shard: int, attempt: int = 1, progress: ReportProgress = lambda done, failed: None) -> ShardRecord:
@@ -109,7 +119,8 @@ class ShardLabeler:
             usable = [image for image in batch if isinstance(image, FetchedImage)]
             results: list[Future[EncodedSample | Failure] | Failure] = [f for f in batch if isinstance(f, Failure)]
             if usable:
-                labels = self.backend.predict([image.loaded for image in usable], timer)
+                with self.watch():
+                    labels = self.backend.predict([image.loaded for image in usable], timer)
                 pairs = zip(usable, labels, strict=True)
                 results += [self.pool.submit(self._encode, image, make_label) for image, make_label in pairs]
             encoding.append(results)

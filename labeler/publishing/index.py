@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 
 from common.errors import describe_error
 from common.manifest import INDEX, MANIFEST, Manifest, ShardEntry, sha256
-from common.storage import Storage
+from common.storage import ReadableStorage, Storage
 from labeler.publishing.index_parts import SUMS, read_parts
 from labeler.publishing.index_rows import DICTIONARY_COLUMNS, SCHEMA
 from labeler.publishing.index_sums import SampleSums
@@ -102,7 +102,7 @@ class DatasetIndex:
             raise UnusableIndex(f"{INDEX} is damaged: {describe_error(error)}") from None
 
 
-def open_index(storage: Storage) -> DatasetIndex:
+def open_index(storage: ReadableStorage) -> DatasetIndex:
     """Open the index of a published data set.
 
     Raises UnusableIndex, whose message says why, if it is missing or damaged, or belongs to another manifest.

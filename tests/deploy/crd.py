@@ -10,6 +10,8 @@ Type = dict[str, Any]
 
 QUANTITIES: Type = {"cpu": str, "memory": str, "ephemeral-storage": str, "nvidia.com/gpu": str}
 
+SECCOMP_PROFILE: Type = {"type": str, "localhostProfile": str}
+
 CONTAINER: Type = {
     "name": str,
     "image": str,
@@ -22,19 +24,43 @@ CONTAINER: Type = {
     "resources": {"requests": QUANTITIES, "limits": QUANTITIES},
     "volumeMounts": [{"name": str, "mountPath": str, "readOnly": bool, "subPath": str}],
     "ports": [{"name": str, "containerPort": int}],
-    "securityContext": {"runAsNonRoot": bool, "runAsUser": int, "runAsGroup": int},
+    "securityContext": {
+        "allowPrivilegeEscalation": bool,
+        "capabilities": {"drop": [str], "add": [str]},
+        "privileged": bool,
+        "readOnlyRootFilesystem": bool,
+        "runAsNonRoot": bool,
+        "runAsUser": int,
+        "runAsGroup": int,
+        "seccompProfile": SECCOMP_PROFILE,
+    },
 }
 
 POD_TEMPLATE: Type = {
     "metadata": {"labels": {}, "annotations": {}},
     "spec": {
         "containers": [CONTAINER],
-        "volumes": [{"name": str, "emptyDir": {"medium": str, "sizeLimit": str}}],
+        "volumes": [
+            {
+                "name": str,
+                "emptyDir": {"medium": str, "sizeLimit": str},
+                "persistentVolumeClaim": {"claimName": str, "readOnly": bool},
+            }
+        ],
         "restartPolicy": str,
         "serviceAccountName": str,
         "nodeSelector": {},
         "tolerations": [{"key": str, "operator": str, "value": str, "effect": str, "tolerationSeconds": int}],
-        "securityContext": {"runAsNonRoot": bool, "runAsUser": int, "runAsGroup": int, "fsGroup": int},
+        "securityContext": {
+            "runAsNonRoot": bool,
+            "runAsUser": int,
+            "runAsGroup": int,
+            "fsGroup": int,
+            "seccompProfile": SECCOMP_PROFILE,
+        },
+        "hostNetwork": bool,
+        "hostPID": bool,
+        "hostIPC": bool,
         "imagePullSecrets": [{"name": str}],
         "terminationGracePeriodSeconds": int,
         "priorityClassName": str,

@@ -12,9 +12,10 @@ from ray.autoscaler._private.util import prepare_config, validate_config
 from ray.runtime_env import RuntimeEnv
 
 from labeler.config import LabelSettings
-from labeler.distributed.metrics import METRIC_DESCRIPTIONS
+from labeler.distributed import metrics as labeler_metrics
 from labeler.distributed.resources import default_gpu_share
 from tests.deploy import crd
+from trainer import run_metrics
 from trainer.config import TrainSettings
 from trainer.data.sampler import rank_slots
 
@@ -51,7 +52,12 @@ def workers(job: dict[str, Any]) -> dict[str, Any]:
 
 
 def pods(job: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the pods of the cluster."""
     return [head(job)["template"]["spec"], workers(job)["template"]["spec"]]
+
+
+def all_pods(job: dict[str, Any]) -> list[dict[str, Any]]:
+    return [*pods(job), job["spec"]["submitterPodTemplate"]["spec"]]
 
 
 def containers(job: dict[str, Any]) -> list[dict[str, Any]]:
@@ -76,13 +82,30 @@ class TestRayJobs:
         assert (job["apiVersion"], job["kind"]) == ("ray.io/v1", "RayJob")
         assert f"ray=={cluster(job)['rayVersion']}" in (ROOT / "constraints.txt").read_text().splitlines()
 
-    def test_retries_and_shuts_down_the_cluster(self, job: dict[str, Any]) -> None:
+    def test_shuts_down_the_cluster_and_does_not_repeat_a_mistake_on_another(self, job: dict[str, Any]) -> None:
         spec = job["spec"]
         assert spec["submissionMode"] == "K8sJobMode"
         assert spec["shutdownAfterJobFinishes"] is True
         assert spec["ttlSecondsAfterFinished"] > 0
-        assert spec["backoffLimit"] > 0
-        assert {pod["restartPolicy"] for pod in pods(job)} == {"Never"}
+        assert spec["backoffLimit"] == 0
+        assert {pod["restartPolicy"] for pod in all_pods(job)} == {"Never"}
+
+    def test_pods_meet_the_restricted_pod_security_standard(self, job: dict[str, Any]) -> None:
+        for pod in all_pods(job):
+            assert pod["securityContext"]["runAsNonRoot"] is True
+            assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+            assert not pod.keys() & {"hostNetwork", "hostPID", "hostIPC"}
+            assert {kind for volume in pod.get("volumes", []) for kind in volume} <= {"name", "emptyDir"}
+            for container in pod["containers"]:
+                assert container["securityContext"] == {
+                    "allowPrivilegeEscalation": False,
+                    "capabilities": {"drop": ["ALL"]},
+                }
+
+    def test_autoscalers_do_not_evict_the_head(self, job: dict[str, Any]) -> None:
+        annotations = head(job)["template"]["metadata"]["annotations"]
+        assert annotations["cluster-autoscaler.kubernetes.io/safe-to-evict"] == "false"
+        assert annotations["karpenter.sh/do-not-disrupt"] == "true"
 
     def test_head_has_no_cpus_or_gpus_for_workers(self, job: dict[str, Any]) -> None:
         assert head(job)["rayStartParams"]["num-cpus"] == "0"
@@ -148,11 +171,10 @@ class TestRayJobs:
 
     def test_runs_as_the_user_of_the_image(self, job: dict[str, Any]) -> None:
         user = instructions("USER")[-1].split(":")[0]
-        assert {str(pod["securityContext"]["runAsUser"]) for pod in pods(job)} == {user}
-        assert all(pod["securityContext"]["runAsNonRoot"] for pod in pods(job))
+        assert {str(pod["securityContext"]["runAsUser"]) for pod in all_pods(job)} == {user}
 
     def test_all_containers_have_the_same_tagged_image(self, job: dict[str, Any]) -> None:
-        (image,) = {container["image"] for container in containers(job)}
+        (image,) = {container["image"] for pod in all_pods(job) for container in pod["containers"]}
         assert re.search(r":\d+\.\d+\.\d+$", image)
 
     def test_labeler_is_called_with_valid_flags(self) -> None:
@@ -194,6 +216,14 @@ class TestFieldCheck:
             "spec.rayClusterSpec.workerGroupSpecs[].groupName",
             "spec.rayClusterSpec.workerGroupSpecs[].replicas",
         ]
+
+    def test_knows_the_variants_that_comments_offer(self) -> None:
+        job = load("rayjob-labeler.yaml")
+        job["spec"]["activeDeadlineSeconds"] = 86400
+        for pod in all_pods(job):
+            pod["imagePullSecrets"] = [{"name": "registry"}]
+            pod["serviceAccountName"] = "imagenet-attn"
+        assert crd.find_problems(job) == []
 
 
 class TestClusterFile:
@@ -240,13 +270,18 @@ class TestBoard:
     def board(self) -> dict[str, Any]:
         return json.loads((DEPLOY / "grafana.json").read_text())
 
+    def panels(self, board: dict[str, Any]) -> list[dict[str, Any]]:
+        """Return the panels, without the headings of rows."""
+        return [panel for panel in board["panels"] if panel["type"] != "row"]
+
     def expressions(self, board: dict[str, Any]) -> list[str]:
-        return [target["expr"] for panel in board["panels"] for target in panel["targets"]]
+        return [target["expr"] for panel in self.panels(board) for target in panel["targets"]]
 
     def test_panels_are_complete_and_their_ids_titles_and_queries_are_unique(self, board: dict[str, Any]) -> None:
-        panels = board["panels"]
-        assert len({panel["id"] for panel in panels}) == len(panels)
+        panels = self.panels(board)
+        assert len({panel["id"] for panel in board["panels"]}) == len(board["panels"])
         assert len({panel["title"] for panel in panels}) == len(panels)
+        assert len(panels) < len(board["panels"])
         for panel in panels:
             assert panel["type"] in {"timeseries", "stat", "gauge", "bargauge"}
             assert panel["description"]
@@ -267,29 +302,32 @@ class TestBoard:
         assert board["schemaVersion"] >= 39
         assert board.get("id") is None  # otherwise an import would ask to replace another board
         source = {"type": "prometheus", "uid": "${datasource}"}
-        assert all(panel["datasource"] == source for panel in board["panels"])
-        assert all(target["datasource"] == source for panel in board["panels"] for target in panel["targets"])
+        assert all(panel["datasource"] == source for panel in self.panels(board))
+        assert all(target["datasource"] == source for panel in self.panels(board) for target in panel["targets"])
         variables = {variable["name"]: variable for variable in board["templating"]["list"]}
         assert variables["datasource"]["type"] == "datasource"
         assert variables["datasource"]["query"] == "prometheus"
-        assert variables["dataset"]["datasource"] == source
+        queries = [variable for variable in variables.values() if variable["type"] == "query"]
+        assert {variable["name"] for variable in queries} == {"namespace", "cluster", "dataset", "run"}
+        assert all(variable["datasource"] == source for variable in queries)
 
     def test_queries_use_exactly_the_exported_metrics(self, board: dict[str, Any]) -> None:
-        used = {name for text in self.expressions(board) for name in re.findall(r"\bray_(labeler_\w+)", text)}
-        used |= set(re.findall(r"\bray_(labeler_\w+)", json.dumps(board["templating"])))
-        assert used - set(METRIC_DESCRIPTIONS) == set()
-        assert set(METRIC_DESCRIPTIONS) - used == set()
+        used = set(re.findall(r"\bray_((?:labeler|trainer)_\w+)", json.dumps(board)))
+        assert used == {*labeler_metrics.METRIC_DESCRIPTIONS, *run_metrics.METRIC_DESCRIPTIONS}
 
     def test_counters_are_queried_as_rates_or_over_the_whole_range(self, board: dict[str, Any]) -> None:
         for text in self.expressions(board):
             for use in re.findall(r"(\w*)\(?\bray_labeler_\w+\{[^}]*\}(\[[^\]]*\])?", text):
                 assert use in {("rate", "[2m]"), ("max_over_time", "[$__range]")}, text
 
-    def test_queries_filter_by_the_selected_data_sets(self, board: dict[str, Any]) -> None:
+    def test_queries_filter_by_what_is_selected(self, board: dict[str, Any]) -> None:
         for text in self.expressions(board):
             assert text.count("ray_labeler_") == text.count('dataset=~"$dataset"')
+            assert text.count("ray_trainer_") == text.count('run=~"$run"')
+            metrics = len(re.findall(r"\bray_\w+\{", text))
+            assert metrics == text.count('namespace=~"$namespace"') == text.count('ray_io_cluster=~"$cluster"')
             assert text.count("(") == text.count(")")
-            assert not re.search(r"\b(job|instance)\b", text)
+            assert not re.search(r"\bjob\b", text)
 
 
 def instructions(name: str) -> list[str]:
@@ -309,8 +347,8 @@ class TestImage:
 
     def test_installs_the_tested_versions_before_copying_the_sources(self) -> None:
         text = (DEPLOY / "Dockerfile").read_text()
-        assert "--constraint constraints.txt '.[teacher,eval]'" in text
-        assert text.index("constraints.txt '.[teacher,eval]'") < text.index("COPY common")
+        assert "--constraint constraints.txt '.[teacher,eval,export]'" in text
+        assert text.index("constraints.txt '.[teacher,eval,export]'") < text.index("COPY common")
 
     def test_has_the_programs_that_kuberay_and_ray_up_call(self) -> None:
         packages = next(line for line in instructions("RUN") if "apt-get install" in line).split()

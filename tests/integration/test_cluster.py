@@ -1,6 +1,7 @@
 """Tests of `python -m labeler.run` submitted to a Ray cluster of several nodes, which alone have the credentials."""
 
 import hashlib
+import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -18,6 +19,7 @@ from tests.support.data.pictures import encoded, jpeg
 from tests.support.jobs import SHARDS, checksums, command, label_command, photographs
 from tests.support.s3_server import S3Server
 from tests.support.teachers import TEACHER_FAULT, TEACHER_SECONDS
+from trainer.run_metrics import METRIC_DESCRIPTIONS as TRAINER_METRICS
 
 pytestmark = [
     pytest.mark.slow,
@@ -150,6 +152,30 @@ def test_metrics_count_every_image_and_shard(cluster: Cluster, folder: Path, tmp
     while collect() != expected and time.monotonic() < end + METRICS_DELAY:
         time.sleep(0.5)
     assert collect() == expected
+
+
+def test_training_exports_its_metrics(cluster: Cluster, tmp_path: Path) -> None:
+    data, output = make_dataset(tmp_path / "data", [8, 8]), tmp_path / "run"
+    settings = {"backbone": "resnet18", "image_size": 32, "batch_size": 8, "epochs": 100, "warmup_epochs": 1}
+    job = cluster.submit(*command(module="trainer.run", data=data, output=output, workers=2, **settings))
+    exported = dict[str, float]()
+
+    def collect() -> bool:
+        for sample in cluster.metrics():
+            if sample.labels.get("run") == str(output) or sample.name.startswith("ray_node_"):
+                exported[sample.name] = sample.value
+        return exported.keys() >= {f"ray_{name}" for name in TRAINER_METRICS}
+
+    wait_until(lambda: collect() or job.poll() is not None, job)
+    assert exported.keys() >= {f"ray_{name}" for name in TRAINER_METRICS}, job.log
+    assert exported["ray_trainer_steps_planned"] == 200
+    assert 0 < exported["ray_trainer_step"] <= 200
+    assert exported["ray_trainer_images_per_second"] > 0
+    board = (Path(__file__).parents[2] / "deploy/grafana.json").read_text()
+    machines = set(re.findall(r"ray_node_\w+", board)) - {"ray_node_gpus_utilization"}  # there is no GPU
+    assert machines
+    assert machines <= exported.keys()
+    assert job.wait(TIMEOUT) == 0, job.log
 
 
 def test_from_s3_to_s3_with_credentials_only_on_the_nodes(

@@ -51,8 +51,10 @@ def unfinished(first_run: subprocess.CompletedProcess[str], folder: Path, tmp_pa
     return shutil.copytree(folder / "unfinished", tmp_path / "unfinished")
 
 
-def label(images: Path, output: Path, fault: str = "", shards: int = SHARDS) -> subprocess.CompletedProcess[str]:
-    arguments = command(input=images, output=output, teacher=TEACHER, samples_per_shard=IMAGES // shards)
+def label(
+    images: Path, output: Path, fault: str = "", shards: int = SHARDS, **settings: object
+) -> subprocess.CompletedProcess[str]:
+    arguments = command(input=images, output=output, teacher=TEACHER, samples_per_shard=IMAGES // shards, **settings)
     return run(arguments, **{TEACHER_FAULT: fault})
 
 
@@ -105,6 +107,12 @@ def test_shard_that_kills_its_workers_is_set_aside(images: Path, clean: Path, tm
     done = label(images, tmp_path / "out")
     assert done.returncode == 0, done.stderr
     assert checksums(tmp_path / "out") == checksums(clean)
+
+
+@pytest.mark.slow
+def test_shard_whose_batch_takes_too_long_is_set_aside(images: Path, tmp_path: Path) -> None:
+    done = label(images, tmp_path / "out", "hang", batch_timeout=5)
+    assert_set_aside(done, tmp_path / "out", "the teacher took longer than 5 s for a batch (--batch-timeout)")
 
 
 def test_teacher_that_workers_cannot_create_stops_the_run(images: Path, tmp_path: Path) -> None:

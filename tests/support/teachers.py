@@ -39,14 +39,17 @@ class NullTeacher(nn.Module):
 class FaultyTeacher(GradientTeacher):
     """GradientTeacher with a fault that TEACHER_FAULT selects, so that its checksum is the same with and without it.
 
-    At a black image it raises an error (`raise`), ends its process (`die`), or runs out of GPU memory (`gpu`).
+    At a black image it raises an error (`raise`), ends its process (`die`), hangs (`hang`), or runs out of GPU memory
+    (`gpu`).
     """
 
     def forward(self, images: Tensor) -> Tensor:
         fault = os.environ.get(TEACHER_FAULT)
-        if fault in ("raise", "die", "gpu") and images.amax() < 0.01:
+        if fault in ("raise", "die", "hang", "gpu") and images.amax() < 0.01:
             if fault == "die":
                 os._exit(1)
+            if fault == "hang":
+                time.sleep(3600)
             if fault == "gpu":
                 raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
             raise RuntimeError("this image is too dark")

@@ -33,7 +33,7 @@ def report_page(
         "figure.",
         glance.section(headlines, headline_rows),
         _checkpoints(context),
-        page.notes([_unreadable_note(name, reasons) for name, reasons in unreadable.items()]),
+        page.notes(_unreadable_notes(unreadable)),
         *(suite.section(findings[name]) for name, suite in suites.items()),
     )
 
@@ -55,6 +55,14 @@ def _checkpoints(context: Context) -> Html:
     return page.section("Checkpoints", page.table(columns, rows))
 
 
-def _unreadable_note(name: str, reasons: Mapping[str, str]) -> str:
-    listed = join_names([f"{image} ({reason})" for image, reason in reasons.items()])
-    return f"{name}: {pluralize(len(reasons), 'unreadable image')} excluded: {listed}"
+def _unreadable_notes(unreadable: Mapping[str, Mapping[str, str]]) -> list[str]:
+    """Return a note per list of unreadable images, which many corruptions of the same images may share."""
+    sets_by_images: dict[frozenset[str], list[str]] = {}
+    for name, reasons in unreadable.items():
+        sets_by_images.setdefault(frozenset(reasons), []).append(name)
+    notes = []
+    for images, names in sets_by_images.items():
+        reasons = unreadable[names[0]]
+        listed = join_names([f"{image} ({reason})" for image, reason in reasons.items()])
+        notes.append(f"{join_names(names, 3)}: {pluralize(len(images), 'unreadable image')} excluded: {listed}")
+    return notes

@@ -12,11 +12,11 @@ from common.sources import open_source
 from common.sources.listing import ImageRef
 from common.storage import LocalStorage
 from labeler.config import LabelConfig
-from labeler.inspection.verify_dataset import verify_dataset
 from labeler.planning.generations import save_first_plan
 from labeler.planning.plan import make_plan
 from labeler.publishing.publish import publish
 from labeler.teacher.weights import CustomTeacher
+from labeler.verification.verify_dataset import verify_dataset
 from tests.support.data.pictures import encoded, photograph, write
 from tests.support.jobs import TEACHER, members, photographs, shard_labeler
 from tests.support.labeled import make_dataset

@@ -52,7 +52,7 @@ def test_threads_are_counted_on_the_machine_of_the_worker(
     threads: int | None, gpus: float, machine: float, expected: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("labeler.distributed.worker.available_cores", lambda: 1)  # of the machine that drives the job
-    sent = pickle.dumps(WorkerSpec(None, "output", None, threads, gpus, max_starts=4))
+    sent = pickle.dumps(WorkerSpec(None, "output", None, threads, gpus, max_starts=4, batch_timeout=600))
     monkeypatch.setattr("labeler.distributed.worker.available_cores", lambda: 12)
     assert pickle.loads(sent).count_threads(machine) == expected
 

@@ -14,9 +14,9 @@ from common.errors import UserError
 from common.storage import LocalStorage, open_storage
 from labeler.index import main
 from labeler.inspection.dataset_statistics import compute_statistics
-from labeler.inspection.verify_dataset import verify_dataset
 from labeler.planning.generations import read_plans
 from labeler.publishing.publish import publish
+from labeler.verification.verify_dataset import verify_dataset
 from tests.support.jobs import ROOT, command, photographs, planned, run
 from tests.support.labeled import label_shards, make_dataset
 

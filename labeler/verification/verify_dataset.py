@@ -1,28 +1,32 @@
 """Verification of a data set: plans, listings, records, shards and published files must agree with each other."""
 
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from common.errors import UserError, describe_error
-from common.manifest import CARD, MANIFEST, Plan, ShardRecord, plan_name, record_name, shard_name
-from common.parallel import in_processes
+from common.manifest import CARD, INDEX, MANIFEST, Plan, ShardEntry, ShardRecord, plan_name, record_name, shard_name
 from common.storage import Storage, open_storage
 from common.text import pluralize
-from labeler.inspection.verify_published import find_published_problems
-from labeler.inspection.verify_shard import find_shard_problems, initialize_checker
 from labeler.planning.generations import read_plans, read_published_generation
 from labeler.planning.listing import listing_checksum, read_listing
 from labeler.planning.plan import compute_fingerprint, make_keys
 from labeler.publishing.outcome import Records, compute_outcome, scan_records
+from labeler.verification.shard_checks import EVERYTHING, CheckSettings, check_shards
+from labeler.verification.verify_published import find_published_problems
+from labeler.verification.verify_shard import PlannedShardChecker
 
 
-def verify_dataset(dataset: str, workers: int | None = None) -> dict[str, Any]:
+def verify_dataset(dataset: str, workers: int | None = None, settings: CheckSettings = EVERYTHING) -> dict[str, Any]:
     """Check a data set and return the report, the JSON object that `labeler.verify` prints.
 
-    `dataset` is a folder or s3://BUCKET/PREFIX; `workers` is the number of processes, by default one per CPU core.
+    Args:
+        dataset: a folder or s3://BUCKET/PREFIX.
+        workers: number of processes, by default one per CPU core.
+        settings: which shards are checked.
     """
     storage = open_storage(dataset)
     report: dict[str, Any] = {"ok": False, "complete": False, "shards": 0, "samples": 0, "failures": 0, "problems": []}
@@ -37,12 +41,12 @@ def verify_dataset(dataset: str, workers: int | None = None) -> dict[str, Any]:
     for previous, plan in zip([None, *plans], plans, strict=False):
         started = bool(published) or any(shard in records for shard in plan.shard_indices)
         problems += _find_plan_problems(storage, plan, previous, started)
-    problems += _find_missing_and_unplanned_files(storage, plans, published, records)
+    problems += _find_unplanned_and_unrecorded_shards(storage, plans, published, records)
     problems += _find_training_run(storage)
-    start = functools.partial(initialize_checker, dataset)
-    shards = sorted(records)
-    for shard_problems in in_processes(find_shard_problems, shards, processes=workers, unit="shards", start=start):
-        problems += shard_problems
+    shards = [_make_entry(shard, record) for shard, record in sorted(records.items())]
+    make_checker = functools.partial(PlannedShardChecker, dataset)
+    checks = check_shards(make_checker, shards, _make_basis(storage, plans), workers, settings)
+    problems += checks.problems
     if published and all(shard in records for plan in published for shard in plan.shard_indices):
         problems += find_published_problems(storage, published, records)
     report |= {
@@ -52,7 +56,17 @@ def verify_dataset(dataset: str, workers: int | None = None) -> dict[str, Any]:
         "samples": sum(record.samples for record in records.values()),
         "failures": _count_failures(storage, plans, records),
     }
-    return report
+    return report | checks.describe_coverage([])
+
+
+def _make_entry(shard: int, record: ShardRecord) -> ShardEntry:
+    return ShardEntry(name=shard_name(shard), sha256=record.sha256, bytes=record.bytes, samples=record.samples)
+
+
+def _make_basis(storage: Storage, plans: Sequence[Plan]) -> str:
+    """Return what the shards are checked against, in addition to their records' checksums."""
+    states = [storage.stat(name) if storage.exists(name) else None for name in (MANIFEST, INDEX)]
+    return repr([storage.location, *(plan.fingerprint for plan in plans), *states])
 
 
 def _read_sound_records(storage: Storage, plans: list[Plan], problems: list[str]) -> Records:
@@ -140,18 +154,15 @@ def _find_listing_problems(table: pa.Table, plan: Plan) -> list[str]:
     return []
 
 
-def _find_missing_and_unplanned_files(
+def _find_unplanned_and_unrecorded_shards(
     storage: Storage, plans: list[Plan], published: list[Plan], records: Records
 ) -> list[str]:
-    """Find tars without a plan, records without a tar, and published shards without a record."""
+    """Find tars without a plan, and published shards without a record."""
     planned = {shard_name(shard) for plan in plans for shard in plan.shard_indices}
     present = {name for name in storage.list() if name.endswith(".tar")}
     unplanned = [f"{name}: no plan contains this shard" for name in sorted(present - planned)]
-    missing = [
-        f"{shard_name(shard)}: is missing, but has a record" for shard in records if shard_name(shard) not in present
-    ]
     expected = [shard for plan in published for shard in plan.shard_indices]
-    return unplanned + missing + [f"{shard_name(shard)}: has no record" for shard in expected if shard not in records]
+    return unplanned + [f"{shard_name(shard)}: has no record" for shard in expected if shard not in records]
 
 
 def _find_training_run(storage: Storage) -> list[str]:

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from labeler.inspection.verify_dataset import verify_dataset
+from labeler.verification.verify_dataset import verify_dataset
 from tests.support.labeled import rewrite_index
 
 

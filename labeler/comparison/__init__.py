@@ -1,0 +1,1 @@
+"""Comparison of two labelings of the same images."""

@@ -1,0 +1,1 @@
+"""Verification of data sets and of their public copies."""
