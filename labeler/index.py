@@ -4,7 +4,7 @@
 
 Labeling writes the index itself; data sets of earlier versions and copies without it are completed by this program. The
 last line is one JSON object with the keys index, samples, shards and shards_read, the number of shards that were read
-because their rows of the index were not stored when they were labeled.
+because their rows of the index were not stored when they were labeled, or without perceptual hashes of the images.
 """
 
 import argparse

@@ -53,16 +53,21 @@ def compute_shard_statistics(dataset: str, shard: str, expected_samples: int) ->
 
 
 def read_shard_rows(
-    shard: str, open_shard: Callable[[], BinaryIO], expected_samples: int, on_problem: Callable[[str], object]
+    shard: str,
+    open_shard: Callable[[], BinaryIO],
+    expected_samples: int,
+    on_problem: Callable[[str], object],
+    compute_phash: Callable[[Sample], str | None] = lambda sample: None,
 ) -> ShardRows:
     """Compute the rows of the index for a shard, and the sums over its samples, from the shard itself.
 
-    Samples that cannot be read are skipped. Problems are passed to `on_problem`, without the name of the shard.
+    Samples that cannot be read are skipped. Problems are passed to `on_problem`, without the name of the shard. By
+    default the rows have no perceptual hashes, because these take longer than all other columns.
     """
     rows = ShardRows(shard)
 
     def add(sample: Sample, ranges: MemberRanges) -> None:
-        rows.add(index_sample(sample), ranges)
+        rows.add(index_sample(sample, compute_phash(sample)), ranges)
 
     for _ in map_located_samples(add, open_shard, on_problem=on_problem, expected_samples=expected_samples):
         pass

@@ -26,6 +26,8 @@ def format_tables(dataset: str, report: Report) -> str:
         _format_section("Duplicates", _duplicate_rows(report["duplicates"])),
         _format_section("Failed images", report["failures"] or {"none": ""}),
     ]
+    if "near_duplicates" in report:
+        parts.append(_format_section("Near-duplicates", _near_duplicate_rows(report["near_duplicates"])))
     if report["unreadable"]:
         parts.append(_format_section("Files with unreadable parts", dict.fromkeys(report["unreadable"], "")))
     return "\n\n".join(parts)
@@ -109,6 +111,20 @@ def _duplicate_rows(duplicates: Report) -> dict[str, object]:
         label = "largest groups" if index == 0 else " " * index
         rows[label] = f"{group['images']:,} times: {_format_names(group['sources'], group['images'])}"
     return rows
+
+
+def _near_duplicate_rows(found: Report) -> dict[str, object]:
+    against = f" with {found['compared_with']:,} of {found['against']}" if found["against"] else ""
+    files = {name: found[name] for name in ("page", "csv") if found[name]}
+    return {
+        "images compared": f"{found['compared']:,}{against}",
+        "groups": found["groups"],
+        "images in groups": found["images"],
+        "groups across classes": found["groups_across_classes"],
+        "different bits at most": found["max_distance"],
+        "confirmed by pixels": "yes" if found["confirmed_by_pixels"] else "no",
+        **files,
+    }
 
 
 def _format_pair(values: list[float] | None) -> str:

@@ -11,6 +11,7 @@ from common.images import read_photograph
 from common.manifest import LabelConfig
 from labeler.labeling.backend import Backend, LoadedImage
 from labeler.labeling.label import Label, make_label, predict_maps, to_teacher_input
+from labeler.labeling.perceptual_hash import format_hash, hash_images, upright_size
 from labeler.labeling.timing import PhaseTimer
 from labeler.teacher.model import TeacherModel
 
@@ -32,14 +33,19 @@ class CpuBackend(Backend):
         with timer.measure("teacher"):
             inputs = torch.stack([image.pixels for image in images if image.pixels is not None])
             maps = predict_maps(self.teacher, inputs, self.config.map_size)
+            codes = hash_images(inputs, [upright_size(image.stored) for image in images]).numpy()
         stored, grids, maxima = (tensor.numpy() for tensor in maps)
         return [
-            functools.partial(self._label, stored[index], grids[index], float(maxima[index]), image.stored.orientation)
+            functools.partial(
+                make_label,
+                stored[index],
+                float(maxima[index]),
+                functools.partial(self._find_points, grids[index]),
+                image.stored.orientation,
+                format_hash(codes[index]),
+            )
             for index, image in enumerate(images)
         ]
 
-    def _label(self, stored_map: np.ndarray, grid: np.ndarray, maximum: float, orientation: int) -> Label:
-        threshold, max_points = self.config.gaze_threshold, self.config.max_gaze_points
-        return make_label(
-            stored_map, maximum, lambda: gaze_points(grid, GAZE_SIGMA, threshold, max_points), orientation
-        )
+    def _find_points(self, grid: np.ndarray) -> np.ndarray:
+        return gaze_points(grid, GAZE_SIGMA, self.config.gaze_threshold, self.config.max_gaze_points)

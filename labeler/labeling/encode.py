@@ -43,5 +43,5 @@ def encode_sample(image: FetchedImage, make_label: Callable[[], Label], plan: Pl
         )
         jpeg = stored.jpeg if plan.config.include_images else None
         sample = Sample(planned.key, jpeg, planned.class_index, info, label.attention, label.gaze)
-        members, indexed = sample.members(plan.config.map_encoder), index_sample(sample)
+        members, indexed = sample.members(plan.config.map_encoder), index_sample(sample, label.phash)
     return EncodedSample(planned.key, members, indexed, image.timer)

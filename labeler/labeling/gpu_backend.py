@@ -4,12 +4,11 @@ import functools
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from common.errors import ImageFailure
-from common.gaze import GAZE_SIGMA, Peaks, find_peaks
+from common.gaze import GAZE_SIGMA, find_peaks
 from common.images import read_photograph
 from common.images.gpu_decoder import Decode, is_last_block_uniform
 from common.images.jpeg import check_pixel_data
@@ -18,6 +17,7 @@ from common.images.photographs import check_photograph, decode_photograph, descr
 from common.manifest import LabelConfig
 from labeler.labeling.backend import Backend, LoadedImage
 from labeler.labeling.label import Label, make_label, predict_maps, to_teacher_input
+from labeler.labeling.perceptual_hash import format_hash, hash_images, upright_size
 from labeler.labeling.resize import MAX_SIDE, resize_batch
 from labeler.labeling.timing import PhaseTimer
 from labeler.teacher.model import TeacherModel
@@ -56,13 +56,23 @@ class GpuBackend(Backend):
             pixels, failures = self._place_on_device(images)
         with timer.measure("teacher"), torch.inference_mode():
             count = len(images) if config.is_of_earlier_version else self.batch_size  # earlier versions did not pad
-            maps = predict_maps(self.teacher, resize_batch(pixels, count), config.map_size)
+            inputs = resize_batch(pixels, count)
+            maps = predict_maps(self.teacher, inputs, config.map_size)
+            codes = hash_images(inputs[: len(images)], [upright_size(image.stored) for image in images])
             peaks = find_peaks(maps.grid, GAZE_SIGMA, config.gaze_threshold, config.max_gaze_points)
-            stored, maxima = maps.stored.cpu().numpy(), maps.maxima.cpu().numpy()
-        return [
-            functools.partial(_label, stored[index], float(maxima[index]), peaks, index, image, failures.get(index))
+            stored, maxima, hashes = (tensor.cpu().numpy() for tensor in (maps.stored, maps.maxima, codes))
+        labels = [
+            functools.partial(
+                make_label,
+                stored[index],
+                float(maxima[index]),
+                functools.partial(peaks.points, index),
+                image.stored.orientation,
+                format_hash(hashes[index]),
+            )
             for index, image in enumerate(images)
         ]
+        return [_fail_with(failures[index]) if index in failures else label for index, label in enumerate(labels)]
 
     def _place_on_device(self, images: Sequence[LoadedImage]) -> tuple[list[Tensor], dict[int, ImageFailure]]:
         """Return the upright pixels of each image, uint8 [3, H, W], and the failures by index.
@@ -114,12 +124,11 @@ class GpuBackend(Backend):
         return decoded, failures
 
 
-def _label(
-    stored_map: np.ndarray, maximum: float, peaks: Peaks, index: int, image: LoadedImage, failure: ImageFailure | None
-) -> Label:
-    if failure is not None:
+def _fail_with(failure: ImageFailure) -> Callable[[], Label]:
+    def fail() -> Label:
         raise failure
-    return make_label(stored_map, maximum, functools.partial(peaks.points, index), image.stored.orientation)
+
+    return fail
 
 
 def _is_small(*sides: int) -> bool:

@@ -30,12 +30,13 @@ class Label(NamedTuple):
     """The label of one image, in the frame of its stored pixels.
 
     `attention` is uint8 [S, S]; `gaze` is float32 [n, 3] of x, y and strength; `map_max` is the maximum of the map that
-    the teacher predicted.
+    the teacher predicted; `phash` is the perceptual hash of the upright image in hexadecimal, None without one.
     """
 
     attention: np.ndarray
     gaze: np.ndarray
     map_max: float
+    phash: str | None
 
 
 def to_teacher_input(pixels: Tensor, orientation: int) -> Tensor:
@@ -57,7 +58,11 @@ def predict_maps(teacher: TeacherModel, images: Tensor, map_size: int) -> Maps:
 
 
 def make_label(
-    stored_map: np.ndarray, maximum: float, find_points: Callable[[], np.ndarray], orientation: int
+    stored_map: np.ndarray,
+    maximum: float,
+    find_points: Callable[[], np.ndarray],
+    orientation: int,
+    phash: str | None = None,
 ) -> Label:
     """Turn an upright map and gaze points into the label of an image whose stored pixels have an EXIF orientation.
 
@@ -66,6 +71,7 @@ def make_label(
         maximum: maximum of the map that the teacher predicted.
         find_points: returns the gaze points, float32 [n, 3], or raises ImageFailure.
         orientation: EXIF orientation, 1 to 8.
+        phash: perceptual hash of the image.
 
     Raises:
         ImageFailure: constant_map, non_finite_map.
@@ -73,4 +79,4 @@ def make_label(
     if not np.isfinite(maximum):
         raise ImageFailure(Reason.NON_FINITE_MAP, "the map holds NaN or infinity")
     points = points_to_stored(find_points(), orientation)
-    return Label(map_to_stored(stored_map, orientation), points, float(f"{maximum:.6g}"))
+    return Label(map_to_stored(stored_map, orientation), points, float(f"{maximum:.6g}"), phash)

@@ -1,7 +1,6 @@
 """The index of a published data set: writing it from its parts, and reading it."""
 
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pyarrow as pa
@@ -9,15 +8,13 @@ import pyarrow.parquet as pq
 
 from common.errors import describe_error
 from common.manifest import INDEX, MANIFEST, Manifest, ShardEntry, sha256
-from common.parallel import in_order
 from common.storage import ReadableStorage, Storage
-from labeler.publishing.index_parts import SUMS, read_part
+from labeler.publishing.index_parts import SUMS, read_parts
 from labeler.publishing.index_rows import DICTIONARY_COLUMNS, SCHEMA
 from labeler.publishing.index_sums import SampleSums
 
 MANIFEST_SHA256 = b"manifest_sha256"  # key of the Parquet metadata
 ROWS_PER_GROUP = 50_000  # at least, except for the last group; a group holds whole shards
-PART_THREADS = 16  # parallel reads: a request to S3 takes longer than decoding a part
 
 
 class UnusableIndex(Exception):
@@ -35,10 +32,8 @@ def write_index(storage: Storage, shards: Sequence[ShardEntry], manifest_sha256:
     with (
         storage.scratch() as file,
         pq.ParquetWriter(file, schema, compression="zstd", use_dictionary=DICTIONARY_COLUMNS) as writer,
-        ThreadPoolExecutor(PART_THREADS) as pool,
     ):
-        parts = in_order(pool, lambda shard: read_part(storage, shard), shards, 2 * PART_THREADS)
-        for shard, part in zip(shards, parts, strict=True):
+        for shard, part in zip(shards, read_parts(storage, shards), strict=True):
             if part is None:
                 missing.append(shard)
             if part is None or missing:

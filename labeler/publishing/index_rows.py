@@ -25,7 +25,7 @@ COLUMNS: dict[str, pa.DataType] = {
     "map_mean": pa.float64(),  # of the stored map, as a fraction of its maximum
     "map_area": pa.float64(),  # as a fraction of the frame: see `compute_map_area`
     "gaze_points": pa.int32(),
-    "phash": pa.string(),  # perceptual hash of the image in hexadecimal; null if it was not computed
+    "phash": pa.string(),  # perceptual hash of the upright image in hexadecimal; null if unknown or almost uniform
 }
 INFO_COLUMNS = ("source", "wnid", "source_sha256", "width", "height", "exif_orientation", "reencoded_from", "map_max")
 # where the content of each member lies in the shard, in bytes; null if the sample does not have the member
@@ -45,8 +45,8 @@ class IndexedSample(NamedTuple):
     sums: SampleSums
 
 
-def index_sample(sample: Sample) -> IndexedSample:
-    """Compute what the index states about a sample.
+def index_sample(sample: Sample, phash: str | None = None) -> IndexedSample:
+    """Compute what the index states about a sample. `phash` is the perceptual hash of its image, None if unknown.
 
     Raises ValueError if the gaze points or map_max are not finite or have a wrong shape.
     """
@@ -59,6 +59,7 @@ def index_sample(sample: Sample) -> IndexedSample:
         "map_mean": compute_map_mean(sample.attention),
         "map_area": compute_map_area(sample.attention),
         "gaze_points": len(gaze),
+        "phash": phash,
     }
     sums = SampleSums(
         mass=sum_by_cell(sample.attention),

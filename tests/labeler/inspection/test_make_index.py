@@ -6,15 +6,19 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from common.errors import UserError
 from common.storage import LocalStorage, open_storage
 from labeler.index import main
 from labeler.inspection.dataset_statistics import compute_statistics
+from labeler.planning.generations import read_plans
+from labeler.publishing.publish import publish
 from labeler.verification.verify_dataset import verify_dataset
 from tests.support.jobs import ROOT, command, photographs, planned, run
-from tests.support.labeled import label_shards
+from tests.support.labeled import label_shards, make_dataset
 
 
 @pytest.fixture
@@ -55,6 +59,32 @@ def test_shards_with_a_part_are_not_read(
     assert main([str(old_dataset), "--workers", "1"]) == 0
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["shards_read"] == 1
     assert (old_dataset / "index.parquet").read_bytes() == (varied_dataset / "index.parquet").read_bytes()
+
+
+def test_parts_without_hashes_are_valid_and_are_computed_again_from_stored_images(
+    old_dataset: Path, varied_dataset: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for part in shutil.copytree(varied_dataset / "index", old_dataset / "index").iterdir():
+        table = pq.read_table(part)
+        column = table.schema.get_field_index("phash")
+        part.unlink()
+        pq.write_table(table.set_column(column, "phash", pa.nulls(len(table), pa.string())), part)
+    storage = LocalStorage(old_dataset)
+    assert publish(storage, read_plans(storage), max_bad_fraction=1)[1]
+    assert pq.read_table(old_dataset / "index.parquet")["phash"].null_count == 35
+    assert main([str(old_dataset), "--workers", "1"]) == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["shards_read"] == 4
+    assert (old_dataset / "index.parquet").read_bytes() == (varied_dataset / "index.parquet").read_bytes()
+
+
+def test_hashes_of_labels_without_images_are_null(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = make_dataset(photographs(tmp_path / "images", 3), tmp_path / "out", include_images=False)
+    assert pq.read_table(output / "index.parquet")["phash"].null_count == 0
+    shutil.rmtree(output / "index")
+    for shards_read in (1, 0):
+        assert main([str(output), "--workers", "1"]) == 0
+        assert json.loads(capsys.readouterr().out.splitlines()[-1])["shards_read"] == shards_read
+        assert pq.read_table(output / "index.parquet")["phash"].null_count == 3
 
 
 def test_an_index_of_another_manifest_is_replaced(old_dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -46,6 +46,7 @@ def test_an_index_of_its_own_and_a_missing_one_are_accepted(dataset: Path) -> No
     [
         *(("key", "000000099"), ("source", "another.jpg"), ("class", None), ("shard", "train-000000.tar")),
         *(("attn_png_offset", 512), ("jpg_size", 1), ("map_area", 0.5), ("map_mean", None), ("gaze_points", 1)),
+        ("phash", "0F"),
     ],
 )
 def test_a_changed_value_is_reported(column: str, value: object, dataset: Path) -> None:
@@ -57,6 +58,7 @@ def test_rounding_and_perceptual_hashes_of_other_versions_are_accepted(dataset: 
     before = pq.read_table(dataset / "index.parquet")["map_area"][15].as_py()
     change_value(dataset, "map_area", 15, before * (1 + 1e-12))
     change_value(dataset, "phash", 15, "0f" * 32)
+    change_value(dataset, "phash", 16, None)
     assert find_problems(dataset) == []
 
 
