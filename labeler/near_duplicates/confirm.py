@@ -12,6 +12,7 @@ from labeler.near_duplicates.dataset import HashedDataset
 from labeler.near_duplicates.samples import MatchedSample, read_samples
 
 SIDE = 32  # pixels of the compared pictures
+MIN_DECODED_SIDE = 4 * SIDE  # pixels; a JPEG decoded at less than this differs in details from a resized copy
 CROPS = (0, 0.0125, 0.025, 0.0375)  # of each side, with which a picture is compared
 MIN_CORRELATION = 0.93  # of the pixels, and of the details, which a blur removes
 BLUR = np.array([1, 4, 6, 4, 1], np.float32) / 16  # weights of neighboring pixels
@@ -83,7 +84,7 @@ def _read_pictures(samples: Sequence[MatchedSample], threads: int | None) -> np.
     views = np.empty((len(samples), len(CROPS), SIDE, SIDE), np.uint8)
     readers = max(threads or available_cores(), MIN_READERS)
     with ThreadPoolExecutor(readers) as pool:
-        read = in_order(pool, lambda sample: make_views(sample.read_image("L", 2 * SIDE)), samples, 2 * readers)
+        read = in_order(pool, lambda sample: make_views(sample.read_image("L", MIN_DECODED_SIDE)), samples, 2 * readers)
         for index, picture in enumerate(progress_bar(read, total=len(samples), unit=" images", delay=PROGRESS_DELAY)):
             views[index] = picture
     return views

@@ -84,7 +84,7 @@ def _check_files(storage: HttpStorage, manifest: Manifest) -> tuple[list[str], l
         FAILURES: lambda content: len(content.splitlines()) == manifest.failed,
     }
     if classes is not None:
-        checks[CLASSES] = lambda content: list(json.loads(content)) == list(map(str, range(classes)))
+        checks[CLASSES] = lambda content: json.loads(content).keys() == set(map(str, range(classes)))
     problems, absent = [], []
     for name, is_sound in checks.items():
         try:
@@ -97,8 +97,8 @@ def _check_files(storage: HttpStorage, manifest: Manifest) -> tuple[list[str], l
                 absent.append(name)
             else:
                 problems.append(f"{name}: cannot be checked: {error}")
-        except ValueError:
-            problems.append(f"{name}: is not JSON")
+        except (ValueError, AttributeError):
+            problems.append(f"{name}: is not a JSON object")
     if not _is_there(storage, INDEX):
         return problems, [*absent, INDEX]
     try:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from common.manifest import sha256
+from common.manifest import canonical_json, sha256
 from common.shards import read_samples
 from common.sources import open_source
 from common.storage import LocalStorage, http
@@ -71,6 +71,16 @@ def test_readers_need_only_the_manifest_and_the_shards(server: FileServer) -> No
     assert (report["ok"], report["problems"]) == (True, [])
     absent = "files that are not there: sizes.json, failures.jsonl, classes.json, index.parquet"
     assert report["unchecked"][-1] == absent
+
+
+def test_classes_are_compared_as_published_which_sorts_them_as_text(server: FileServer) -> None:
+    """So "10" precedes "2"."""
+    manifest = json.loads((server.folder / "manifest.json").read_text())
+    (server.folder / "manifest.json").write_text(json.dumps(manifest | {"classes": 11}))
+    (server.folder / "classes.json").write_bytes(canonical_json({str(index): f"n{index}" for index in range(11)}))
+    assert not [problem for problem in find_problems(server) if problem.startswith("classes.json")]
+    (server.folder / "classes.json").write_bytes(canonical_json({str(index): f"n{index}" for index in range(10)}))
+    assert "classes.json: does not match manifest.json" in find_problems(server)
 
 
 def truncate(server: FileServer) -> None:
@@ -167,7 +177,7 @@ def edit_manifest(**changes: Any) -> Callable[[FileServer], None]:
         (edit_manifest(failed=9), "manifest.json: planned is"),
         (edit_manifest(shards=[]), "manifest.json: written is"),
         (lambda server: (server.folder / "sizes.json").write_text("{}"), "sizes.json: does not match manifest.json"),
-        (lambda server: (server.folder / "sizes.json").write_text("<html>"), "sizes.json: is not JSON"),
+        (lambda server: (server.folder / "sizes.json").write_text("<html>"), "sizes.json: is not a JSON object"),
         (lambda server: (server.folder / "classes.json").write_text("{}"), "classes.json: does not match"),
         (lambda server: (server.folder / "failures.jsonl").write_text(""), "failures.jsonl: does not match"),
         (
