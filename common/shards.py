@@ -168,12 +168,21 @@ def read_located_samples(file: BinaryIO) -> Iterator[tuple[str, dict[str, bytes]
 
     Raises tarfile.ReadError on a damaged archive.
     """
-    for key, group in itertools.groupby(read_members(file), key=lambda member: member[0].name.partition(".")[0]):
+    for key, sample in read_sample_members(file):
         members, ranges = dict[str, bytes](), MemberRanges()
-        for header, content in group:
+        for header, content in sample:
             extension = header.name.partition(".")[2]
             members[extension], ranges[extension] = content, ByteRange(header.offset_data, header.size)
         yield key, members, ranges
+
+
+def read_sample_members(file: BinaryIO) -> Iterator[tuple[str, list[tuple[tarfile.TarInfo, bytes]]]]:
+    """Yield the key of each sample of a shard, and the tar headers and contents of its files.
+
+    Raises tarfile.ReadError on a damaged archive.
+    """
+    for key, group in itertools.groupby(read_members(file), key=lambda member: member[0].name.partition(".")[0]):
+        yield key, list(group)
 
 
 def encode_map(attention: np.ndarray, encoder: MapEncoder | None = "isal") -> bytes:

@@ -8,6 +8,7 @@ from common.page.attention import (
     heat_colors,
     layer_switches,
     normalize_map,
+    open_picture,
     thumbnail,
 )
 from common.page.charts import bar_chart, histogram, line_chart
@@ -51,6 +52,7 @@ __all__ = [
     "line_chart",
     "normalize_map",
     "notes",
+    "open_picture",
     "paragraph",
     "picture",
     "section",

@@ -10,7 +10,7 @@ from common.images.orientation import to_upright_image, to_upright_point
 from common.page.html import INFERNO, Html, data_uri, element
 
 LONGEST_SIDE = 320  # pixels of an embedded photograph
-SHORTEST_SIDE = 64  # pixels; a narrower picture is stretched, so that its gaze points can be told apart
+SHORTEST_SIDE = 64  # pixels; a narrower picture is stretched, so that its gaze points do not cover each other
 JPEG_QUALITY = 80
 HEAT_SIDE = 112  # pixels of an embedded map; the browser scales it to the photograph
 HEAT_OPACITY = 0.85  # at the map's maximum
@@ -34,8 +34,7 @@ def attention_picture(
         size: width and height of the stored pixels.
         orientation: EXIF orientation, 1 to 8.
     """
-    scale = LONGEST_SIDE / max(size)
-    width, height = (max(SHORTEST_SIDE, round(side * scale)) for side in (size if orientation < 5 else size[::-1]))
+    width, height = _fit_sides(size if orientation < 5 else size[::-1])
     upright_map = to_upright_image(Image.fromarray(attention), orientation)
     layers = [_image_layer(color_map(upright_map, opaque=image is None), width, height, "heat")]
     if image is not None:
@@ -60,14 +59,20 @@ def layer_switches(points: bool = True, lowest: str = "none") -> Html:
     return element("div", *boxes, scale, class_="switches")
 
 
+def open_picture(jpeg: bytes) -> Image.Image:
+    """Open a JPEG to be shown on a page: a large one is decoded faster, at a lower resolution."""
+    image = Image.open(io.BytesIO(jpeg))
+    image.draft("RGB", (LONGEST_SIDE, LONGEST_SIDE))
+    return image
+
+
 def thumbnail(image: Image.Image) -> bytes:
     """Encode an image as JPEG, shrunk so that its longest side has at most `LONGEST_SIDE` pixels.
 
     A side is not shrunk below `SHORTEST_SIDE`, even if this changes the aspect ratio.
     """
-    scale, buffer = LONGEST_SIDE / max(image.size), io.BytesIO()
-    width, height = (min(side, max(round(side * scale), SHORTEST_SIDE)) for side in image.size)
-    small = image.convert("RGB").resize((width, height), Image.Resampling.LANCZOS)
+    width, height = map(min, image.size, _fit_sides(image.size))
+    small, buffer = image.convert("RGB").resize((width, height), Image.Resampling.LANCZOS), io.BytesIO()
     small.save(buffer, "JPEG", quality=JPEG_QUALITY)
     return buffer.getvalue()
 
@@ -93,6 +98,13 @@ def heat_colors() -> np.ndarray:
     positions = np.linspace(0, len(anchors) - 1, 256)
     channels = [np.interp(positions, range(len(anchors)), channel) for channel in anchors.T]
     return np.stack(channels, axis=1).round().astype(np.uint8)
+
+
+def _fit_sides(size: tuple[int, int]) -> tuple[int, int]:
+    """Scale two sides so that the longest has `LONGEST_SIDE` pixels, and each at least `SHORTEST_SIDE`."""
+    scale = LONGEST_SIDE / max(size)
+    width, height = (max(SHORTEST_SIDE, round(side * scale)) for side in size)
+    return width, height
 
 
 def _image_layer(image: bytes, width: int, height: int, name: str) -> Html:

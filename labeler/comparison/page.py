@@ -1,11 +1,9 @@
 """HTML page of a comparison: its figures, and the images whose maps differ most, with the labels of both sides."""
 
-import io
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from common import page
 from common.page import Html
@@ -52,10 +50,8 @@ def draw_pair(image: ComparedImage) -> Html:
 
 
 def _draw(sample: Sample, jpeg: bytes | None) -> Html:
-    image, info = None, sample.info
-    if jpeg is not None:
-        image = Image.open(io.BytesIO(jpeg))
-        image.draft("RGB", (page.LONGEST_SIDE, page.LONGEST_SIDE))  # decodes a large JPEG faster, at a lower resolution
+    info = sample.info
+    image = None if jpeg is None else page.open_picture(jpeg)
     return page.attention_picture(
         image, sample.attention, sample.gaze, (info.width, info.height), info.exif_orientation
     )

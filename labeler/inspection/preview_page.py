@@ -2,14 +2,12 @@
 
 import functools
 import heapq
-import io
 import itertools
 from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from common import page
 from common.errors import UserError
@@ -86,10 +84,8 @@ def draw_sample(sample: Sample, classes: list[str] | None) -> tuple[str, Html]:
 
     `classes` holds the class names by index, or is None if the data set has no classes.
     """
-    info, image = sample.info, None
-    if sample.jpeg is not None:
-        image = Image.open(io.BytesIO(sample.jpeg))
-        image.draft("RGB", (page.LONGEST_SIDE, page.LONGEST_SIDE))  # decodes a large JPEG faster, at a lower resolution
+    info = sample.info
+    image = None if sample.jpeg is None else page.open_picture(sample.jpeg)
     frame = (info.width, info.height), info.exif_orientation
     picture = page.attention_picture(image, sample.attention, sample.gaze, *frame)
     return sample.key, page.figure(picture, page.breakable(info.source), _caption_details(sample, classes))

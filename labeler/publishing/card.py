@@ -41,8 +41,8 @@ of samples of each shard, which varies because images were skipped; `manifest.js
 `map_mean` (mean of the stored map, where its maximum is 1), `map_area` (fraction of the frame that the map spreads
 over: the exponential of its entropy, divided by its number of pixels), `gaze_points` (their number), `phash`
 (perceptual hash PDQ of the upright image in hexadecimal, null if unknown), and, for each file of the sample, where its
-content lies in the shard: `jpg_offset` and `jpg_size`, likewise `cls_`, `json_`, `attn_png_` and `gaze_npy_`, in bytes,
-null for absent files. Its Parquet metadata has the SHA-256 of the `manifest.json` that it belongs to as
+content lies in the shard: `jpg_offset` and `jpg_size`, and the same with `cls_`, `json_`, `attn_png_` and `gaze_npy_`,
+in bytes, null for absent files. Its Parquet metadata has the SHA-256 of the `manifest.json` that it belongs to as
 `manifest_sha256`.
 
 The maps of the images with most gaze points, without reading the other samples:

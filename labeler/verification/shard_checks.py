@@ -27,6 +27,11 @@ class CheckSettings(NamedTuple):
 EVERYTHING = CheckSettings()
 
 
+def new_report() -> dict[str, Any]:
+    """Return the report of a data set of which nothing has been found yet, to be filled in."""
+    return {"ok": False, "complete": False, "shards": 0, "samples": 0, "failures": 0, "problems": []}
+
+
 class ShardChecker(Protocol):
     """Checks the content of the shards of one data set. Every process has its own one."""
 

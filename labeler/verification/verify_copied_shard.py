@@ -1,6 +1,5 @@
 """Verification of a shard of a public copy against the manifest, the index and the shard format."""
 
-import functools
 import itertools
 import tarfile
 from collections.abc import Iterator
@@ -10,26 +9,18 @@ from common.manifest import MANIFEST, Manifest, ShardEntry
 from common.storage.http import HttpStorage
 from common.text import pluralize
 from labeler.inspection.reader import open_for_two_passes
-from labeler.publishing.index import DatasetIndex, UnusableIndex, open_index
-from labeler.verification.verify_index import find_index_problems
+from labeler.verification.verify_index import IndexChecker
 from labeler.verification.verify_sample import SampleRules, find_header_problems, find_sample_problems
 from labeler.verification.verify_shard import MAX_PROBLEMS_PER_CHECK, find_checksum_problems, read_shard_samples
 
 
 class CopiedShardChecker:
-    """Checker of the shards of one public copy, which opens the index only once."""
+    """Checker of the shards of one public copy."""
 
     def __init__(self, url: str, manifest: Manifest) -> None:
         self.storage = HttpStorage(url)
         self._manifest = manifest
-
-    @functools.cached_property
-    def index(self) -> DatasetIndex | None:
-        """Reader of the index; None if there is none that belongs to the manifest."""
-        try:
-            return open_index(self.storage)
-        except UnusableIndex:  # `verify_copy` reports it
-            return None
+        self._index = IndexChecker(self.storage)
 
     def find_problems(self, shard: ShardEntry) -> list[str]:
         """Return the problems of a shard. Its content is checked only if it has the right checksum."""
@@ -39,10 +30,7 @@ class CopiedShardChecker:
             file.seek(0)
             content_problems = _find_content_problems(file, shard, self._manifest)
             problems += itertools.islice(content_problems, MAX_PROBLEMS_PER_CHECK)
-            if self.index and shard.name in self.index.shards and not problems:
-                file.seek(0)
-                problems += find_index_problems(self.index, shard.name, file)
-        return problems
+            return problems or self._index.find_problems(shard.name, file)
 
 
 def _find_content_problems(file: BinaryIO, shard: ShardEntry, manifest: Manifest) -> Iterator[str]:

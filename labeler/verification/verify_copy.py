@@ -11,7 +11,7 @@ from common.manifest import CLASSES, FAILURES, INDEX, MANIFEST, SIZES, Manifest,
 from common.storage.http import REFUSED, HttpError, HttpStorage
 from common.text import join_names
 from labeler.publishing.index import UnusableIndex, open_index
-from labeler.verification.shard_checks import EVERYTHING, CheckSettings, check_shards
+from labeler.verification.shard_checks import EVERYTHING, CheckSettings, check_shards, new_report
 from labeler.verification.verify_copied_shard import CopiedShardChecker
 
 UNLISTED = "surplus files, because an https server does not list its files"
@@ -30,7 +30,7 @@ def verify_copy(url: str, workers: int | None = None, settings: CheckSettings = 
         settings: which shards are checked.
     """
     storage = HttpStorage(url)
-    report: dict[str, Any] = {"ok": False, "complete": False, "shards": 0, "samples": 0, "failures": 0, "problems": []}
+    report = new_report()
     problems: list[str] = report["problems"]
     try:
         content = storage.read(MANIFEST)

@@ -15,7 +15,7 @@ from labeler.planning.generations import read_plans, read_published_generation
 from labeler.planning.listing import listing_checksum, read_listing
 from labeler.planning.plan import compute_fingerprint, make_keys
 from labeler.publishing.outcome import Records, compute_outcome, scan_records
-from labeler.verification.shard_checks import EVERYTHING, CheckSettings, check_shards
+from labeler.verification.shard_checks import EVERYTHING, CheckSettings, check_shards, new_report
 from labeler.verification.verify_published import find_published_problems
 from labeler.verification.verify_shard import PlannedShardChecker
 
@@ -29,7 +29,7 @@ def verify_dataset(dataset: str, workers: int | None = None, settings: CheckSett
         settings: which shards are checked.
     """
     storage = open_storage(dataset)
-    report: dict[str, Any] = {"ok": False, "complete": False, "shards": 0, "samples": 0, "failures": 0, "problems": []}
+    report = new_report()
     problems: list[str] = report["problems"]
     try:
         plans = read_plans(storage)

@@ -7,38 +7,30 @@ from collections.abc import Iterator
 from typing import BinaryIO
 
 from common.manifest import Plan, ShardEntry, ShardRecord, record_name, shard_name
-from common.shards import SampleInfo, read_members
+from common.shards import SampleInfo, read_sample_members
 from common.sources.listing import class_folder
 from common.storage import open_storage
 from common.text import pluralize
 from labeler.inspection.reader import hash_file, open_for_two_passes
 from labeler.planning.generations import read_plans
 from labeler.planning.listing import ListingReader, PlannedImage
-from labeler.publishing.index import DatasetIndex, UnusableIndex, open_index
-from labeler.verification.verify_index import find_index_problems
+from labeler.verification.verify_index import IndexChecker
 from labeler.verification.verify_sample import SampleRules, find_header_problems, find_sample_problems
 
 MAX_PROBLEMS_PER_CHECK = 5  # a badly damaged shard would otherwise fill the screen
 
 
 class PlannedShardChecker:
-    """Checker of the shards of one data set, which reads the plans and opens the listings and the index only once."""
+    """Checker of the shards of one data set, which reads the plans and opens the listings only once."""
 
     def __init__(self, dataset: str) -> None:
         self.storage = open_storage(dataset)
+        self._index = IndexChecker(self.storage)
 
     @functools.cached_property
     def listings(self) -> list[ListingReader]:
         """Readers of the listings of all generations."""
         return [ListingReader(self.storage, plan) for plan in read_plans(self.storage)]
-
-    @functools.cached_property
-    def index(self) -> DatasetIndex | None:
-        """Reader of the index; None if there is none that belongs to the manifest."""
-        try:
-            return open_index(self.storage)
-        except UnusableIndex:  # `find_published_problems` reports it
-            return None
 
     def find_problems(self, shard: ShardEntry) -> list[str]:
         """Return the problems of a shard that has a record."""
@@ -50,10 +42,7 @@ class PlannedShardChecker:
             file.seek(0)
             content_problems = _find_content_problems(file, listing.plan, record, listing.shard(number))
             problems += itertools.islice(content_problems, MAX_PROBLEMS_PER_CHECK)
-            if self.index and shard.name in self.index.shards and not problems:
-                file.seek(0)
-                problems += find_index_problems(self.index, shard.name, file)
-        return problems
+            return problems or self._index.find_problems(shard.name, file)
 
 
 def find_checksum_problems(file: BinaryIO, shard: ShardEntry, stated_in: str) -> Iterator[str]:
@@ -95,8 +84,7 @@ def _find_content_problems(
 
 def read_shard_samples(file: BinaryIO) -> Iterator[tuple[str, list[tarfile.TarInfo], dict[str, bytes]]]:
     """Yield the key of each sample of a shard, its tar headers, and its files by extension."""
-    for key, group in itertools.groupby(read_members(file), key=lambda member: member[0].name.partition(".")[0]):
-        sample = list(group)
+    for key, sample in read_sample_members(file):
         contents = {header.name.partition(".")[2]: content for header, content in sample}
         yield key, [header for header, _ in sample], contents
 

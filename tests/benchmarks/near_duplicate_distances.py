@@ -9,14 +9,13 @@ with each other; the pairs that would be reported are listed.
 
 import argparse
 import random
-from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from timing import Row, print_table
 
 from common.parallel import in_processes
@@ -25,17 +24,10 @@ from labeler.near_duplicates.confirm import MIN_CORRELATION, correlate, make_vie
 from labeler.near_duplicates.find import choose_limits
 from labeler.near_duplicates.hashes import pack_hashes
 from labeler.near_duplicates.search import find_similar_hashes
-from tests.support.data.copies import crop, recompress, resize
+from tests.support.data.copies import COPIES
 from tests.support.data.pictures import encoded
 
 EXTENSIONS = (".jpg", ".jpeg")
-COPIES: dict[str, Callable[[Image.Image], Image.Image]] = {
-    "resized to 75 %": resize,
-    "quality 70": recompress,
-    "mirrored": ImageOps.mirror,
-    "cropped by 2.5 % on each side": crop,
-    "all of these": lambda image: recompress(resize(ImageOps.mirror(crop(image)))),
-}
 
 
 class Comparison(NamedTuple):

@@ -1,12 +1,10 @@
 """The samples that the page of a run shows: a few of the training data, the same ones in every epoch."""
 
-import io
 import itertools
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
 from torch import Tensor
 
 from common import page
@@ -84,8 +82,7 @@ def _decode(sample: Sample, image_size: int) -> PageSample:
     if sample.jpeg is None:
         raise ValueError(f"sample {sample.key} has no image")
     info = sample.info
-    image = Image.open(io.BytesIO(sample.jpeg))
-    image.draft("RGB", (page.LONGEST_SIDE, page.LONGEST_SIDE))  # decodes a large JPEG faster, at a lower resolution
+    image = page.open_picture(sample.jpeg)
     return PageSample(
         info.source,
         page.thumbnail(to_upright_image(image, info.exif_orientation)),

@@ -1,4 +1,4 @@
-"""Pixels tell copies of a photograph from other photographs."""
+"""Confirmation by pixels accepts copies of a photograph and rejects other photographs."""
 
 import io
 from collections.abc import Callable

@@ -13,27 +13,20 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from PIL import Image, ImageOps
+from PIL import Image
 
 from common.errors import UserError
 from common.storage import LocalStorage, open_storage
 from labeler.near_duplicates import report
 from labeler.near_duplicates.find import choose_limits
 from labeler.stats import main
-from tests.support.data.copies import PHOTOGRAPHS, crop, recompress, resize
+from tests.support.data.copies import COPIES, PHOTOGRAPHS
 from tests.support.data.pictures import encoded, exif, jpeg, write
 from tests.support.jobs import ROOT, planned
 from tests.support.labeled import label_shards, make_dataset, rewrite_index
 
 COPIED = PHOTOGRAPHS[:3]
 ORIGINALS = 3 * len(PHOTOGRAPHS)
-COPIES: dict[str, Callable[[Image.Image], Image.Image]] = {
-    "resized": resize,
-    "recompressed": recompress,
-    "flipped": ImageOps.mirror,
-    "cropped": crop,
-    "all": lambda image: recompress(resize(ImageOps.mirror(crop(image)))),
-}
 
 
 @functools.cache

@@ -1,8 +1,9 @@
 """Copies of photographs as they occur in data sets: resized, compressed again, cropped, mirrored."""
 
 import io
+from collections.abc import Callable
 
-from PIL import Image
+from PIL import Image, ImageOps
 
 from tests.support.jobs import ROOT
 
@@ -26,3 +27,12 @@ def crop(image: Image.Image) -> Image.Image:
     """Return a copy without 2.5 % of the image on each side."""
     x, y = round(image.width * 0.025), round(image.height * 0.025)
     return image.crop((x, y, image.width - x, image.height - y))
+
+
+COPIES: dict[str, Callable[[Image.Image], Image.Image]] = {
+    "resized": resize,
+    "recompressed": recompress,
+    "flipped": ImageOps.mirror,
+    "cropped": crop,
+    "all": lambda image: recompress(resize(ImageOps.mirror(crop(image)))),
+}
