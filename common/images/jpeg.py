@@ -26,7 +26,8 @@ FILLER = 128  # value of every channel in blocks that libjpeg fills in because t
 # libjpeg's warnings that pixels are missing or wrong, and what they mean for the image. Its other warnings, such as
 # extraneous bytes between segments, leave the pixels as they should be.
 DAMAGE_WARNINGS = {
-    "premature end": Reason.TRUNCATED,
+    "premature end": Reason.TRUNCATED,  # of a segment
+    "Premature end": Reason.TRUNCATED,  # of the file
     "found marker 0xd9 instead of RST": Reason.TRUNCATED,  # the end marker
     "instead of RST": Reason.CORRUPT,
     "bad Huffman code": Reason.CORRUPT,
@@ -124,9 +125,12 @@ def ends_with_filler(pixels: "Tensor") -> bool:
 
 def check_pixel_data(jpeg: bytes, color_space: str) -> None:
     """Raise ImageFailure if a JPEG that decoders accept with a warning lacks pixels or has wrong ones."""
+    header = read_jpeg_header(jpeg)
+    # Decoding at an eighth of the size takes less time, and reads all of the JPEG. A lossless JPEG has only one size:
+    # libjpeg would write all of its pixels behind the end of the smaller array.
+    side = 1 if header and header.start_of_frame <= PROGRESSIVE else 0  # 0: full size
     try:
-        # decoding at an eighth of the size takes less time, and reads all of the JPEG
-        simplejpeg.decode_jpeg(jpeg, color_space, min_height=1, min_width=1, strict=True)
+        simplejpeg.decode_jpeg(jpeg, color_space, min_height=side, min_width=side, strict=True)
     except ValueError as error:
         for warning, reason in DAMAGE_WARNINGS.items():
             if warning in str(error):

@@ -94,7 +94,9 @@ def _reencode(data: bytes, max_pixels: int, min_side: int) -> "tuple[Tensor, Sto
     try:
         image = Image.open(io.BytesIO(data))
     except Exception:  # Pillow raises exceptions of many types on malformed bytes
-        raise ImageFailure(Reason.NOT_AN_IMAGE, f"no decoder recognizes these {pluralize(len(data), 'byte')}") from None
+        hint = "; it is HEIC or a video: convert it to JPEG" if data[4:8] == b"ftyp" else ""
+        message = f"no decoder recognizes these {pluralize(len(data), 'byte')}{hint}"
+        raise ImageFailure(Reason.NOT_AN_IMAGE, message) from None
     _check_size(image.width, image.height, max_pixels, min_side)
     source = f"{image.format} {image.mode}"
     encoded = io.BytesIO()

@@ -62,6 +62,11 @@ def test_unusable_images_fail_with_their_reason(name: str) -> None:
     assert failure.value.message
 
 
+def test_heic_with_the_name_of_a_jpeg_is_named() -> None:
+    with pytest.raises(ImageFailure, match="HEIC"):
+        read_photograph(HOSTILE["heic.jpg"][0], MAX_PIXELS, MIN_SIDE)
+
+
 @pytest.mark.parametrize("name", USABLE)
 def test_usable_images_give_pixels_and_a_jpeg_with_the_same_frame(name: str) -> None:
     pixels, stored = decode(HOSTILE[name][0])
@@ -88,6 +93,8 @@ def test_jpegs_in_rgb_or_gray_are_stored_unchanged(name: str) -> None:
         ("transparent.png", "PNG RGBA"),
         ("animated.gif", "GIF P"),
         ("picture.webp", "WEBP RGB"),
+        ("arithmetic.jpg", "JPEG RGB"),
+        ("lossless.jpg", "JPEG RGB"),
     ],
 )
 def test_other_formats_are_reencoded_and_reported(name: str, source: str) -> None:

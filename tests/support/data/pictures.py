@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from tests.support.data.rare_formats import ARITHMETIC_JPEG, HEIC, LOSSLESS_JPEG, TWELVE_BIT_JPEG
+
 ORIENTATION_TAG = 0x0112
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 BOMB_SIDE = 30_000
@@ -138,6 +140,12 @@ def hostile_images() -> dict[str, tuple[bytes, str | None]]:
         "transparent.png": (encoded(half_transparent(), "PNG"), None),
         "animated.gif": (encoded(frames[0], "GIF", save_all=True, append_images=frames[1:]), None),
         "picture.webp": (encoded(photograph(), "WEBP", quality=95), None),
+        "arithmetic.jpg": (ARITHMETIC_JPEG, None),
+        "lossless.jpg": (LOSSLESS_JPEG, None),
+        "cut_arithmetic.jpg": (ARITHMETIC_JPEG[:-20], "truncated"),
+        "cut_lossless.jpg": (LOSSLESS_JPEG[:-100], "truncated"),
+        "twelve_bits.jpg": (TWELVE_BIT_JPEG, "corrupt"),
+        "heic.jpg": (HEIC, "not_an_image"),
     }
     images.update({f"orientation_{value}.jpg": (rotated_jpeg(value), None) for value in range(1, 9)})
     return images
