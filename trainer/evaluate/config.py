@@ -75,9 +75,7 @@ class EvaluateSettings(Settings):
         description="ImageNet-C as published, CORRUPTION/SEVERITY/CLASS/IMAGE; without it the images of --val are "
         "corrupted",
     )
-    cifar: str | None = Field(
-        None, description="CIFAR-10's test images: class folders, a tar of them, or the published batches"
-    )
+    cifar: str | None = Field(None, description="CIFAR-10's test images: class folders, a tar of them, or as published")
     cifar_c: str | None = Field(None, description="CIFAR-10-C as published: CORRUPTION.npy and labels.npy")
     queries: int | None = Field(
         None,

@@ -1,9 +1,11 @@
 """CIFAR-10's test images, as published or in class folders, and CIFAR-10-C as published."""
 
 import pickle
-from collections.abc import Sequence
+import tarfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from torch import Tensor
@@ -14,7 +16,8 @@ from trainer.evaluate.images.corruptions import CORRUPTIONS, select_corruptions
 from trainer.evaluate.images.image_sets import FolderImages, ImageSet, text_checksum, to_tensor
 
 CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
-TEST_BATCH = "test_batch"
+FOLDER, TEST_BATCH = "cifar-10-batches-py", "test_batch"
+ARCHIVES = ("cifar-10-python.tar.gz", "cifar-10-python.tar")  # as published, and decompressed
 SEVERITIES = 5
 IMAGE_SHAPE = (32, 32, 3)
 # modules and names that pickled arrays and numbers refer to; numpy 2 renamed the module `numpy.core` of numpy 1
@@ -27,6 +30,7 @@ ALLOWED_GLOBALS = {
     ("numpy._core.multiarray", "scalar"),
     ("numpy.core.numeric", "_frombuffer"),  # from protocol 5 on, the default of Python 3.14
     ("numpy._core.numeric", "_frombuffer"),
+    ("_codecs", "encode"),  # bytes that Python 3 writes for Python 2
 }
 
 
@@ -46,20 +50,23 @@ class ArrayImages:
 
 
 def open_cifar(location: str) -> ImageSet:
-    """Open CIFAR-10's test images: the published batches, class folders, or a tar file of class folders.
+    """Open CIFAR-10's test images: the published batches or their archive, class folders, or a tar file of these.
 
     Class folders below a folder `test` are used alone. Raises UserError if the location holds none of these.
     """
     path = Path(location)
-    for folder in (path, path / "cifar-10-batches-py"):
-        if (folder / TEST_BATCH).is_file():
-            return _read_test_batch(folder / TEST_BATCH)
+    candidates = [path / TEST_BATCH, path / FOLDER / TEST_BATCH]
+    if path.name in ARCHIVES:
+        candidates.append(path)
+    for candidate in candidates:
+        if candidate.is_file():
+            return _read_test_batch(candidate)
     return FolderImages("--cifar", location, "cifar10", whole_frame=True, subfolder="test")
 
 
 def _read_test_batch(path: Path) -> ArrayImages:
     try:
-        with path.open("rb") as file:
+        with _open_test_batch(path) as file:
             batch = _ArrayUnpickler(file, encoding="bytes").load()
         pixels = np.asarray(batch[b"data"]).reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
         labels = np.asarray(batch[b"labels"])
@@ -67,6 +74,20 @@ def _read_test_batch(path: Path) -> ArrayImages:
         raise UserError(f"--cifar {path}: cannot be read as CIFAR-10's test batch: {describe_error(error)}") from None
     _check_arrays(f"--cifar {path}", pixels, labels)
     return ArrayImages("cifar10", pixels, labels, _file_checksum(path))
+
+
+@contextmanager
+def _open_test_batch(path: Path) -> Iterator[IO[bytes]]:
+    """Open a test batch, alone or in the published archive."""
+    if path.name not in ARCHIVES:
+        with path.open("rb") as file:
+            yield file
+        return
+    with tarfile.open(path) as archive:
+        member = archive.extractfile(f"{FOLDER}/{TEST_BATCH}")
+        if member is None:
+            raise ValueError(f"{FOLDER}/{TEST_BATCH} is not a file")
+        yield member
 
 
 class _ArrayUnpickler(pickle.Unpickler):
@@ -91,6 +112,8 @@ def open_cifar_c(
     Raises UserError if a file is missing, or does not hold CIFAR images or labels.
     """
     root, where = Path(folder), f"--cifar-c {folder}"
+    if root.is_file():
+        raise UserError(f"{where}: expected a folder with CORRUPTION.npy and labels.npy, found a file; unpack it first")
     available = [name for name in CORRUPTIONS if (root / f"{name}.npy").is_file()]
     sets = {}
     for name in select_corruptions(requested, available, where):

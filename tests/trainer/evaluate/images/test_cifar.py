@@ -1,4 +1,6 @@
+import io
 import pickle
+import tarfile
 
 import numpy as np
 import pytest
@@ -21,14 +23,52 @@ def write_cifar_c(folder, corruptions, images_per_severity=4):
     return str(folder)
 
 
-def test_published_batch_is_read(tmp_path):
-    pixels = random_pixels(6)
-    batch = {b"data": pixels.transpose(0, 3, 1, 2).reshape(6, -1), b"labels": [3, 1, 4, 1, 5, 9]}
-    (tmp_path / "cifar-10-batches-py").mkdir()
-    (tmp_path / "cifar-10-batches-py" / "test_batch").write_bytes(pickle.dumps(batch))
-    images = open_cifar(str(tmp_path))
+PIXELS = random_pixels(6)
+BATCH = {
+    b"data": PIXELS.transpose(0, 3, 1, 2).reshape(6, -1),
+    b"labels": [3, 1, 4, 1, 5, 9],
+    b"batch_label": b"testing batch 1 of 1",
+}
+
+
+def check_is_batch(images):
     assert (images.labels.tolist(), images.classes) == ([3, 1, 4, 1, 5, 9], CLASSES)
-    assert torch.equal(images.read(2), torch.from_numpy(pixels[2]).permute(2, 0, 1))
+    assert torch.equal(images.read(2), torch.from_numpy(PIXELS[2]).permute(2, 0, 1))
+
+
+def write_archive(path, content, name="cifar-10-batches-py/test_batch"):
+    with tarfile.open(path, "w:gz" if path.suffix == ".gz" else "w") as archive:
+        member = tarfile.TarInfo(name)
+        member.size = len(content)
+        archive.addfile(member, io.BytesIO(content))
+    return str(path)
+
+
+def test_published_batch_is_read(tmp_path):
+    (tmp_path / "cifar-10-batches-py").mkdir()
+    (tmp_path / "cifar-10-batches-py" / "test_batch").write_bytes(pickle.dumps(BATCH))
+    check_is_batch(open_cifar(str(tmp_path)))
+
+
+@pytest.mark.parametrize("name", ["cifar-10-python.tar.gz", "cifar-10-python.tar"])
+def test_published_archive_is_read(tmp_path, name):
+    check_is_batch(open_cifar(write_archive(tmp_path / name, pickle.dumps(BATCH))))
+
+
+def test_archive_that_is_cut_or_lacks_the_batch_is_named(tmp_path):
+    path = tmp_path / "cifar-10-python.tar.gz"
+    write_archive(path, pickle.dumps(BATCH))
+    path.write_bytes(path.read_bytes()[:-4000])
+    with pytest.raises(UserError, match=r"cifar-10-python\.tar\.gz: cannot be read as CIFAR-10's test batch: "):
+        open_cifar(str(path))
+    write_archive(path, b"", name="other")
+    with pytest.raises(UserError, match=r"cannot be read as CIFAR-10's test batch: .*cifar-10-batches-py/test_batch"):
+        open_cifar(str(path))
+
+
+def test_batch_that_python_3_wrote_for_python_2_is_read(tmp_path):
+    (tmp_path / "test_batch").write_bytes(pickle.dumps(BATCH, protocol=2))
+    check_is_batch(open_cifar(str(tmp_path)))
 
 
 @pytest.mark.parametrize("protocol", range(3, pickle.HIGHEST_PROTOCOL + 1))
@@ -89,6 +129,12 @@ def test_severities_follow_each_other_in_a_file(tmp_path):
     assert sets["fog", 3].labels.tolist() == [0, 1, 2, 3]
     assert torch.equal(sets["fog", 3].read(1), torch.from_numpy(random_pixels(20)[9]).permute(2, 0, 1))
     assert len({images.identity for images in sets.values()}) == 2
+
+
+def test_archive_of_cifar_c_is_not_taken_for_its_folder(tmp_path):
+    (tmp_path / "CIFAR-10-C.tar").touch()
+    with pytest.raises(UserError, match=r"CIFAR-10-C\.tar: expected a folder .* unpack it first"):
+        open_cifar_c(str(tmp_path / "CIFAR-10-C.tar"), ["fog"], [1])
 
 
 def test_missing_and_damaged_files_are_named(tmp_path):
