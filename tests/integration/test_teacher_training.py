@@ -1,14 +1,20 @@
 """`python -m labeler.teacher.train` as a command: a single process, Ray workers and torchrun processes agree."""
 
 import json
+import os
+import signal
+import subprocess
 import sys
+import time
+import uuid
 from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
 
+from tests.support.clusters import find_processes, kill_all
 from tests.support.data.fixation_data import random_fixations, write_fixation_data
-from tests.support.jobs import command, run
+from tests.support.jobs import command, run, start
 
 pytestmark = pytest.mark.slow
 
@@ -59,6 +65,47 @@ def test_torchrun_processes_train_like_a_single_process_and_one_of_them_prints(
     assert done.returncode == 0, done.stderr
     assert_same_training(tmp_path / "run", single_process_run)
     assert done.stdout.count("saved the weights") == 1
+
+
+def wait_for_steps(process: "subprocess.Popen[str]", output: Path, steps: int) -> None:
+    """Wait until a run has logged this number of steps; fail if it ends before."""
+    deadline = time.monotonic() + 180
+    while not (output / "metrics.jsonl").exists() or len(read_metrics(output)) < steps:
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_killed_run_resumes_with_the_same_metrics_and_weights(people: str, tmp_path: Path) -> None:
+    settings = {"epochs": 4, "checkpoint_every": 3}
+    done = run(train_command(people, tmp_path / "whole", **settings))
+    assert done.returncode == 0, done.stderr
+
+    line = train_command(people, tmp_path / "run", **settings)
+    for steps in (1, 5, 8):
+        process = start(line)
+        wait_for_steps(process, tmp_path / "run", steps)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+    done = run(line)
+    assert done.returncode == 0, done.stderr
+    assert read_metrics(tmp_path / "run") == read_metrics(tmp_path / "whole")
+    weights, expected = ((tmp_path / name / "teacher.safetensors").read_bytes() for name in ("run", "whole"))
+    assert weights == expected
+
+
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="finds processes by their /proc/PID/environ")
+def test_run_recovers_from_a_killed_ray_worker(people: str, single_process_run: Path, tmp_path: Path) -> None:
+    mark, output = uuid.uuid4().hex, tmp_path / "run"
+    process = start(train_command(people, output, workers=2), TESTS_TEACHER=mark)
+    try:
+        wait_for_steps(process, output, 1)
+        os.kill(find_processes(f"TESTS_TEACHER={mark}\0", "RayTrainWorker")[1], signal.SIGKILL)
+        _, errors = process.communicate(timeout=180)
+    finally:
+        kill_all(f"TESTS_TEACHER={mark}\0")
+    assert process.returncode == 0, errors
+    assert_same_training(output, single_process_run)
 
 
 def test_more_workers_than_the_cluster_has_cpus_are_a_user_error(people: str, tmp_path: Path) -> None:

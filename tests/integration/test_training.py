@@ -152,6 +152,26 @@ def test_run_of_torchrun_ends_with_a_killed_process_and_is_resumed_by_as_many_or
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("recipe", ["contrastive-attn-block", "contrastive-self-mask", "contrastive-contracam"])
+def test_recipe_that_is_killed_twice_ends_like_one_that_is_not(recipe: str, discs: Path, tmp_path: Path) -> None:
+    """At 64 px the last stage has 2 x 2 positions, the fewest from which these recipes make attention maps."""
+    settings = {"recipe": recipe, "norm": "batch", "image_size": 64}
+    done = run(train_command(discs, tmp_path / "whole", **settings))
+    assert done.returncode == 0, done.stderr
+
+    line = train_command(discs, tmp_path / "run", **settings)
+    for steps in (3, 11):  # within the first checkpoint's steps, and within the second epoch
+        process = start(line)
+        wait_while_running(process, lambda steps=steps: count_logged_steps(tmp_path / "run") >= steps)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+    done = run(line)
+    assert done.returncode == 0, done.stderr
+    assert read_metrics(tmp_path / "run") == read_metrics(tmp_path / "whole")
+    assert read_photographs(tmp_path / "run") == read_photographs(tmp_path / "whole")
+
+
+@pytest.mark.slow
 def test_ray_workers_train_like_a_single_process(single_process_run: Path, two_worker_run: Path) -> None:
     assert_same_metrics(read_metrics(two_worker_run), read_metrics(single_process_run))
     result = json.loads((two_worker_run / "result.json").read_text())

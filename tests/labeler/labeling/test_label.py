@@ -76,7 +76,7 @@ def test_teacher_input_is_upright(orientation: int) -> None:
     assert torch.equal(to_teacher_input(stored, orientation), to_teacher_input(to_upright(stored, orientation), 1))
 
 
-@pytest.mark.parametrize("map_size", [8, 64, 224, 500])
+@pytest.mark.parametrize("map_size", [8, 64, 224, 500, 4096])
 def test_stored_map_is_a_square_uint8_map_with_maximum_255(map_size: int) -> None:
     for label in label_images(Brightness(), [pixels(seed=seed) for seed in range(3)], map_size=map_size):
         assert label.attention.dtype == np.uint8
