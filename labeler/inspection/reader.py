@@ -10,6 +10,7 @@ from typing import BinaryIO, TypeVar
 from common.errors import describe_error
 from common.shards import MemberRanges, Sample, read_located_samples
 from common.storage import ReadableStorage, Storage
+from common.text import pluralize
 
 MAX_BYTES_IN_MEMORY = 1 << 30  # larger shards are read from the storage twice, smaller ones once into memory
 READ_SIZE = 1 << 20  # bytes of a shard that are hashed at once
@@ -81,7 +82,7 @@ def map_located_samples(
                     continue
                 yield result
     except (OSError, tarfile.TarError) as error:
-        on_problem(f"damaged after {count} samples: {describe_error(error)}")
+        on_problem(f"damaged after {pluralize(count, 'sample')}: {describe_error(error)}")
         return
     if expected_samples is not None and count != expected_samples:
-        on_problem(f"holds {count} samples, its record counts {expected_samples}")
+        on_problem(f"holds {pluralize(count, 'sample')}, its record counts {expected_samples}")

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from common.manifest import CARD, Manifest, Plan, ShardEntry
+from common.text import pluralize
 
 CONTEXT: dict[str, Any] = {
     "@language": "en",
@@ -89,7 +90,7 @@ def make_croissant(plan: Plan, manifest: Manifest) -> bytes:
         "conformsTo": "http://mlcommons.org/croissant/1.0",
         "name": "ImageNet-Attn",
         "description": "Photographs with human attention maps and gaze points, predicted by a teacher network "
-        f"({manifest.teacher.id}). {manifest.written} samples in WebDataset tar shards.",
+        f"({manifest.teacher.id}). {pluralize(manifest.written, 'sample')} in WebDataset tar shards.",
         "citeAs": CITATION,
         "license": "The labels: https://www.apache.org/licenses/LICENSE-2.0. The photographs keep their own licenses.",
         "url": CARD,

@@ -7,6 +7,7 @@ import pytest
 
 from common.shards import Sample, SampleInfo, ShardWriter
 from common.storage import LocalStorage
+from common.text import pluralize
 from labeler.inspection.reader import map_samples
 
 SHARD = "train-000000.tar"
@@ -92,7 +93,7 @@ def test_a_truncated_shard_is_read_up_to_the_damage(storage: LocalStorage, tmp_p
     keys, [problem] = read_keys(storage, 4)
     assert keys == KEYS[: len(keys)]
     assert len(keys) in (1, 2)
-    assert problem.startswith(f"damaged after {len(keys)} samples: ")
+    assert problem.startswith(f"damaged after {pluralize(len(keys), 'sample')}: ")
 
 
 def test_a_missing_shard_is_reported(storage: LocalStorage, tmp_path: Path) -> None:
