@@ -46,6 +46,7 @@ h3 { margin: 1.6rem 0 .5rem; font-size: 1rem; } p { margin: .4rem 0 1rem; max-wi
 .tiles dd.long { font-size: .95rem; line-height: 1.85; }
 .grid { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fill, minmax(min(100%, 230px), 1fr)); }
 .grid.wide { grid-template-columns: repeat(auto-fit, minmax(min(100%, 460px), 1fr)); }
+.grid.wide > :only-child { max-width: 740px; } .scroll + .grid { margin-top: 1rem; }
 figure { margin: 0; border: 1px solid var(--line); border-radius: 10px; background: var(--card); overflow: hidden;
   display: flex; flex-direction: column; }
 figure svg, figure > img { display: block; width: 100%; height: auto; } .pair { display: grid; grid-auto-flow: column; }
