@@ -38,7 +38,7 @@ def discs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def train_command(data: Path, output: Path, workers: int) -> list[str]:
-    """Return the command line of a small run whose learning rates are so low that differences in rounding do not grow."""
+    """Return the command line of a small run with learning rates so low that differences in rounding do not grow."""
     settings = {"backbone": "resnet18", "norm": "group", "image_size": 32, "batch_size": 12, "epochs": 2}
     settings |= {"warmup_epochs": 1, "learning_rate": 0.05, "readout_rate": "backbone", "checkpoint_every": 2}
     settings["threads"] = 1

@@ -2,6 +2,8 @@ import io
 import os
 import subprocess
 import tarfile
+import tempfile
+import time
 from pathlib import Path
 
 import pytest
@@ -95,6 +97,21 @@ def test_nested_folders_are_listed_in_byte_order(tmp_path: Path) -> None:
 def test_a_listing_holds_sizes_and_no_container_for_files(tmp_path: Path) -> None:
     write(tmp_path, {"a.jpg": b"123", "empty.jpg": b""})
     assert list_refs(LocalSource(tmp_path)) == [ImageRef("a.jpg", 3, None, 0), ImageRef("empty.jpg", 0, None, 0)]
+
+
+@pytest.mark.slow
+def test_a_class_folder_with_100_000_files_is_listed_in_seconds(tmp_path: Path) -> None:
+    with tempfile.TemporaryDirectory(dir=tmp_path) as name:  # pytest would keep the files of three test runs
+        folder = Path(name) / "n00000001"
+        for index in range(100_000):
+            if index % 50_000:  # a file can have 65,000 links in ext4
+                os.link(folder / f"{index - 1:06}.jpg", folder / f"{index:06}.jpg")
+            else:
+                write(folder, {f"{index:06}.jpg": jpeg()})
+        start = time.monotonic()
+        uris = list_uris(LocalSource(Path(name)))
+        assert time.monotonic() - start < 30  # 0.4 s on an idle machine
+        assert uris == [f"n00000001/{index:06}.jpg" for index in range(100_000)]
 
 
 @pytest.mark.parametrize("name", ODD_NAMES)
