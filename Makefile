@@ -28,6 +28,8 @@ BIN := .venv/bin
 INSTALLED := .venv/installed
 LOWEST := .venv-lowest
 EXTRAS := demo,teacher,eval,export
+# One process more than the cores of CI, because many tests wait for Ray or a server; tests of a file share fixtures.
+PARALLEL := --numprocesses 3 --dist loadfile
 
 REPRODUCTION := runs/reproduction
 STUDY ?= runs/study
@@ -44,11 +46,11 @@ cluster-demo: $(INSTALLED)
 	$(BIN)/python -m deploy.cluster_demo
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest -m "not slow" --ignore tests/integration --numprocesses 2 --dist loadfile $(ARGS)
-	$(BIN)/python -m pytest -m "not slow" tests/integration --numprocesses 2 --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -m "not slow" --ignore tests/integration $(PARALLEL) $(ARGS)
+	$(BIN)/python -m pytest -m "not slow" tests/integration $(PARALLEL) $(ARGS)
 
 test-promises: $(INSTALLED)
-	$(BIN)/python -m pytest -m promise --numprocesses 2 --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -m promise $(PARALLEL) $(ARGS)
 
 test-slow: $(INSTALLED)
 	$(BIN)/python -m pytest -m slow $(ARGS)
@@ -56,7 +58,7 @@ test-slow: $(INSTALLED)
 test-all: test test-slow
 
 lowest: $(LOWEST)/installed
-	$(LOWEST)/bin/python -m pytest -m "not slow" --ignore tests/integration --numprocesses 2 --dist loadfile $(ARGS)
+	$(LOWEST)/bin/python -m pytest -m "not slow" --ignore tests/integration $(PARALLEL) $(ARGS)
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

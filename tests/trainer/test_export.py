@@ -138,7 +138,9 @@ def test_onnx_graph_computes_the_same_for_any_batch_size_and_image_size(tmp_path
     assert session.get_modelmeta().custom_metadata_map["recipe"] == "contrastive-attn-teacher"
 
 
-@pytest.mark.parametrize("recipe", ["contrastive-attn-teacher", "contrastive-attn-block"])
+@pytest.mark.parametrize(
+    "recipe", ["contrastive-attn-teacher", pytest.param("contrastive-attn-block", marks=pytest.mark.slow)]
+)
 def test_exported_program_computes_the_same_for_any_batch_size_and_image_size_without_this_project(tmp_path, recipe):
     path = write_checkpoint(tmp_path, classes=None, image_size=32, recipe=recipe)
     main([str(path), "--to", str(tmp_path / "model.pt2")])
