@@ -19,6 +19,7 @@ BASELINE, PROGRESSIVE = 0xC0, 0xC2  # start-of-frame markers SOF0 and SOF2; SOF1
 STANDALONE_MARKERS = {0x01, *range(0xD0, 0xD9)}  # TEM, RST0 to RST7 and SOI: no length and no content follow
 END_OF_IMAGE, START_OF_SCAN, ADOBE_SEGMENT = 0xD9, 0xDA, 0xEE
 MARKER_IN_SCAN = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")  # excludes stuffed zeros, fill bytes and restart markers
+LOSSLESS_FRAME = re.compile(rb"\xff[\xc3\xc7\xcb\xcf]")  # SOF3, 7, 11 and 15; may also occur in metadata
 EXIF_SEGMENT = re.compile(rb"\xff\xe1(?=..Exif)", re.DOTALL)
 OTHER_SEGMENT = b"\xff\xef"  # APP15, which decoders ignore
 BLOCK = 8  # side in pixels of a JPEG's blocks
@@ -125,10 +126,9 @@ def ends_with_filler(pixels: "Tensor") -> bool:
 
 def check_pixel_data(jpeg: bytes, color_space: str) -> None:
     """Raise ImageFailure if a JPEG that decoders accept with a warning lacks pixels or has wrong ones."""
-    header = read_jpeg_header(jpeg)
     # Decoding at an eighth of the size takes less time, and reads all of the JPEG. A lossless JPEG has only one size:
-    # libjpeg would write all of its pixels behind the end of the smaller array.
-    side = 1 if header and header.start_of_frame <= PROGRESSIVE else 0  # 0: full size
+    # simplejpeg would write all of its pixels into the smaller array, and beyond its end.
+    side = 0 if LOSSLESS_FRAME.search(jpeg) else 1  # 0: full size
     try:
         simplejpeg.decode_jpeg(jpeg, color_space, min_height=side, min_width=side, strict=True)
     except ValueError as error:
