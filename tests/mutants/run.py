@@ -44,7 +44,7 @@ TESTS = {  # patterns of test files, in the folder tests, by the file that they 
     "trainer/evaluate/probes.py": "trainer/evaluate/test_probes.py",
     "trainer/losses.py": "trainer/test_losses.py",
     "trainer/model/attention.py": "trainer/model/test_attention.py",
-    "trainer/evaluate/offline_probe.py": "trainer/objectives/test_offline_probe.py",
+    "trainer/evaluate/offline_probe.py": "trainer/evaluate/test_offline_probe.py",
     "trainer/optim.py": "trainer/test_optim.py",
 }
 COLUMNS = ("mutants", "killed", "timeout", "survived", "score")
@@ -73,6 +73,9 @@ def main() -> int:
     parser.add_argument("--only", default="", help="restrict the run to files whose path contains this text")
     parser.add_argument("--output", type=Path, default=ROOT / "runs/mutants.json", help="results (%(default)s)")
     settings = parser.parse_args()
+    missing = [p for patterns in TESTS.values() for p in patterns.split() if not any((ROOT / "tests").glob(p))]
+    if missing:
+        raise SystemExit(f"no test file matches {', '.join(missing)}: correct the table TESTS")
 
     equivalent = tomllib.loads(Path(__file__).with_name("equivalent.toml").read_text())["equivalent"]
     excluded = {tuple(entry[field] for field in Mutant._fields[:4]) for entry in equivalent}
