@@ -4,7 +4,7 @@ Both label the same plan of real photographs, in shards of 100, with the publish
 in the same way: time runs from the start of the first shard to the record of the last one, as the records show (the
 time at which a record was written, minus the seconds that its shard took). The job therefore pays for everything that
 Ray does meanwhile, and for the staggered start of its workers, but not for Ray's start. Workers of both have the same
-settings of the memory allocator. Ray runs its workers at low priority (nice), as it does for every user: measure on an
+environment variables. Ray runs its workers at low priority (nice), as it does for every user: measure on an
 idle machine.
 
 Also measured: two workers against one, and the memory of one worker that labels a shard of 1,000 images.
@@ -21,7 +21,7 @@ from typing import Any
 from labeling_jobs import measure_rate, repeat_photographs
 from timing import SHARED_DATA, Row, print_table, ratios, require_path
 
-from common.cluster import ALLOCATOR_VARIABLES
+from common.cluster import WORKER_VARIABLES
 from common.manifest import Plan
 from common.sources import open_source
 from common.storage import LocalStorage
@@ -50,7 +50,7 @@ def main() -> None:
     parser.add_argument("--repetitions", type=int, default=3)
     arguments = parser.parse_args()
     require_path(WEIGHTS)
-    os.environ.update(ALLOCATOR_VARIABLES)
+    os.environ.update(WORKER_VARIABLES)
     with tempfile.TemporaryDirectory(prefix="bench") as scratch:
         folder = Path(scratch)
         workers, images = arguments.workers, arguments.workers * SHARDS_PER_WORKER * PER_SHARD

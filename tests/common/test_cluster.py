@@ -1,7 +1,11 @@
+import os
+import subprocess
+import sys
+
 import pytest
 import ray
 
-from common.cluster import join_ray, max_per_machine, max_workers
+from common.cluster import join_ray, max_per_machine, max_workers, worker_environment
 from common.errors import UserError
 
 
@@ -36,3 +40,10 @@ def test_workers_do_not_span_machines_nor_fractions_span_gpus(monkeypatch, gpus_
     monkeypatch.setattr(ray, "nodes", lambda: [*nodes, {"Alive": False, "Resources": {"CPU": 64.0, "GPU": 8.0}}])
     assert max_workers(gpus_per_worker) == workers
     assert (max_per_machine("CPU"), max_per_machine("GPU")) == (8, 2)
+
+
+def test_a_worker_of_several_cpus_multiplies_matrices_in_one_thread():
+    code = "import numpy, threadpoolctl; print([pool['num_threads'] for pool in threadpoolctl.threadpool_info()])"
+    environment = os.environ | {"OMP_NUM_THREADS": "4"} | worker_environment()  # Ray sets the number of CPUs
+    answer = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert answer.stdout == "[1]\n"
