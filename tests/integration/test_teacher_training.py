@@ -3,9 +3,7 @@
 import json
 import os
 import signal
-import subprocess
 import sys
-import time
 import uuid
 from pathlib import Path
 
@@ -14,7 +12,7 @@ from safetensors.torch import load_file
 
 from tests.support.clusters import find_processes, kill_all
 from tests.support.data.fixation_data import random_fixations, write_fixation_data
-from tests.support.jobs import command, run, start
+from tests.support.jobs import command, kill_when, run, start, wait_while_running
 
 pytestmark = pytest.mark.slow
 
@@ -67,13 +65,8 @@ def test_torchrun_processes_train_like_a_single_process_and_one_of_them_prints(
     assert done.stdout.count("saved the weights") == 1
 
 
-def wait_for_steps(process: "subprocess.Popen[str]", output: Path, steps: int) -> None:
-    """Wait until a run has logged this number of steps; fail if it ends before."""
-    deadline = time.monotonic() + 180
-    while not (output / "metrics.jsonl").exists() or len(read_metrics(output)) < steps:
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+def count_metrics(output: Path) -> int:
+    return len(read_metrics(output)) if (output / "metrics.jsonl").exists() else 0
 
 
 def test_killed_run_resumes_with_the_same_metrics_and_weights(people: str, tmp_path: Path) -> None:
@@ -83,10 +76,7 @@ def test_killed_run_resumes_with_the_same_metrics_and_weights(people: str, tmp_p
 
     line = train_command(people, tmp_path / "run", **settings)
     for steps in (1, 5, 8):
-        process = start(line)
-        wait_for_steps(process, tmp_path / "run", steps)
-        os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
+        kill_when(lambda steps=steps: count_metrics(tmp_path / "run") >= steps, line)
     done = run(line)
     assert done.returncode == 0, done.stderr
     assert read_metrics(tmp_path / "run") == read_metrics(tmp_path / "whole")
@@ -99,7 +89,7 @@ def test_run_recovers_from_a_killed_ray_worker(people: str, single_process_run: 
     mark, output = uuid.uuid4().hex, tmp_path / "run"
     process = start(train_command(people, output, workers=2), TESTS_TEACHER=mark)
     try:
-        wait_for_steps(process, output, 1)
+        wait_while_running(process, lambda: count_metrics(output) >= 1)
         os.kill(find_processes(f"TESTS_TEACHER={mark}\0", "RayTrainWorker")[1], signal.SIGKILL)
         _, errors = process.communicate(timeout=180)
     finally:

@@ -4,7 +4,6 @@ import json
 import os
 import re
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -16,7 +15,7 @@ import pytest
 
 from tests.support.clusters import find_processes, kill_all
 from tests.support.data.datasets import make_dataset
-from tests.support.jobs import ROOT, command, run, start
+from tests.support.jobs import ROOT, command, kill_when, run, start, wait_while_running
 from tests.support.s3_server import S3Server
 
 SHARD_SIZES = [40, 33, 35]
@@ -79,15 +78,6 @@ def assert_same_metrics(actual: list[dict[str, object]], expected: list[dict[str
         assert actual_line == pytest.approx(expected_line, rel=1e-3, abs=1e-4)
     actual_losses, expected_losses = ([line["loss"] for line in log if "loss" in line] for log in (actual, expected))
     assert actual_losses == pytest.approx(expected_losses, rel=2e-2)
-
-
-def wait_while_running(process: "subprocess.Popen[str]", condition: Callable[[], bool]) -> None:
-    """Wait until the condition holds; fail if the process ends before, or after the timeout."""
-    deadline = time.monotonic() + TIMEOUT
-    while not condition():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def count_logged_steps(output: Path) -> int:
@@ -161,10 +151,7 @@ def test_recipe_that_is_killed_twice_ends_like_one_that_is_not(recipe: str, disc
 
     line = train_command(discs, tmp_path / "run", **settings)
     for steps in (3, 11):  # within the first checkpoint's steps, and within the second epoch
-        process = start(line)
-        wait_while_running(process, lambda steps=steps: count_logged_steps(tmp_path / "run") >= steps)
-        os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
+        kill_when(lambda steps=steps: count_logged_steps(tmp_path / "run") >= steps, line)
     done = run(line)
     assert done.returncode == 0, done.stderr
     assert read_metrics(tmp_path / "run") == read_metrics(tmp_path / "whole")
@@ -239,10 +226,8 @@ def test_run_in_s3_resumes_on_another_machine(
     bucket: Bucket, new_machine: Callable[[], dict[str, str]], single_process_run: Path
 ) -> None:
     """The first machine has two Ray workers and loses its power; the second has one process."""
-    process = start(train_command(bucket.data, bucket.output, workers=2), **new_machine(), **bucket.environment)
-    wait_while_running(process, lambda: "checkpoints/last" in bucket.names())
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
+    line = train_command(bucket.data, bucket.output, workers=2)
+    kill_when(lambda: "checkpoints/last" in bucket.names(), line, **new_machine(), **bucket.environment)
     assert "result.json" not in bucket.names()
 
     done = run(train_command(bucket.data, bucket.output), **new_machine(), **bucket.environment)

@@ -7,6 +7,8 @@ import signal
 import subprocess
 import sys
 import tarfile
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +128,23 @@ def start(line: list[str], **more: str) -> subprocess.Popen[str]:
         start_new_session=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
+
+
+def wait_while_running(process: subprocess.Popen[str], condition: Callable[[], bool]) -> None:
+    """Wait until a condition holds; fail if the process ends before, or after three minutes."""
+    deadline = time.monotonic() + 180
+    while not condition():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def kill_when(condition: Callable[[], bool], line: list[str], **more: str) -> None:
+    """Start a program, and kill its process group as soon as a condition holds."""
+    process = start(line, **more)
+    wait_while_running(process, condition)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
 
 
 def run(line: list[str], **more: str) -> subprocess.CompletedProcess[str]:
