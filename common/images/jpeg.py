@@ -3,6 +3,7 @@
 import io
 import re
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -58,36 +59,49 @@ class JpegHeader:
 
 def read_jpeg_header(data: bytes) -> JpegHeader | None:
     """Read the markers of a JPEG without decoding it. Returns None if it has no frame header."""
-    position, frame, scans, is_adobe = 2, None, 0, False
-    while position + 4 <= len(data):
-        if data[position] != 0xFF:
-            break
-        marker = data[position + 1]
-        if marker == 0xFF:  # fill byte
-            position += 1
-            continue
-        if marker == END_OF_IMAGE:
-            break
-        if marker in STANDALONE_MARKERS:
-            position += 2
-            continue
-        length = struct.unpack_from(">H", data, position + 2)[0]
+    frame, scans, is_adobe, complete = None, 0, False, False
+    for marker, start, end in read_segments(data):
         is_frame = 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)  # not DHT, JPG or DAC
-        if is_frame and position + 10 <= len(data):
-            components = data[position + 10 : position + 2 + length]
-            frame = frame or (marker, *struct.unpack_from(">BHHB", data, position + 4), components)
+        if is_frame and start + 10 <= len(data):
+            frame = frame or (marker, *struct.unpack_from(">BHHB", data, start + 4), data[start + 10 : end])
+        scans += marker == START_OF_SCAN
         is_adobe |= marker == ADOBE_SEGMENT
-        position += 2 + length
-        if marker == START_OF_SCAN:  # entropy-coded pixels follow; skip to the next marker
-            scans += 1
-            next_marker = MARKER_IN_SCAN.search(data, position)
-            position = next_marker.start() if next_marker else len(data)
-    complete = data[position : position + 2] == b"\xff\xd9"
+        complete = marker == END_OF_IMAGE
     if frame is None:
         return None
     start_of_frame, bits, height, width, number, components = frame
     pairs = tuple(zip(components[: 3 * number : 3], components[1 : 3 * number : 3], strict=False))
     return JpegHeader(width, height, bits, pairs, start_of_frame, scans, is_adobe, complete)
+
+
+def read_segments(jpeg: bytes) -> Iterator[tuple[int, int, int]]:
+    """Yield marker, start and end of each segment of a JPEG, up to its end marker or the first bytes that are none.
+
+    The entropy-coded pixels after a start of scan are skipped.
+    """
+    position = 2
+    while position + 4 <= len(jpeg) and jpeg[position] == 0xFF:
+        marker = jpeg[position + 1]
+        if marker == 0xFF:  # fill byte
+            position += 1
+        elif marker in STANDALONE_MARKERS:
+            position += 2
+        elif marker == END_OF_IMAGE:
+            break
+        else:
+            end = position + 2 + struct.unpack_from(">H", jpeg, position + 2)[0]
+            yield marker, position, end
+            position = end
+            if marker == START_OF_SCAN:
+                next_marker = MARKER_IN_SCAN.search(jpeg, position)
+                position = next_marker.start() if next_marker else len(jpeg)
+    if jpeg[position : position + 2] == bytes([0xFF, END_OF_IMAGE]):
+        yield END_OF_IMAGE, position, position + 2
+
+
+def metadata_of(jpeg: bytes) -> bytes:
+    """Return the part of a JPEG before its first scan, which is where decoders look for metadata."""
+    return jpeg[: next((start for marker, start, _ in read_segments(jpeg) if marker == START_OF_SCAN), len(jpeg))]
 
 
 def decode_jpeg(jpeg: bytes) -> "Tensor":
@@ -103,12 +117,13 @@ def decode_jpeg(jpeg: bytes) -> "Tensor":
 
 def hide_exif(jpeg: bytes) -> bytes:
     """Mark the EXIF segments of a JPEG as others, so that torchcodec, which turns pixels upright, leaves them."""
-    return EXIF_SEGMENT.sub(OTHER_SEGMENT, jpeg) if b"Exif" in jpeg else jpeg
+    metadata = metadata_of(jpeg)
+    return EXIF_SEGMENT.sub(OTHER_SEGMENT, metadata) + jpeg[len(metadata) :] if b"Exif" in metadata else jpeg
 
 
 def read_orientation(jpeg: bytes) -> int:
     """Return the EXIF orientation of a JPEG; 1 if it is missing or invalid."""
-    if b"Exif\0" not in jpeg:
+    if b"Exif\0" not in metadata_of(jpeg):
         return 1
     try:
         value = Image.open(io.BytesIO(jpeg)).getexif().get(ORIENTATION_TAG)

@@ -34,7 +34,7 @@ def sum_by_cell(attention: np.ndarray) -> np.ndarray:
     float64 [CELLS_PER_SIDE, CELLS_PER_SIDE], rows from the top.
     """
     height, width = attention.shape
-    return _pixel_overlaps(height) @ (attention / 255) @ _pixel_overlaps(width).T
+    return _pixel_overlaps(height) @ attention @ _pixel_overlaps(width).T / 255
 
 
 @functools.lru_cache(8)

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from lightly_simclr import TwoViews, make_lightly_step, simclr_transform
+from lightly_simclr import make_lightly_step, make_simclr, simclr_transform
 from photographs import labeled_photographs
 from PIL import Image
 from timing import Row, print_table, ratios
@@ -34,7 +34,6 @@ from trainer.data.sampler import Sampler
 from trainer.data.shard_reader import ShardReader
 from trainer.data.source import Source
 from trainer.loop import make_batches, make_schedule
-from trainer.model.backbone import Backbone
 from trainer.recipes import build
 from trainer.step import Trainer
 
@@ -81,7 +80,7 @@ def measure_all(
     decoders = Decoders(default_decoders(int(on_gpu)), processes=on_gpu)
     config = TrainConfig(backbone="resnet18", image_size=arguments.image_size, batch_size=arguments.batch_size)
     small_stem = config.model_copy(update={"stem_stride": 2})
-    two_views = TwoViews(Backbone(config.backbone, config.norm), config)
+    two_views = make_simclr(config)
     cases = {
         CONTRASTIVE: (config, two_views, memory),
         GUIDED: (config, build(config.recipe, config, classes), memory),

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from lightly_simclr import TwoViews, make_lightly_step
+from lightly_simclr import make_lightly_step, make_simclr
 from timing import Row, print_table, rates, ratios, time_cases
 
 from common.launch import Rank
@@ -20,7 +20,6 @@ from trainer.config import TrainConfig
 from trainer.data.augment import draw_augmentation, pack_parameters
 from trainer.data.decoding import Batch
 from trainer.loop import make_schedule
-from trainer.model.backbone import Backbone
 from trainer.objectives import Model
 from trainer.recipes import build
 from trainer.step import Trainer, prepare_inputs
@@ -42,7 +41,7 @@ def main() -> None:
         backbone=arguments.backbone, image_size=arguments.image_size, batch_size=arguments.batch_size, epochs=100
     )
     batch = make_noise_batch(config)
-    contrast_only = TwoViews(Backbone(config.backbone, config.norm), config)
+    contrast_only = make_simclr(config)
     lightly_step, views = make_lightly_step(config), prepare_inputs(batch, CPU).views
     cases = {
         "lightly": lambda: lightly_step(views),

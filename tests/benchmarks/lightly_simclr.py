@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import torch
 import torchvision
 from timing import skip
 from torch import Tensor, nn
@@ -12,21 +11,14 @@ from torchvision.transforms import v2
 from trainer.config import TrainConfig
 from trainer.data.augment import kernel_size
 from trainer.loop import make_schedule
-from trainer.model.backbone import Backbone, Features
+from trainer.model.backbone import Backbone
 from trainer.objectives import ContrastiveObjective, Model
-from trainer.objectives.base import EncodedBatch, Outputs
 
 
-class TwoViews(Model):
-    """The contrastive objective only; clean images are not used."""
-
-    def __init__(self, backbone: Backbone, config: TrainConfig) -> None:
-        super().__init__(backbone, [ContrastiveObjective(backbone.channels, config)])
-
-    def forward(self, views: Sequence[Tensor], clean: Tensor) -> Outputs:
-        seen: Features = self.backbone(torch.cat(list(views)))
-        outputs: Outputs = self.parts[0](EncodedBatch(seen, None, (clean.shape[2], clean.shape[3])))
-        return outputs
+def make_simclr(config: TrainConfig) -> Model:
+    """Return our model with the contrastive objective only, which does not use clean images."""
+    backbone = Backbone(config.backbone, config.norm)
+    return Model(backbone, [ContrastiveObjective(backbone.channels, config)])
 
 
 def simclr_transform(side: int, last: Sequence[nn.Module]) -> v2.Compose:

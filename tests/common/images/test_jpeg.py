@@ -115,9 +115,16 @@ def test_pixels_are_those_stored_whatever_the_orientation(orientation: int) -> N
     assert read_orientation(data) == orientation
 
 
+def test_orientation_is_found_behind_another_segments_thumbnail() -> None:
+    data = with_segment(rotated_jpeg(6, 40, 24), 0xED, jpeg(16, 12))  # its scan is not the first of the image
+    assert read_orientation(data) == 6
+    assert decode_jpeg(data).shape == (3, 24, 40)
+
+
 def test_jpeg_without_exif_is_not_copied() -> None:
     data = jpeg()
-    assert hide_exif(data) is data
+    for unchanged in (data, data + b"\xff\xe1\0\x08Exif\0\0"):  # what follows the image is not its metadata
+        assert hide_exif(unchanged) is unchanged
 
 
 @pytest.mark.parametrize("data", [b"", b"\xff\xd8", jpeg()[:300], jpeg()[: len(jpeg()) // 2], b"text" * 100])
