@@ -133,9 +133,12 @@ def max_per_machine(resource: str) -> float:
 
 
 def cores_per_gpu() -> float:
-    """Return how many CPU cores a GPU has to itself, on the machine with the fewest; 0 if no machine has a GPU."""
-    machines = [machine for machine in _machine_resources() if machine.get("GPU", 0)]
-    return min((machine.get("CPU", 0.0) / machine["GPU"] for machine in machines), default=0.0)
+    """Return how many CPU cores a GPU has to itself, on the machine with the fewest; 0 if no machine has a GPU.
+
+    Machines without a CPU for workers, such as a head that was started with `--num-cpus 0`, do not count.
+    """
+    machines = [machine for machine in _machine_resources() if machine.get("GPU", 0) and machine.get("CPU", 0)]
+    return min((machine["CPU"] / machine["GPU"] for machine in machines), default=0.0)
 
 
 def gpus_of_this_machine() -> float:

@@ -96,6 +96,8 @@ def in_processes(
 
     Each process uses one thread for linear algebra, because the processes use all cores already.
 
+    Raises UserError if a process dies.
+
     Args:
         function: called with one element of each sequence.
         arguments: sequences of equal length.
@@ -112,9 +114,9 @@ def in_processes(
             start()
         yield from with_progress(map(function, *arguments))
         return
-    with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), start) as pool:
+    with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), _set_start, (start,)) as pool:
         with _one_thread_per_process():
-            pending = deque(pool.submit(function, *items) for items in zip(*arguments, strict=True))
+            pending = deque(pool.submit(_start_and_call, function, *items) for items in zip(*arguments, strict=True))
         try:
             yield from with_progress(_results_in_order(pending))
         except KeyboardInterrupt:
@@ -122,9 +124,30 @@ def in_processes(
             for process in multiprocessing.active_children():
                 process.terminate()
             raise
+        except BrokenExecutor:
+            raise UserError(
+                "a process ended unexpectedly (out of memory?); run the same command again, with fewer --workers"
+            ) from None
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
+
+
+_start: Callable[[], object] | None = None  # what a process of `in_processes` must call before its first item
+
+
+def _set_start(start: Callable[[], object] | None) -> None:
+    global _start
+    _start = start
+
+
+def _start_and_call(function: Callable[..., R], *arguments: Any) -> R:
+    """Call a function in a process of `in_processes`, whose start is part of the first call, so that it may raise."""
+    global _start
+    if _start:
+        _start()
+        _start = None
+    return function(*arguments)
 
 
 def _results_in_order(pending: "deque[Future[R]]") -> Iterator[R]:

@@ -34,7 +34,11 @@ class WorkSettings(BaseModel):
         None, ge=0, allow_inf_nan=False, description="price of a machine per hour; adds a projected cost to the report"
     )
     max_bad_fraction: float = Field(
-        0.1, ge=0, le=1, description="maximum fraction of images that may fail; if more fail, nothing is published"
+        0.1,
+        ge=0,
+        le=1,
+        description="maximum fraction of images that may fail; if more fail in the first labeling of a data set, "
+        "nothing is published",
     )
     batch_timeout: float = Field(
         600,

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from common.manifest import Plan, shard_name
+from common.sources import absolute_location
 from common.storage import Storage, open_storage
 from common.text import pluralize
 from labeler.config import LabelSettings, RetrySettings, WorkSettings
@@ -108,7 +109,10 @@ def _label_missing_shards(
     teacher: TeacherSource,
     progress: ProgressMonitor,
 ) -> dict[int, str]:
-    """Label the shards without a record. Returns the reason for each shard that failed too often."""
+    """Label the shards without a record. Returns the reason for each shard that failed too often.
+
+    Workers get absolute locations, because those of a running cluster have another working folder.
+    """
     if committed:
         print(f"resuming: {pluralize(len(committed), 'shard')} already committed")
     missing = [[shard for shard in plan.shard_indices if shard not in committed] for plan in plans]
@@ -116,10 +120,12 @@ def _label_missing_shards(
         check_space(storage, plan, len(shards))
     from labeler.distributed.pipeline import label_shards  # imports Ray, which takes a second
 
+    output = absolute_location(storage.location)
     set_aside: dict[int, str] = {}
     for plan, shards in zip(plans, missing, strict=True):
         if shards:
-            set_aside |= label_shards(settings, storage.location, plan, shards, teacher, progress)
+            absolute = plan.model_copy(update={"input": absolute_location(plan.input)})
+            set_aside |= label_shards(settings, output, absolute, shards, teacher, progress)
     return set_aside
 
 

@@ -1,6 +1,8 @@
 """JPEGs: what their markers declare, their pixels, and damage that decoders pass over."""
 
+import contextlib
 import io
+import itertools
 import re
 import struct
 from collections.abc import Iterator
@@ -17,12 +19,11 @@ if TYPE_CHECKING:
 
 ORIENTATION_TAG = 0x0112  # in EXIF
 BASELINE, PROGRESSIVE = 0xC0, 0xC2  # start-of-frame markers SOF0 and SOF2; SOF1 is between them
-STANDALONE_MARKERS = {0x01, *range(0xD0, 0xD9)}  # TEM, RST0 to RST7 and SOI: no length and no content follow
-END_OF_IMAGE, START_OF_SCAN, ADOBE_SEGMENT = 0xD9, 0xDA, 0xEE
-MARKER_IN_SCAN = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")  # excludes stuffed zeros, fill bytes and restart markers
+END_OF_IMAGE, START_OF_SCAN = 0xD9, 0xDA
+EXIF_SEGMENT, ADOBE_SEGMENT, OTHER_SEGMENT = 0xE1, 0xEE, 0xEF  # APP1, APP14, and APP15, which decoders ignore
+# of a segment; not a stuffed zero or a fill byte, and not TEM, RST0 to RST7 or SOI, which have no length and no content
+MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]")
 LOSSLESS_FRAME = re.compile(rb"\xff[\xc3\xc7\xcb\xcf]")  # SOF3, 7, 11 and 15; may also occur in metadata
-EXIF_SEGMENT = re.compile(rb"\xff\xe1(?=..Exif)", re.DOTALL)
-OTHER_SEGMENT = b"\xff\xef"  # APP15, which decoders ignore
 BLOCK = 8  # side in pixels of a JPEG's blocks
 FILLER = 128  # value of every channel in blocks that libjpeg fills in because the JPEG lacks them
 # libjpeg's warnings that pixels are missing or wrong, and what they mean for the image. Its other warnings, such as
@@ -75,33 +76,26 @@ def read_jpeg_header(data: bytes) -> JpegHeader | None:
 
 
 def read_segments(jpeg: bytes) -> Iterator[tuple[int, int, int]]:
-    """Yield marker, start and end of each segment of a JPEG, up to its end marker or the first bytes that are none.
+    """Yield marker, start and end of each segment of a JPEG, up to its end marker if it has one.
 
-    The entropy-coded pixels after a start of scan are skipped.
+    Skips entropy-coded pixels and, as decoders do, bytes between segments that belong to none.
     """
-    position = 2
-    while position + 4 <= len(jpeg) and jpeg[position] == 0xFF:
-        marker = jpeg[position + 1]
-        if marker == 0xFF:  # fill byte
-            position += 1
-        elif marker in STANDALONE_MARKERS:
-            position += 2
-        elif marker == END_OF_IMAGE:
-            break
-        else:
-            end = position + 2 + struct.unpack_from(">H", jpeg, position + 2)[0]
-            yield marker, position, end
-            position = end
-            if marker == START_OF_SCAN:
-                next_marker = MARKER_IN_SCAN.search(jpeg, position)
-                position = next_marker.start() if next_marker else len(jpeg)
-    if jpeg[position : position + 2] == bytes([0xFF, END_OF_IMAGE]):
-        yield END_OF_IMAGE, position, position + 2
+    end = 2
+    while found := MARKER.search(jpeg, end):
+        start, marker = found.start(), jpeg[found.start() + 1]
+        if marker == END_OF_IMAGE:
+            yield marker, start, start + 2
+            return
+        if start + 4 > len(jpeg):
+            return
+        end = start + 2 + struct.unpack_from(">H", jpeg, start + 2)[0]
+        yield marker, start, end
 
 
-def metadata_of(jpeg: bytes) -> bytes:
-    """Return the part of a JPEG before its first scan, which is where decoders look for metadata."""
-    return jpeg[: next((start for marker, start, _ in read_segments(jpeg) if marker == START_OF_SCAN), len(jpeg))]
+def find_exif(jpeg: bytes) -> list[int]:
+    """Return where segments of the kind that holds EXIF data begin, before the first scan, where decoders look."""
+    before_scan = itertools.takewhile(lambda segment: segment[0] != START_OF_SCAN, read_segments(jpeg))
+    return [start for marker, start, _ in before_scan if marker == EXIF_SEGMENT]
 
 
 def decode_jpeg(jpeg: bytes) -> "Tensor":
@@ -116,17 +110,30 @@ def decode_jpeg(jpeg: bytes) -> "Tensor":
 
 
 def hide_exif(jpeg: bytes) -> bytes:
-    """Mark the EXIF segments of a JPEG as others, so that torchcodec, which turns pixels upright, leaves them."""
-    metadata = metadata_of(jpeg)
-    return EXIF_SEGMENT.sub(OTHER_SEGMENT, metadata) + jpeg[len(metadata) :] if b"Exif" in metadata else jpeg
+    """Mark the EXIF segments of a JPEG as others, so that torchcodec, which turns pixels upright, leaves them.
+
+    It takes any segment of their kind for EXIF, whatever the name in it.
+    """
+    if not (segments := find_exif(jpeg)):
+        return jpeg
+    changed = bytearray(jpeg)
+    for start in segments:
+        changed[start + 1] = OTHER_SEGMENT
+    return bytes(changed)
 
 
 def read_orientation(jpeg: bytes) -> int:
     """Return the EXIF orientation of a JPEG; 1 if it is missing or invalid."""
-    if b"Exif\0" not in metadata_of(jpeg):
-        return 1
+    if any(jpeg.startswith(b"Exif\0", start + 4) for start in find_exif(jpeg)):
+        with contextlib.suppress(Exception):
+            return orientation_of(Image.open(io.BytesIO(jpeg)))
+    return 1
+
+
+def orientation_of(image: Image.Image) -> int:
+    """Return the EXIF orientation of an image; 1 if it is missing or invalid."""
     try:
-        value = Image.open(io.BytesIO(jpeg)).getexif().get(ORIENTATION_TAG)
+        value = image.getexif().get(ORIENTATION_TAG)
     except Exception:  # broken EXIF does not make an image unusable
         return 1
     return value if isinstance(value, int) and 1 <= value <= 8 else 1

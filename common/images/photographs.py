@@ -4,7 +4,7 @@ import io
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from common.errors import ImageFailure, Reason, describe_error
 from common.images.jpeg import (
@@ -14,9 +14,11 @@ from common.images.jpeg import (
     check_pixel_data,
     decode_jpeg,
     ends_with_filler,
+    orientation_of,
     read_jpeg_header,
     read_orientation,
 )
+from common.images.orientation import to_upright_image
 from common.text import pluralize
 
 if TYPE_CHECKING:
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 
 JPEG_QUALITY = 95  # of images that are re-encoded
 JPEG_MAX_SIDE = 65_500  # pixels; the limit of libjpeg
+JPEG_MAX_COMMENT = 65_533  # bytes; a GIF's may be longer
 
 Image.MAX_IMAGE_PIXELS = None  # replaced by the check of `max_pixels` below, which also precedes any decoding
 
@@ -103,7 +106,9 @@ def _reencode(data: bytes, max_pixels: int, min_side: int) -> "tuple[Tensor, Sto
     if image.format in ("JPEG", "MPO"):
         check_pixel_data(data, "CMYK" if image.mode == "CMYK" else "RGB")
     try:
-        rgb = _to_rgb(ImageOps.exif_transpose(image))
+        rgb = to_upright_image(_to_rgb(image), orientation_of(image))
+        if len(rgb.info.get("comment", b"")) > JPEG_MAX_COMMENT:
+            del rgb.info["comment"]
         rgb.save(encoded, "JPEG", quality=JPEG_QUALITY)
     except Exception as error:
         message = f"{source}: {describe_error(error)}"

@@ -23,7 +23,10 @@ class Source(Protocol):
         ...
 
     def read(self, image: ImageRef) -> bytes:
-        """Return the bytes of an image. Raises ImageFailure if it is missing, unreadable or changed."""
+        """Return the bytes of an image.
+
+        Raises ImageFailure if it is missing, unreadable or changed, and OSError if the machine or the network fails.
+        """
         ...
 
 
@@ -52,3 +55,9 @@ def open_source(location: str, flag: str = "--input") -> Source:
     if path.is_file() and not is_tar(path.name):
         raise UserError(refusal)
     return LocalSource(path)
+
+
+def absolute_location(location: str) -> str:
+    """Return a location that is valid in every working folder: a local path becomes absolute."""
+    is_local = "://" not in location and not location.startswith("demo:")
+    return str(Path(location).absolute()) if is_local else location

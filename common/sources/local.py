@@ -1,5 +1,6 @@
 """Images in a local folder or a local tar file."""
 
+import errno
 import os
 import stat
 from collections.abc import Iterator
@@ -19,6 +20,17 @@ from common.sources.listing import (
     missing_failure,
 )
 from common.sources.tars import TarPart, Tars, decode_name, list_tars
+
+# errors of this machine or its network, and not of a file: another machine, or a later attempt, can read the same file
+MACHINE_ERRORS = {
+    errno.ESTALE,
+    errno.EMFILE,
+    errno.ENFILE,
+    errno.ENOMEM,
+    errno.ETIMEDOUT,
+    errno.ENOTCONN,
+    errno.EHOSTDOWN,
+}
 
 
 class LocalSource:
@@ -51,6 +63,8 @@ class LocalSource:
         except FileNotFoundError:
             raise missing_failure() from None
         except OSError as error:
+            if error.errno in MACHINE_ERRORS:
+                raise
             raise ImageFailure(Reason.UNREADABLE, error.strerror or type(error).__name__) from None
         check_size(image, image.offset + len(data))  # in case the file became shorter since fstat
         return data

@@ -6,7 +6,7 @@ The standard library's tarfile takes a damaged header for the end of the archive
 import itertools
 import tarfile
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import BinaryIO, NamedTuple
 
@@ -95,28 +95,43 @@ def _read_content(part: TarPart, open_container: Callable[[str], BinaryIO]) -> T
                 prefix = f"{folder}/" if folder else ""
                 content.images.extend(list_photographs(headers, file, part.container, prefix, content.skipped))
             else:
-                for header in headers:
-                    _add_member(header, part, content)
+                _add_members(headers, part, content)
     except (OSError, tarfile.TarError) as error:
         raise UserError(f"{part.container} cannot be read as an uncompressed tar file: {error}") from None
     return content
 
 
-def _add_member(header: tarfile.TarInfo, part: TarPart, content: TarContent) -> None:
-    """Add a member to the images, inner tars or skipped files of `content`."""
-    uri = part.prefix + decode_name(header.name)
-    if header.isdir():
-        return
-    if not header.isreg():
-        content.skipped["links in tars"] += 1
-    elif header.issparse():  # the tar holds only parts of it, so its bytes are not a range of the tar
-        content.skipped["sparse files in tars"] += 1
-    elif is_tar(header.name):
-        content.inner.append(TarPart(part.container, f"{uri}/", header.offset_data, header.offset_data + header.size))
-    elif is_image(header.name):
-        content.images.append(ImageRef(uri, header.size, part.container, header.offset_data))
-    else:
-        content.skipped[file_kind(uri)] += 1
+def _add_members(headers: Iterable[tarfile.TarInfo], part: TarPart, content: TarContent) -> None:
+    """Add the members of a tar to the images, inner tars or skipped files of `content`.
+
+    Of several members with one name the last one counts, and a hard link is the file that its target is at this point
+    of the tar, as if the tar were extracted.
+    """
+    members: dict[str, ImageRef | str] = {}  # by uri: the place of a file of any kind, or why it is skipped
+    for header in headers:
+        if header.isdir():
+            continue
+        uri = part.prefix + decode_name(header.name)
+        if uri in members:
+            content.skipped["replaced files in tars"] += 1
+        if header.islnk():
+            target = members.get(part.prefix + decode_name(header.linkname), "links in tars")
+            members[uri] = target._replace(uri=uri) if isinstance(target, ImageRef) else target
+        elif not header.isreg():
+            members[uri] = "links in tars"
+        elif header.issparse():  # the tar holds only parts of it, so its bytes are not a range of the tar
+            members[uri] = "sparse files in tars"
+        else:
+            members[uri] = ImageRef(uri, header.size, part.container, header.offset_data)
+    for uri, member in members.items():
+        if isinstance(member, str):
+            content.skipped[member] += 1
+        elif is_tar(uri):
+            content.inner.append(TarPart(part.container, f"{uri}/", member.offset, member.offset + member.size))
+        elif is_image(uri):
+            content.images.append(member)
+        else:
+            content.skipped[file_kind(uri)] += 1
 
 
 def decode_name(name: str) -> str:

@@ -24,6 +24,8 @@ from common.storage.objects import ObjectState, RangeReader
 SCHEMES = ("https://", "http://")
 TIMEOUT = 30.0  # seconds without an answer, or without further bytes of one
 MAX_ATTEMPTS = 5  # of a request, including the body of its response
+BUSY = (429, 503)
+BUSY_PAUSE, MAX_BUSY_PAUSE = 5, 60  # seconds until the next request of a server that is busy: default, and limit
 READ_BUFFER_SIZE = 4 << 20  # bytes that a file opened for reading requests at once
 NOT_FOUND = (404, 410)
 REFUSED = (401, 403)
@@ -112,6 +114,7 @@ class HttpStorage:
         headers["User-Agent"] = "imagenet-attn"  # some servers refuse Python's own
         reason = ""
         for attempt in range(1, MAX_ATTEMPTS + 1):
+            pause = backoff(attempt)
             request = urllib.request.Request(url, headers=headers, method=method)  # a used one remembers its redirects
             try:
                 with _opener.open(request, timeout=TIMEOUT) as response:
@@ -120,10 +123,12 @@ class HttpStorage:
                 if error.code not in TRANSIENT:
                     raise _explain_status(error, url) from None
                 reason = f"the server answers HTTP {error.code} {error.reason}"
+                if error.code in BUSY:
+                    pause = max(pause, _requested_pause(error.headers))
             except (OSError, http.client.HTTPException) as error:  # URLError is an OSError
                 reason = _explain_connection(error, url)
             if attempt < MAX_ATTEMPTS:
-                time.sleep(backoff(attempt))
+                time.sleep(pause)
         raise HttpError(
             f"{url}: {reason}, in {MAX_ATTEMPTS} attempts. Check the URL and the network, and run the same command "
             "again to resume"
@@ -176,6 +181,12 @@ def _state(headers: Message, url: str) -> ObjectState:
 
 def _version(headers: Message) -> str | None:
     return headers.get("ETag") or headers.get("Last-Modified")
+
+
+def _requested_pause(headers: Message) -> int:
+    """Return the seconds that a busy server asks to wait for, within limits; the default if it names none."""
+    value = headers.get("Retry-After", "")
+    return min(int(value), MAX_BUSY_PAUSE) if value.isdecimal() else BUSY_PAUSE
 
 
 def _to_temporary_file(response: http.client.HTTPResponse) -> BinaryIO:

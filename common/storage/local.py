@@ -112,11 +112,14 @@ class LocalStorage:
         sync_folder(target.parent)
 
     def swap(self, name: str, expected: bytes | None, content: bytes) -> bool:
-        with _lock_folder(self.root):
-            found = self.read(name) if self.exists(name) else None
+        if expected is None and self.put(name, content):
+            return True
+        with contextlib.suppress(FileNotFoundError), _lock(self.root / name):
+            found = self.read(name)
             if found == expected:
                 self.replace(name, content)
             return found in (expected, content)
+        return False
 
     def check_writable(self) -> None:
         """Check that files and hard links can be created in the folder. Raises UserError."""
@@ -138,7 +141,7 @@ class LocalStorage:
         if not folder.is_dir():
             return
         for path in folder.iterdir():
-            with contextlib.suppress(OSError), path.open("rb") as file:
+            with contextlib.suppress(OSError), path.open("r+b") as file:  # NFS locks only files open for writing
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 path.unlink()
         with contextlib.suppress(OSError):
@@ -166,12 +169,15 @@ class LocalStorage:
 
 
 @contextlib.contextmanager
-def _lock_folder(folder: Path) -> Iterator[None]:
-    """Hold an exclusive lock on a folder; without effect on a file system that has no locks."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        with contextlib.suppress(OSError):
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
+def _lock(path: Path) -> Iterator[None]:
+    """Hold an exclusive lock on a file, which others may have replaced while this process waited for it.
+
+    Without effect on a file system that has no locks. Raises FileNotFoundError.
+    """
+    while True:
+        with path.open("r+b") as file:  # NFS locks only files open for writing
+            with contextlib.suppress(OSError):
+                fcntl.flock(file, fcntl.LOCK_EX)
+            if os.path.samestat(path.stat(), os.fstat(file.fileno())):
+                yield
+                return

@@ -174,7 +174,8 @@ class LabelWorker:
         spec = self._spec
         if ray.get_gpu_ids() and not torch.cuda.is_available():
             raise RuntimeError("Ray gave this worker a GPU that PyTorch cannot use: is its driver too old?")
-        backend = make_backend(spec.teacher.build(), spec.plan.config)
+        # Ray does not hide the GPUs of a machine from workers that have no share of them
+        backend = make_backend(spec.teacher.build(), spec.plan.config, use_gpu=spec.gpus > 0)
         source, threads = open_source(spec.plan.input), spec.count_threads(gpus_of_this_machine())
         watch = partial(time_limit, spec.batch_timeout, self._end_process)
         return ShardLabeler(spec.plan, self._storage, source, backend, threads, watch)

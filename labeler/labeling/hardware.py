@@ -9,10 +9,10 @@ from labeler.labeling.gpu_backend import GpuBackend
 from labeler.teacher.model import TeacherModel
 
 
-def make_backend(teacher: TeacherModel, config: LabelConfig) -> Backend:
-    """Make the backend for this process's device."""
+def make_backend(teacher: TeacherModel, config: LabelConfig, use_gpu: bool = True) -> Backend:
+    """Make the backend for this process's device: a GPU if PyTorch finds one and it is to be used, else the CPU."""
     device = default_device()
-    if device.type == "cpu":
+    if device.type == "cpu" or not use_gpu:
         return CpuBackend(teacher, config)
     decode, warning = find_decoder(device)
     backend = GpuBackend(teacher, config, device, decode)

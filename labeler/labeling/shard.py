@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
-from common.errors import ImageFailure
+from common.errors import ImageFailure, Reason
 from common.manifest import Failure, Plan, ShardRecord, record_name, shard_name
 from common.parallel import in_order
 from common.shards import ShardWriter
@@ -27,6 +27,8 @@ from labeler.publishing.index_parts import save_part
 from labeler.publishing.index_rows import ShardRows
 
 READ_SIZE = 1 << 20  # bytes read at once when a committed shard is compared
+UNREADABLE_REASONS = (Reason.MISSING, Reason.UNREADABLE)
+MIN_UNREADABLE_IMAGES = 10  # a shard of at least so many images that all fail for these reasons is not committed
 
 ReportProgress = Callable[[int, int], None]  # called with the number of images done, and how many of those failed
 
@@ -37,6 +39,10 @@ class ShardConflict(Exception):
 
 class NoSpace(Exception):
     """This machine has too little scratch space for a shard."""
+
+
+class UnreadableInput(Exception):
+    """This machine can read no image of a shard, probably because the input is not mounted there."""
 
 
 class ShardLabeler:
@@ -70,8 +76,8 @@ class ShardLabeler:
 
         `progress` is called after each batch. An image that cannot be labeled becomes a failure in the record. If the
         shard exists with the same bytes, it counts as committed. Raises ShardConflict if it exists with other bytes,
-        NoSpace if the scratch space does not suffice, and passes on the errors of the teacher and the storage; then no
-        record is written.
+        NoSpace if the scratch space does not suffice, UnreadableInput if no image can be read, and passes on the errors
+        of the teacher and the storage; then no record is written.
         """
         images = self.listing.shard(shard)
         self._check_scratch_space(images)
@@ -88,6 +94,7 @@ class ShardLabeler:
                             timer.add(result.timer)
                             rows.add(result.indexed, writer.add(result.key, result.members))
                 progress(writer.samples + len(failed), len(failed))
+            self._check_input(images, failed)
             writer.close()
             with timer.measure("commit"):
                 if not self.storage.put_file(shard_name(shard), file):
@@ -154,6 +161,17 @@ class ShardLabeler:
         if free < needed:
             raise NoSpace(explain_full_scratch_space(self.storage, needed, free))
 
+    def _check_input(self, images: list[PlannedImage], failed: list[Failure]) -> None:
+        """Raise UnreadableInput if no image of a shard can be read, as on a machine that has not mounted the input."""
+        unreadable = [failure for failure in failed if failure.reason in UNREADABLE_REASONS]
+        if len(unreadable) == len(images) >= MIN_UNREADABLE_IMAGES:
+            first = unreadable[0]
+            raise UnreadableInput(
+                f"none of its {len(images):,} images could be read on {socket.gethostname()}; the first one is "
+                f"{first.reason} ({first.uri}: {first.message}). Check that the input {self.plan.input} is mounted "
+                "there"
+            )
+
     def _check_same_bytes(self, name: str, expected: str) -> None:
         """Raise ShardConflict unless the committed shard, perhaps that of a parallel run, has the expected checksum."""
         digest = hashlib.sha256()
@@ -164,7 +182,8 @@ class ShardLabeler:
         if found != expected:
             raise ShardConflict(
                 f"{name} exists with checksum {found[:12]}, this run made {expected[:12]}: another job writes to this "
-                "output, or the shard was made on another kind of hardware. Nothing was overwritten"
+                "output, or the shard was made on another kind of hardware. Nothing was overwritten. If no other job "
+                f"is running, delete {name}, which is not published yet, and run the same command again"
             )
 
 

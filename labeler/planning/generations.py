@@ -49,6 +49,12 @@ def is_complete(storage: Storage, plans: Sequence[Plan]) -> bool:
         return False
 
 
+def find_unpublished(storage: Storage, plans: Sequence[Plan]) -> list[Plan]:
+    """Return the generations that the manifest does not cover yet. Raises UserError if the manifest is damaged."""
+    published = read_published_generation(storage)
+    return [plan for plan in plans if published is None or plan.generation > published]
+
+
 def save_first_plan(storage: Storage, plan: Plan, table: pa.Table) -> None:
     """Save the plan and listing of a new data set; if they exist already, check that they are the same.
 

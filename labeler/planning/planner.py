@@ -12,6 +12,7 @@ from labeler.config import LabelSettings
 from labeler.planning.generations import (
     check_compatible,
     exclude_planned,
+    find_unpublished,
     read_plans,
     save_first_plan,
     save_later_plan,
@@ -48,10 +49,17 @@ def plan_input(settings: LabelSettings, storage: Storage, listing: Listing, teac
 def _plan_new_images(
     source: str, config: LabelConfig, storage: Storage, listing: Listing, teacher: Teacher
 ) -> list[Plan]:
-    """Save a further generation of the images that no plan contains yet. Returns all plans."""
+    """Save a further generation of the images that no plan contains yet. Returns all plans.
+
+    With a limit, a command draws images only when those that it drew before are published, so that it resumes.
+    """
     plans = read_plans(storage)
     check_compatible(plans, config, teacher)
     storage.check_writable()
+    unpublished = find_unpublished(storage, plans)
+    if config.limit and any((plan.input, plan.config) == (source, config) for plan in unpublished):
+        print("nothing to append: the images that this command has drawn before are not published yet")
+        return plans
     new = exclude_planned(storage, plans, listing)
     if not new.table.num_rows:
         print("nothing to append: every image of the input is already planned")

@@ -5,7 +5,7 @@ import sys
 import pytest
 import ray
 
-from common.cluster import join_ray, max_per_machine, max_workers, worker_environment
+from common.cluster import cores_per_gpu, join_ray, max_per_machine, max_workers, worker_environment
 from common.errors import UserError
 
 
@@ -40,6 +40,12 @@ def test_workers_do_not_span_machines_nor_fractions_span_gpus(monkeypatch, gpus_
     monkeypatch.setattr(ray, "nodes", lambda: [*nodes, {"Alive": False, "Resources": {"CPU": 64.0, "GPU": 8.0}}])
     assert max_workers(gpus_per_worker) == workers
     assert (max_per_machine("CPU"), max_per_machine("GPU")) == (8, 2)
+
+
+def test_gpu_head_without_cpus_for_workers_does_not_count(monkeypatch):
+    machines = [{"GPU": 1.0, "CPU": 0.0}, {"GPU": 1.0}, {"CPU": 16.0, "GPU": 1.0}, {"CPU": 24.0, "GPU": 2.0}]
+    monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True, "Resources": machine} for machine in machines])
+    assert cores_per_gpu() == 12
 
 
 def test_a_worker_of_several_cpus_multiplies_matrices_in_one_thread():

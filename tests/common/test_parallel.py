@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from common.errors import UserError
 from common.parallel import THREAD_VARIABLES, Decoders, available_cores, default_decoders, in_order, in_processes
 from tests.support.data.pictures import write
 
@@ -81,6 +82,25 @@ def test_in_processes_yields_results_in_argument_order(processes: int) -> None:
     results = in_processes(pow, [2, 3, 4], [1, 2, 3], processes=processes, unit="powers", start=threading.Event)
     assert list(results) == [2, 9, 64]
     assert list(in_processes(str, [], processes=processes, unit="words")) == []
+
+
+def fail_to_start() -> None:
+    raise UserError("the store does not answer")
+
+
+def end_this_process(number: int) -> None:
+    os._exit(number)
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_start_of_a_process_may_fail_with_a_sentence(processes: int) -> None:
+    with pytest.raises(UserError, match=r"^the store does not answer$"):
+        list(in_processes(abs, [1, 2], processes=processes, unit="numbers", start=fail_to_start))
+
+
+def test_process_that_dies_is_reported_with_a_sentence() -> None:
+    with pytest.raises(UserError, match=r"^a process ended unexpectedly .* fewer --workers$"):
+        list(in_processes(end_this_process, [9, 9], processes=2, unit="numbers"))
 
 
 @pytest.mark.parametrize("processes", [False, True])

@@ -17,6 +17,7 @@ import pytest
 import yaml
 
 from common.errors import UserError
+from common.manifest import Plan
 from common.storage import LocalStorage
 from labeler.publishing.publish import publish
 from labeler.run import main
@@ -329,6 +330,23 @@ def test_error_is_one_line_with_exit_code_2(tmp_path: Path) -> None:
     assert done.stderr.startswith("error: ")
     assert done.stderr.count("\n") == 1, done.stderr
     assert not (tmp_path / "ray").exists(), "Ray was started"
+
+
+def test_workers_get_absolute_locations(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a running cluster, their working folder is the one in which Ray was started."""
+    locations: list[str] = []
+
+    def label_shards(settings: object, output: str, plan: Plan, *others: object) -> dict[int, str]:
+        locations.extend([output, plan.input])
+        return {}
+
+    monkeypatch.setattr("labeler.distributed.pipeline.label_shards", label_shards)
+    monkeypatch.chdir(images.parent)
+    output = os.path.relpath(tmp_path / "out")
+    assert main(label_command(images.name, output)[3:]) == 1
+    assert [Path(location).is_absolute() for location in locations] == [True, True]
+    assert [Path(location).resolve() for location in locations] == [tmp_path / "out", images]
+    assert json.loads((tmp_path / "out/plan.json").read_bytes())["input"] == images.name
 
 
 def test_input_without_images_is_refused(refused, tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ class FileServer(http.server.ThreadingHTTPServer):
         self.head = True
         self.etags = True
         self.statuses: dict[str, list[int]] = {}  # of the next responses; the last one is repeated
+        self.retry_after = ""  # header of responses with these statuses
         self.cut: dict[str, int] = {}  # bytes that are announced but not sent
         self.redirects: dict[str, str] = {}  # to a URL
         self.requests: list[tuple[str, str]] = []  # method and path
@@ -62,7 +63,11 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if statuses := server.statuses.get(path):
             status = statuses.pop(0) if len(statuses) > 1 else statuses[0]
             if status != 200:
-                self.send_error(status)
+                self.send_response(status)
+                self.send_header("Content-Length", "0")
+                if server.retry_after:
+                    self.send_header("Retry-After", server.retry_after)
+                self.end_headers()
                 return
         if not with_body and not server.head:
             self.send_error(501)

@@ -74,8 +74,12 @@ class TrainConfig(ModelConfig):
     data: str = Field(DEMO_DATA, description="labeled data set: local folder or s3://BUCKET/PREFIX")
     recipe: str = Field("contrastive-attn-teacher", description=f"what to train: {', '.join(recipe_names())}")
     image_size: int = Field(224, ge=32, description="side of views and clean images in pixels")
-    batch_size: int = Field(2048, ge=2, description="images per step, over all workers")
-    epochs: int = Field(400, ge=1, description="number of passes over the data")
+    batch_size: int = Field(2048, ge=2, description="images per step, over all workers; for byol by default 4096")
+    epochs: int = Field(
+        400,
+        ge=1,
+        description="number of passes over the data; by default 90 for supervised recipes, 1000 for vicreg and byol",
+    )
     learning_rate: float | None = Field(
         None,
         gt=0,
@@ -84,10 +88,17 @@ class TrainConfig(ModelConfig):
         "/ 256, for vicreg and byol 0.2 * batch size / 256",
     )
     warmup_epochs: float = Field(
-        10, ge=0, allow_inf_nan=False, description="epochs of linear learning-rate warm-up; a cosine to 0 follows"
+        10,
+        ge=0,
+        allow_inf_nan=False,
+        description="epochs of linear learning-rate warm-up, by default 5 for supervised recipes; then a cosine to 0",
     )
     weight_decay: float = Field(
-        1e-6, ge=0, allow_inf_nan=False, description="weight decay of convolutions and linear layers"
+        1e-6,
+        ge=0,
+        allow_inf_nan=False,
+        description="weight decay of convolutions and linear layers; by default 1e-4 for supervised recipes, 1.5e-6 "
+        "for byol",
     )
     readout_rate: Literal["probe", "backbone"] = Field(
         "probe",

@@ -171,10 +171,12 @@ def decode_annotations(members: Members, classes: int | None) -> Annotations:
     """Decode all of a sample but its image. Raises as `decode_sample` does."""
     label = int(members["cls"]) if "cls" in members else NO_CLASS
     attention = torch.from_numpy(decode_map(members["attn.png"]).copy())
-    annotations = Annotations(attention, decode_points(members["gaze.npy"]), label, str(members["__key__"]))
+    gaze = decode_points(members["gaze.npy"])
+    if gaze.ndim != 2 or gaze.shape[1] < 2 or not ((gaze[:, :2] >= 0) & (gaze[:, :2] <= 1)).all():
+        raise ValueError(f"gaze points {list(gaze.shape)}: expected [n, 3], with x and y in [0, 1]")
     if classes is not None and not 0 <= label < classes:
         raise ValueError(f"class {label} of {classes}")
-    return annotations
+    return Annotations(attention, gaze, label, str(members["__key__"]))
 
 
 def draw_views(size: Sequence[int], seed: tuple[int, ...], spec: ViewSpec) -> ViewDraws:

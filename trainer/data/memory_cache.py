@@ -20,7 +20,7 @@ from common.shards import decode_points
 from common.text import format_bytes
 from trainer.data.dataset import Dataset
 from trainer.data.decoding import Annotations, DamagedSample, DecodedSample, Members, decode_sample, sample_key
-from trainer.data.shared_memory import Allocate, available_memory, fill_once, remove_name
+from trainer.data.shared_memory import SHARED, Allocate, available_memory, fill_once, remove_name
 
 USABLE = 0.8  # fraction of a machine's available memory that the samples may take
 USABLE_OF_GPU = 0.5  # the same of a GPU, whose memory the training step needs too
@@ -78,7 +78,7 @@ def load_decoded(data: Dataset, read_shard: ReadShard, rank: Rank, name: str) ->
 
 def _fill_once_per_machine(data: Dataset, read_shard: ReadShard, rank: Rank, name: str) -> tuple[Index, np.ndarray]:
     def fill(allocate: Allocate, available: int) -> bytes:
-        index, _ = fill_memory(data, read_shard, allocate, available)
+        index, _ = fill_memory(data, read_shard, allocate, available, SHARED)
         return json.dumps(index).encode()
 
     name = hashlib.sha256(f"{name} {data.checksum}".encode()).hexdigest()[:16]
@@ -88,11 +88,13 @@ def _fill_once_per_machine(data: Dataset, read_shard: ReadShard, rank: Rank, nam
     return [[CachedSample(*entry) for entry in shard] for shard in json.loads(description)], content
 
 
-def fill_memory(data: Dataset, read_shard: ReadShard, allocate: Allocate, available: int) -> tuple[Index, np.ndarray]:
+def fill_memory(
+    data: Dataset, read_shard: ReadShard, allocate: Allocate, available: int, kind: str = "memory"
+) -> tuple[Index, np.ndarray]:
     """Measure the samples of all shards, allocate memory for them, and decode them into it.
 
     Each shard is read twice. Returns the samples by shard, and the memory. Raises UserError if the samples take more
-    than a part of the `available` bytes, before memory is allocated.
+    than a part of the `available` bytes, before memory is allocated; the message calls the memory by its `kind`.
     """
     index: Index = []
     total = 0
@@ -104,7 +106,7 @@ def fill_memory(data: Dataset, read_shard: ReadShard, allocate: Allocate, availa
             needed = total * data.samples // sum(map(len, index))
             raise UserError(
                 f"--cache memory: the decoded samples take about {format_bytes(needed)}, and {USABLE:.0%} of the "
-                f"{format_bytes(available)} of available memory may be used; choose --cache none or, for a data set "
+                f"{format_bytes(available)} of available {kind} may be used; choose --cache none or, for a data set "
                 "in S3, --cache disk:FOLDER"
             )
     content = allocate(total)

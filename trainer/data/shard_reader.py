@@ -27,13 +27,18 @@ class ShardReader:
         self._storage: Storage = open_storage(data.location)
 
     def read(self, shard: int) -> list[Members]:
-        """Read all samples of the shard with this index. Raises UserError if it is damaged, unless that is skipped."""
+        """Read all samples of the shard with this index.
+
+        Raises UserError if the storage fails or, unless that is skipped, the shard is damaged.
+        """
         name, expected = self._data.shards[shard], self._data.sizes[shard]
         samples: list[Members] = []
         problem = ""
         try:
             content = io.BytesIO(self.read_bytes(shard))
             samples.extend(group_by_keys(tar_file_expander([{"url": name, "stream": content}])))
+        except UserError:  # the storage fails, not the shard
+            raise
         except OSError as error:
             problem = error.strerror or describe_error(error)
         except Exception as error:  # tarfile and webdataset raise many types for damaged bytes

@@ -17,6 +17,8 @@ MEMORY_INFO = Path("/proc/meminfo")
 CGROUP_MEMORY = Path("/sys/fs/cgroup")  # of a container: its own limit and use
 CONTENT, DESCRIPTION, LOCK = "content", "description", "lock"
 
+SHARED = "shared memory (/dev/shm; in a container: docker run --shm-size)"  # for messages
+
 Allocate = Callable[[int], np.ndarray]  # returns memory of a size in bytes, uint8
 
 

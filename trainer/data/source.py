@@ -10,7 +10,7 @@ from trainer.data.dataset import Dataset
 from trainer.data.decoding import DecodedSample, Members, StoredSample
 from trainer.data.memory_cache import load_decoded, measure_samples
 from trainer.data.shard_reader import ShardReader
-from trainer.data.shared_memory import available_memory, available_shared_memory
+from trainer.data.shared_memory import SHARED, available_memory, available_shared_memory
 
 SMALL = 0.25  # of the available memory; a data set that takes less is kept there by default
 
@@ -56,13 +56,14 @@ def prefer_memory(
         return False, ""
     entries = measure_samples(read_shard(0))
     size = sum(entry.ends[-1] for entry in entries) * data.samples // max(len(entries), 1)
-    available = available_memory() if rank.world_size == 1 else available_shared_memory()
+    alone = rank.world_size == 1
+    available, kind = (available_memory(), "memory") if alone else (available_shared_memory(), SHARED)
     if rank.total(size <= SMALL * available) == rank.world_size:
         return True, ""
     advice = "; --cache disk:FOLDER reads each shard from S3 once" if data.location.startswith("s3://") else ""
     return False, (
         f" (decoded, the data set takes about {format_bytes(size)}, more than a quarter of the "
-        f"{format_bytes(available)} of memory that are available{advice})"
+        f"{format_bytes(available)} of available {kind}{advice})"
     )
 
 

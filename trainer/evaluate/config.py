@@ -136,7 +136,8 @@ class EvaluateSettings(Settings):
     readers: int | None = Field(
         None,
         ge=0,
-        description="processes per worker that read, crop and corrupt images; by default one per core, at most 16",
+        description="processes per worker that read, crop and corrupt images; by default one per core, at most 16, "
+        "which the workers of a machine share",
     )
 
     @field_validator("suite")

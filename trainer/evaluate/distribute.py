@@ -11,11 +11,11 @@ import torch
 from ray.data import ActorPoolStrategy
 from ray.exceptions import RayError
 
-from common.cluster import join_ray, root_cause_message, worker_environment
+from common.cluster import gpus_of_this_machine, join_ray, root_cause_message, worker_environment
 from common.errors import UserError
 from common.launch import default_device
 from common.parallel import available_cores
-from trainer.evaluate.features import FeatureBatch, extract_features
+from trainer.evaluate.extraction import MAX_DEFAULT_READERS, FeatureBatch, extract_features
 from trainer.evaluate.images.image_sets import ImageSet, ImageSubset
 from trainer.evaluate.models import EvaluatedModel
 
@@ -31,14 +31,17 @@ class ExtractionWorker:
             reference that is not in a list by its value.
         size: side of the images that the networks see, in pixels.
         batch_size: number of images per pass.
-        readers: processes that read images, see `extract_features`; by default this machine's cores divided by
-            `workers`.
+        readers: processes that read images, see `extract_features`; by default this worker's share of the machine's
+            cores, at most 16.
         workers: number of workers of the job.
     """
 
     def __init__(self, shared: list[Any], size: int, batch_size: int, readers: int | None, workers: int) -> None:
         self._shared, self._size, self._batch_size = shared[0], size, batch_size
-        self._readers = max(available_cores() // workers, 1) if readers is None else readers
+        if readers is None:
+            workers_here = min(workers, int(gpus_of_this_machine()) or workers)  # a GPU has one worker
+            readers = max(min(available_cores() // workers_here, MAX_DEFAULT_READERS), 1)
+        self._readers = readers
 
     def __call__(self, task: dict[str, Any]) -> dict[str, Any]:
         """Extract the features of images `start` to `end` of set `number`; return the batches, pickled, or an error."""

@@ -8,23 +8,19 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, BinaryIO, NamedTuple, TypeVar
 
 import numpy as np
-import torch
 from numpy.lib.npyio import NpzFile
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
-from common.errors import ImageFailure, UserError, describe_error
-from common.parallel import available_cores
+from common.errors import UserError, describe_error
 from common.progress import progress_bar
 from common.storage import open_storage
 from common.text import join_names, pluralize
-from trainer.evaluate.images.image_sets import ImageSet, read_model_input, text_checksum
+from trainer.evaluate.extraction import FeatureBatch
+from trainer.evaluate.images.image_sets import ImageSet, text_checksum
 from trainer.evaluate.models import EvaluatedModel, to_file_name
 
 T = TypeVar("T")
 
 VERSION = "1"  # part of the checksum of saved features; a new one makes all features be extracted again
-MAX_DEFAULT_READERS = 16
 MAX_FEATURE_BYTES = 16 * 2**30  # memory for the features of the models that are extracted together
 
 
@@ -42,20 +38,6 @@ class FeatureSet(NamedTuple):
     labels: np.ndarray
     indices: np.ndarray
     unreadable: dict[str, str]
-
-
-class FeatureBatch(NamedTuple):
-    """Features of a batch of images by several models.
-
-    Attributes:
-        vectors: features by model, float32 [b, channels] each; empty if no image can be read.
-        indices: indices of the b readable images in the set, int64 [b].
-        failures: reasons why the other images cannot be read, by index in the set.
-    """
-
-    vectors: list[np.ndarray]
-    indices: np.ndarray
-    failures: dict[int, str]
 
 
 # Takes models of one image size, image sets, and that size; yields each set's number with a batch of it, in order.
@@ -220,74 +202,3 @@ def _serialize(features: FeatureSet, images: ImageSet, key: str) -> bytes:
     }
     np.savez(buffer, **arrays)
     return buffer.getvalue()
-
-
-class _ModelInputs(Dataset[tuple[int, Tensor | ImageFailure | UserError]]):
-    """Model inputs with their indices; images that cannot be read give the error.
-
-    Errors are returned rather than raised, as a DataLoader turns what its processes raise into a traceback.
-    """
-
-    def __init__(self, images: ImageSet, size: int) -> None:
-        self._images, self._size = images, size
-
-    def __len__(self) -> int:
-        return len(self._images.names)
-
-    def __getitem__(self, index: int) -> tuple[int, Tensor | ImageFailure | UserError]:
-        try:
-            return index, read_model_input(self._images, index, self._size)
-        except (ImageFailure, UserError) as error:
-            return index, error
-
-
-def extract_features(
-    networks: Sequence[Any], images: ImageSet, size: int, device: torch.device, batch_size: int, readers: int | None
-) -> Iterator[FeatureBatch]:
-    """Extract the features of an image set by several networks, and yield them batch by batch, in order.
-
-    Args:
-        networks: modules with a method `features`; they are moved to the device.
-        images: the image set.
-        size: side of the images that the networks see, in pixels.
-        device: where the networks run.
-        batch_size: number of images per pass.
-        readers: number of processes that read, crop and corrupt images; 0 reads in this process, None starts one per
-            core, at most 16. A set of at most one batch is always read in this process.
-
-    Raises UserError if the storage of the images fails or a reading process dies.
-    """
-    readers = min(available_cores(), MAX_DEFAULT_READERS) if readers is None else readers
-    networks, inputs = [network.to(device) for network in networks], _ModelInputs(images, size)
-    inputs[0]  # imports and compiles what the corruptions need, once, before processes are forked
-    loader = DataLoader(
-        inputs,
-        batch_size,
-        num_workers=0 if len(images.names) <= batch_size else readers,
-        collate_fn=list,
-    )
-    for batch in _with_reader_errors(loader):
-        if error := next((item for _, item in batch if isinstance(item, UserError)), None):
-            raise error
-        readable = [(index, pixels) for index, pixels in batch if isinstance(pixels, Tensor)]
-        failures = {index: str(error) for index, error in batch if isinstance(error, ImageFailure)}
-        vectors = _compute_features(networks, [pixels for _, pixels in readable], device) if readable else []
-        yield FeatureBatch(vectors, np.array([index for index, _ in readable], np.int64), failures)
-
-
-def _with_reader_errors(loader: Iterable[T]) -> Iterator[T]:
-    """Iterate over a DataLoader. Raises UserError if one of its processes dies."""
-    try:
-        yield from loader
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
-            raise
-        raise UserError(
-            f"a process that reads images died: {describe_error(error)}; if memory ran out, use fewer --readers"
-        ) from None
-
-
-@torch.inference_mode()
-def _compute_features(networks: Sequence[Any], images: list[Tensor], device: torch.device) -> list[np.ndarray]:
-    batch = torch.stack(images).to(device, non_blocking=True).float() / 255
-    return [network.features(batch).float().cpu().numpy() for network in networks]

@@ -15,7 +15,8 @@ from common.storage import Storage, open_storage
 from common.storage.output_folder import check_output_folder
 from trainer.evaluate.config import EvaluateSettings
 from trainer.evaluate.data import EvaluationData
-from trainer.evaluate.features import Extractor, FeatureBatch, FeatureStore, extract_features
+from trainer.evaluate.extraction import FeatureBatch, extract_features
+from trainer.evaluate.features import Extractor, FeatureStore
 from trainer.evaluate.glance import summarize_models
 from trainer.evaluate.images.image_sets import ImageSet
 from trainer.evaluate.models import EvaluatedModel, open_models

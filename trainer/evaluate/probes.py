@@ -32,6 +32,7 @@ class Classifier(NamedTuple):
         source: where the classes come from, for error messages.
         details: how it was trained, for results.json.
         notes: remarks for the reader of the results.
+        is_vote: whether scores are votes, so that a class with a score of 0 is not among the first five.
     """
 
     kind: str
@@ -40,6 +41,7 @@ class Classifier(NamedTuple):
     source: str
     details: Mapping[str, Any] = MappingProxyType({})
     notes: Sequence[str] = ()
+    is_vote: bool = False
 
     def accuracy(self, features: FeatureSet, classes: list[str], device: torch.device) -> dict[str, float]:
         """Compute top-1 and top-5 accuracy, as fractions.
@@ -54,7 +56,7 @@ class Classifier(NamedTuple):
 
     @torch.inference_mode()
     def _ranks(self, vectors: np.ndarray, labels: Tensor, device: torch.device) -> Tensor:
-        """Return the rank of each image's class, counted from 0, [n]."""
+        """Return the rank of each image's class, counted from 0, [n]; infinity if the class has no vote."""
         ranks = []
         for start in range(0, len(vectors), VECTORS_PER_CHUNK):
             scores = self.logits(torch.from_numpy(vectors[start : start + VECTORS_PER_CHUNK]).to(device))
@@ -67,7 +69,10 @@ class Classifier(NamedTuple):
             label_column = labels[start : start + VECTORS_PER_CHUNK, None].to(device)
             label_scores = scores.gather(1, label_column)
             is_earlier = torch.arange(scores.shape[1], device=device) < label_column
-            ranks.append(((scores > label_scores) | ((scores == label_scores) & is_earlier)).sum(1).cpu())
+            rank = ((scores > label_scores) | ((scores == label_scores) & is_earlier)).sum(1).double()
+            if self.is_vote:
+                rank[label_scores[:, 0] == 0] = torch.inf
+            ranks.append(rank.cpu())
         return torch.cat(ranks)
 
 
@@ -167,7 +172,8 @@ class Probes:
         def logits(k: int, vectors: Tensor) -> Tensor:
             return vote(vectors, bank, labels, len(classes), [k])[k]
 
-        return [Classifier(f"knn_{k}", partial(logits, k), classes, f"{model.name} on --train") for k in NEIGHBORS]
+        source = f"{model.name} on --train"
+        return [Classifier(f"knn_{k}", partial(logits, k), classes, source, is_vote=True) for k in NEIGHBORS]
 
     def selected(self, model: EvaluatedModel, folders: list[str]) -> list[Classifier]:
         """Return the probes of the selected kinds that a model has, the primary one first.

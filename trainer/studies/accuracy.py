@@ -1,7 +1,6 @@
 """Top-1 accuracy of a probe or classifier on images that the model was not trained on: shards or class folders."""
 
-import io
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import islice
@@ -12,9 +11,9 @@ from torch import Tensor
 
 from common.errors import ImageFailure, UserError, describe_error
 from common.images import read_photograph
-from common.shards import read_samples
 from trainer.data.crops import center_crop
 from trainer.data.dataset import Dataset
+from trainer.data.decoding import Members
 from trainer.data.shard_cache import ShardCache
 from trainer.data.shard_reader import ShardReader
 from trainer.evaluate.images.image_sets import MAX_PIXELS, FolderImages, check_classes
@@ -72,15 +71,15 @@ def read_shard_images(
         data: data set with classes.
         size: side of the crops in pixels, after resizing.
         threads: number of decoder threads.
-        skip_damaged: whether to skip images that cannot be read.
+        skip_damaged: whether to skip images that cannot be read, and what follows the damage in a damaged shard.
         cache: keeps shards on a local disk; None reads them from the data set each time.
 
-    Raises UserError if an image cannot be read, unless it is skipped.
+    Raises UserError if an image or a shard cannot be read, unless it is skipped.
     """
-    reader = ShardReader(data, cache=cache)
+    reader = ShardReader(data, skip_damaged, cache)
     for shard, name in enumerate(data.shards):
-        samples = read_samples(io.BytesIO(reader.read_bytes(shard)))
-        tasks = [partial(_read_sample, f"{data.location}/{name}: {key}", files, size) for key, files in samples]
+        samples = reader.read(shard)
+        tasks = [partial(_read_sample, f"{data.location}/{name}", files, size, data.classes) for files in samples]
         for image in _run_in_threads(tasks, threads):
             if isinstance(image, LabeledImage):
                 yield image
@@ -132,11 +131,14 @@ def read_folder_images(
             yield image
 
 
-def _read_sample(name: str, files: Mapping[str, bytes], size: int) -> LabeledImage | UserError:
+def _read_sample(shard: str, files: Members, size: int, classes: int | None) -> LabeledImage | UserError:
     try:
-        return LabeledImage(center_crop(read_photograph(files["jpg"], MAX_PIXELS, 1)[0], size), int(files["cls"]))
-    except (ImageFailure, KeyError) as error:
-        return UserError(f"{name} cannot be read: {describe_error(error)}")
+        label = int(files["cls"])
+        if classes is not None and not 0 <= label < classes:
+            raise ValueError(f"class {label} of {classes}")
+        return LabeledImage(center_crop(read_photograph(files["jpg"], MAX_PIXELS, 1)[0], size), label)
+    except (ImageFailure, KeyError, ValueError) as error:
+        return UserError(f"{shard}: {files['__key__']!s} cannot be read: {describe_error(error)}")
 
 
 def _run_in_threads(tasks: Sequence[Callable[[], T]], threads: int) -> Iterator[T]:

@@ -47,7 +47,7 @@ class SearchSettings(StudySettings):
 
     Each trial is a training run with other weights, on 80 % of the shards; accuracy is measured on the other 20 %.
     Trials with a low accuracy are stopped early. Run the same command again to resume a stopped search. Every other
-    flag is a setting of all trials, except --kld-weight, --nss-weight and --workers, which cannot be given.
+    flag is a setting of all trials, except --kld-weight, --nss-weight, --workers and --monitor, which cannot be given.
     """
 
     model_config = SettingsConfigDict(env_prefix="TRAINER_SEARCH_", cli_prog_name="python -m trainer.search")
@@ -67,13 +67,6 @@ class RecipesSettings(StudySettings):
 
     recipes: str = Field(",".join(PAPER_ROWS), description="recipes to train, separated by commas; a row each")
     seeds: int = Field(3, ge=1, description="number of runs per recipe; their seeds are 0, 1, ...")
-    supervised_learning_rate: float | None = Field(
-        None,
-        gt=0,
-        allow_inf_nan=False,
-        description="peak learning rate of supervised recipes, to which --learning-rate does not apply; by default 0.1 "
-        "* batch size / 256",
-    )
     val: str | None = Field(
         None,
         description="folder of validation images, one folder per class, to measure top-1 accuracy on 87.5 % center "
@@ -101,6 +94,13 @@ class TableSettings(RecipesSettings):
         description="recipe of the table with which all others are compared by seed; by default each with the one that "
         "its name begins with: contrastive-attn-teacher with contrastive, supervised-attn-teacher with supervised",
     )
+    supervised_learning_rate: float | None = Field(
+        None,
+        gt=0,
+        allow_inf_nan=False,
+        description="peak learning rate of supervised recipes, to which --learning-rate does not apply; by default 0.1 "
+        "* batch size / 256",
+    )
 
 
 class ControlsSettings(RecipesSettings):
@@ -116,13 +116,14 @@ class ControlsSettings(RecipesSettings):
         env_prefix="TRAINER_CONTROLS_", cli_prog_name="python -m trainer.studies.controls"
     )
     help_groups: ClassVar[dict[str, tuple[str, ...]]] = {
-        "study": ("recipes", "seeds", "first_seed", "val", "people", "suites", "supervised_learning_rate"),
+        "study": ("recipes", "seeds", "first_seed", "val", "people", "suites"),
         "corruptions": ("corrupted_images", "severities"),
         **TrainSettings.help_groups,
     }
 
     recipes: str = Field(
-        ",".join((BASELINE, TREATMENT, *CONTROLS)), description="recipes to train, the arms, separated by commas"
+        ",".join((BASELINE, TREATMENT, *CONTROLS)),
+        description="recipes to train, the arms, separated by commas; all other settings must be the same for all",
     )
     seeds: int = Field(3, ge=1, description="number of runs per recipe; their seeds are --first-seed and the next ones")
     first_seed: int = Field(0, ge=0, description="first seed, so that several machines can run different ones")
@@ -150,8 +151,14 @@ class ControlsSettings(RecipesSettings):
         return names
 
     def wanted_suites(self) -> list[str]:
-        """Return the suites whose data are given, in their usual order."""
-        return [name for name in CONTROL_SUITES if name in self.suites and (name != "alignment" or self.people)]
+        """Return the suites whose data are given, in their usual order. Raises UserError if there are none."""
+        wanted = [name for name in CONTROL_SUITES if name in self.suites and (name != "alignment" or self.people)]
+        if not wanted:
+            raise UserError(
+                "--suites alignment needs --people FORMAT:FOLDER, the eye tracking to compare with, such as "
+                "osie-eye:OSIE; add the flag, or choose further suites"
+            )
+        return wanted
 
 
 class SummarySettings(Settings):

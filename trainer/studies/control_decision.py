@@ -14,6 +14,10 @@ from trainer.studies.paired import LEVEL, Comparison, Figures, compare_recipes
 
 PLAN = Path(__file__).with_name("study.yaml")
 PLANNED_DATA = {"samples": 50_000, "classes": 100}  # mini-ImageNet's train/
+PLANNED_MEASUREMENTS: dict[str, dict[str, Any]] = {  # by suite, on mini-ImageNet's val/
+    "linear": {"images": 10_000},
+    "imagenet-c": {"images": 10_000, "corrupted": 500, "severities": [1, 3, 5]},
+}
 
 
 @dataclass(frozen=True)
@@ -71,14 +75,25 @@ def decide(figures: Figures, seeds: int) -> Decision:
     return Decision("not supported", reason, comparisons)
 
 
-def list_deviations(settings: Mapping[str, Any], data: Mapping[str, Any]) -> list[str]:
-    """Return how the settings and data of results deviate from the planned study, such as "epochs 3 instead of 30".
+def list_deviations(
+    settings: Mapping[str, Any], data: Mapping[str, Any], measured_on: Mapping[str, Mapping[str, Any]]
+) -> list[str]:
+    """Return how results deviate from the planned study, such as "epochs 3 instead of 30".
 
-    What the plan does not name has the default value.
+    Settings that the plan does not name have the default value.
+
+    Args:
+        settings: settings of the runs.
+        data: numbers of training images and classes.
+        measured_on: what identifies the images of each suite that was measured, `SuiteMeasurement.of`.
     """
     plan = {name: value for name, value in read_plan().items() if name != "seeds"}
     planned = TrainConfig(**plan).model_dump(mode="json", include=settings.keys() | plan.keys()) | PLANNED_DATA
     found = {**settings, **data}
+    for suite, of in measured_on.items():
+        values = PLANNED_MEASUREMENTS.get(suite, {})
+        planned |= {f"{suite} {name}": value for name, value in values.items()}
+        found |= {f"{suite} {name}": of.get(name) for name in values}
     return [
         f"{name.replace('_', ' ')} {found.get(name)} instead of {value}"
         for name, value in planned.items()

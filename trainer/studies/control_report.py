@@ -91,7 +91,8 @@ def _make_blocks(results: Results, figures: dict[Outcome, dict[str, dict[int, fl
 def _decision_block(results: Results, decision: Decision) -> Block:
     first = next(iter(results.values()))
     settings, data = first.settings, first.data
-    deviations = list_deviations(settings, data)
+    measured_on = {suite: found.of for result in results.values() for suite, found in result.measured.items()}
+    deviations = list_deviations(settings, data, measured_on)
     sentences = [f"**{decision.verdict}**: {decision.reason}"]
     if deviations:
         sentences.append(

@@ -114,8 +114,8 @@ def read_results(folder: str) -> dict[str, Result]:
         other = runs.setdefault((result.recipe, result.seed), name)
         if other != name:
             raise UserError(f"{folder}: {other} and {name} are results of the same run; remove one of them")
-    first, *others = results
-    check_same_study(folder, {name: results[name] for name in others}, results[first], first)
+    for name, result in results.items():  # each with all: two results may share a suite that a third one lacks
+        check_same_study(folder, results, result, name)
     return results
 
 
@@ -126,11 +126,11 @@ def check_same_study(folder: str, results: Results, expected: Result, source: st
     """
     for name, result in results.items():
         differences = [
-            *_differences("", result.settings, expected.settings),
-            *_differences("data ", result.data, expected.data),
+            *list_differences("", result.settings, expected.settings),
+            *list_differences("data ", result.data, expected.data),
         ]
         for suite in result.measured.keys() & expected.measured.keys():
-            differences += _differences(f"{suite} ", result.measured[suite].of, expected.measured[suite].of)
+            differences += list_differences(f"{suite} ", result.measured[suite].of, expected.measured[suite].of)
         if differences:
             raise UserError(
                 f"{folder}: expected results of one study, but {name} differs from {source}: "
@@ -138,7 +138,8 @@ def check_same_study(folder: str, results: Results, expected: Result, source: st
             )
 
 
-def _differences(prefix: str, found: Mapping[str, Any], expected: Mapping[str, Any]) -> list[str]:
+def list_differences(prefix: str, found: Mapping[str, Any], expected: Mapping[str, Any]) -> list[str]:
+    """Return how values differ from the expected ones, such as "epochs is 3, not 30"; the prefix precedes names."""
     return [
         f"{prefix}{key} is {found.get(key)!r}, not {expected.get(key)!r}"
         for key in sorted(found.keys() | expected.keys())

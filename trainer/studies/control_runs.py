@@ -14,6 +14,7 @@ from common.errors import UserError
 from common.fixations import open_fixations
 from common.launch import default_device
 from common.storage.run_folder import RunFolder
+from common.text import join_names
 from trainer.config import TrainSettings
 from trainer.data.fixation_stream import fixations_checksum
 from trainer.evaluate.config import EvaluateSettings
@@ -25,7 +26,14 @@ from trainer.job import prepare_run
 from trainer.run_log import LAST
 from trainer.run_log import RESULT as RUN_RESULT
 from trainer.studies.config import ControlsSettings
-from trainer.studies.control_results import Result, SuiteMeasurement, check_same_study, read_results, result_name
+from trainer.studies.control_results import (
+    Result,
+    SuiteMeasurement,
+    check_same_study,
+    list_differences,
+    read_results,
+    result_name,
+)
 from trainer.studies.table import RUNS, check_runs, list_runs, train_if_missing
 
 RESULTS, EVALUATIONS = "results", "evaluations"  # folders of the result files, and of the reports of single runs
@@ -50,10 +58,10 @@ def run_controls(settings: ControlsSettings) -> None:
     check_runs(settings, runs)
     RunFolder(folder).check_content("a study", SUMMARY_FILES[:1], (*SUMMARY_FILES, RUNS, EVALUATIONS, RESULTS))
     planned = _plan_results(settings, runs)
+    _check_same_settings(planned)
     results = Path(folder) / RESULTS
     saved = read_results(str(results)) if any(results.glob("*.json")) else {}
-    for result in planned:
-        check_same_study(str(results), saved, result, "the settings of this command")
+    check_same_study(str(results), saved, planned[0], "the settings of this command")
     for run, result in zip(runs, planned, strict=True):
         _complete(settings, run, result, saved.get(result_name(result.recipe, result.seed)))
 
@@ -78,6 +86,17 @@ def _plan_results(settings: ControlsSettings, runs: Sequence[TrainSettings]) -> 
             )
         )
     return planned
+
+
+def _check_same_settings(planned: Sequence[Result]) -> None:
+    """Raise UserError that names recipes whose settings differ, by other defaults than those of the first one."""
+    first, *others = planned
+    for other in others:
+        if differences := list_differences("", other.settings, first.settings):
+            raise UserError(
+                f"--recipes: expected arms with equal settings, but those of {other.recipe} differ from those of "
+                f"{first.recipe}: {join_names(differences)}; give these settings as flags, or leave out {other.recipe}"
+            )
 
 
 def _describe_suite(suite: str, settings: ControlsSettings) -> dict[str, Any]:

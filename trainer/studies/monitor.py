@@ -42,9 +42,10 @@ class Monitor:
     """
 
     def __init__(self, settings: TrainSettings, data: Dataset, images: FolderImages, rank: Rank) -> None:
-        self._size, self._epochs, self._every = settings.image_size, settings.epochs, settings.monitor_every
+        config = settings.train_config()  # has the defaults of the recipe and of the demo
+        self._size, self._epochs, self._every = config.image_size, config.epochs, settings.monitor_every
         self._threads = settings.threads_per_worker(rank.device.type)
-        self._bank, self._skip_damaged = draw_bank(data, settings.seed), settings.skip_damaged
+        self._bank, self._skip_damaged = draw_bank(data, config.seed), config.skip_damaged
         self._images, self._classes, self._rank = images, data.class_names(), rank
         self._cache = settings.shard_cache(data.location)
 

@@ -13,12 +13,13 @@ import numpy as np
 from scipy.stats import binomtest, qmc
 
 from common.errors import UserError, describe_error
+from common.fixations import FixatedImage
 from common.launch import Rank, default_device
 from common.storage.run_folder import RunFolder
 from common.training import save_or_check_settings
 from trainer.config import ADDED_SETTINGS, TrainConfig, TrainSettings
 from trainer.data.dataset import Dataset, split_shards
-from trainer.job import prepare_run
+from trainer.job import prepare_run, run_identity
 from trainer.loop import train
 from trainer.objectives import Model
 from trainer.recipes import build
@@ -72,7 +73,7 @@ def run_search(settings: SearchSettings) -> list[Trial]:
     Raises UserError for settings or data that do not fit, before anything is written, and if trials fail. Raises
     KeyboardInterrupt if the user interrupts the search.
     """
-    data = _check_settings(settings)
+    data, human_images = _check_settings(settings)
     folder = settings.study_folder()
     search_folder = RunFolder(folder)
     settings = settings.resume(search_folder.read_json(SETTINGS))
@@ -81,7 +82,7 @@ def run_search(settings: SearchSettings) -> list[Trial]:
     weights = [(round(kld, 4), round(nss, 5)) for kld, nss in sample_weights(settings.trials, config.seed)]
     search_folder.check_content("a search", (SETTINGS,), (TRIALS, TUNE))
     search_folder.check_writable()
-    identity = config.model_dump(mode="json") | {"dataset": data.checksum, "trials": settings.trials}
+    identity = run_identity(config, data, human_images) | {"trials": settings.trials}
     save_or_check_settings(search_folder, SETTINGS, identity, ADDED_SETTINGS)
     runs = [
         settings.run_settings(kld_weight=kld, nss_weight=nss, output=_trial_folder(folder, kld, nss))
@@ -117,10 +118,12 @@ def run_trial(
     """
     folder = RunFolder(run.output_folder())
     device = default_device()
-    image_size, threads = run.train_config().image_size, run.threads_per_worker(device.type)
+    config, threads = run.train_config(), run.threads_per_worker(device.type)
+    cache = run.shard_cache(held_out.location)
 
     def measure_and_report(epoch: int, model: Model) -> dict[str, float]:
-        accuracy = measure_accuracy(model, read_shard_images(held_out, image_size, threads), device)
+        images = read_shard_images(held_out, config.image_size, threads, config.skip_damaged, cache)
+        accuracy = measure_accuracy(model, images, device)
         earlier = read_accuracies(run.output_folder())[: epoch - 1]
         folder.write_json(ACCURACIES, [*earlier, accuracy])  # before the report, which may stop the trial
         report({"epoch": epoch, HELD_OUT_ACCURACY: accuracy})
@@ -137,14 +140,18 @@ def read_accuracies(output: str) -> list[float]:
     return list(RunFolder(output).read_json(ACCURACIES) or [])
 
 
-def _check_settings(settings: SearchSettings) -> Dataset:
-    """Return the data set. Raises UserError if the settings, or the data set, do not allow a search."""
+def _check_settings(settings: SearchSettings) -> tuple[Dataset, list[FixatedImage]]:
+    """Return the data set, and the photographs with fixations for recipes that use them.
+
+    Raises UserError if the settings, or the data set, do not allow a search.
+    """
     settings.reject("these are searched", "kld_weight", "nss_weight")
     settings.reject("a trial is one worker; see --concurrent", "workers")
+    settings.reject("a search measures each trial on the held-out shards; leave the flag out", "monitor")
     folder = settings.study_folder()
     if "://" in folder:
         raise UserError(f"--output {folder}: a search needs a folder that all its workers can reach, not a store")
-    config, data, _ = prepare_run(settings)
+    config, data, human_images = prepare_run(settings)
     if data.classes is None or config.probe is False:
         raise UserError("a search compares the accuracy of probes: use samples with classes, without --no-probe")
     objectives = build(config.recipe, config, data.classes).objectives
@@ -153,7 +160,7 @@ def _check_settings(settings: SearchSettings) -> Dataset:
             f"--recipe {config.recipe}: the attention loss does not train the backbone, so its weights have no effect "
             "on the accuracy; choose a guided recipe"
         )
-    return data
+    return data, human_images
 
 
 def _split_data(config: TrainConfig, data: Dataset) -> Split:

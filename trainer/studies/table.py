@@ -103,7 +103,7 @@ def check_runs(settings: RecipesSettings, runs: Sequence[TrainSettings]) -> None
 
 def _run_settings(settings: RecipesSettings, name: str, seed: int) -> TrainSettings:
     changes: dict[str, Any] = {"recipe": name, "seed": seed}
-    if get_recipe(name).optimizer is CLASSIFIER:
+    if isinstance(settings, TableSettings) and get_recipe(name).optimizer is CLASSIFIER:
         changes["learning_rate"] = settings.supervised_learning_rate
     if not get_recipe(name).human_data:
         changes |= {"human_data": [], "human_batch_size": None}

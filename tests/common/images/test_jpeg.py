@@ -50,6 +50,16 @@ def test_header_allows_fill_bytes_before_markers() -> None:
     assert read_jpeg_header(filled) == read_jpeg_header(data)
 
 
+@pytest.mark.parametrize("progressive", [False, True])
+@pytest.mark.parametrize("marker", [b"\xff\xc4", b"\xff\xda"])
+def test_header_allows_bytes_between_segments(progressive: bool, marker: bytes) -> None:
+    data = jpeg(progressive=progressive)
+    place = data.index(marker)
+    padded = data[:place] + b"\0\0ab" + data[place:]
+    assert read_jpeg_header(padded) == read_jpeg_header(data)
+    assert torch.equal(decode_jpeg(padded), decode_jpeg(data))
+
+
 def test_end_marker_of_a_thumbnail_is_ignored() -> None:
     data = with_thumbnail(jpeg())
     assert data.count(b"\xff\xd9") == 2
@@ -118,6 +128,12 @@ def test_pixels_are_those_stored_whatever_the_orientation(orientation: int) -> N
 def test_orientation_is_found_behind_another_segments_thumbnail() -> None:
     data = with_segment(rotated_jpeg(6, 40, 24), 0xED, jpeg(16, 12))  # its scan is not the first of the image
     assert read_orientation(data) == 6
+    assert decode_jpeg(data).shape == (3, 24, 40)
+
+
+def test_segment_of_the_kind_of_exif_without_its_name_is_no_exif() -> None:
+    data = rotated_jpeg(6, 40, 24).replace(b"Exif", b"Exxx")
+    assert read_orientation(data) == 1
     assert decode_jpeg(data).shape == (3, 24, 40)
 
 

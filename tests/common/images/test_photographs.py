@@ -189,6 +189,18 @@ def test_broken_exif_does_not_make_an_image_unusable(content: bytes) -> None:
     assert pixels.shape == (48, 64, 3)
 
 
+@pytest.mark.parametrize("kind", ["PNG", "WEBP"])
+def test_broken_exif_does_not_make_a_reencoded_image_unusable(kind: str) -> None:
+    pixels, stored = decode(encoded(photograph(), kind, exif=b"Exif\0\0garbage!"))
+    assert stored.orientation == 1
+    assert pixels.shape == (48, 64, 3)
+
+
+def test_comment_that_is_too_long_for_a_jpeg_is_left_out() -> None:
+    data = encoded(photograph(), "GIF", comment=bytes(70_000))
+    assert decode(data)[1].reencoded_from.startswith("GIF")
+
+
 def test_orientation_after_a_large_color_profile_is_found() -> None:
     data = rotated_jpeg(6)
     for _ in range(2):

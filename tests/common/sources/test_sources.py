@@ -1,3 +1,4 @@
+import errno
 import io
 import os
 import subprocess
@@ -11,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.errors import ImageFailure, Reason, UserError
-from common.sources import Source, open_source
+from common.sources import Source, absolute_location, open_source
 from common.sources.listing import LISTING_SCHEMA, ImageRef, ListingBuilder, class_folder
 from common.sources.local import LocalSource
 from tests.support.data.pictures import jpeg, write
@@ -50,6 +51,12 @@ def sparse_tar(folder: Path, form: str, names: list[str]) -> Path:
     with tarfile.open(path) as tar:
         assert any(header.issparse() for header in tar)
     return path
+
+
+def gnu_tar(folder: Path, option: str, *names: str) -> bytes:
+    """Create or extend (--create or --append) "packed.tar" in a folder with GNU tar, and return its content."""
+    subprocess.run(["tar", option, "--file", "packed.tar", *names], cwd=folder, check=True)
+    return (folder / "packed.tar").read_bytes()
 
 
 def write_with_hole(path: Path, content: bytes) -> None:
@@ -322,6 +329,21 @@ def test_an_image_that_became_a_folder_is_unreadable(tmp_path: Path) -> None:
     assert failure_reason(source, image) == Reason.UNREADABLE
 
 
+@pytest.mark.parametrize("name", ["ESTALE", "EMFILE", "ENFILE", "ENOMEM", "ETIMEDOUT", "ENOTCONN", "EHOSTDOWN", "EIO"])
+def test_an_error_of_the_machine_is_no_failure_of_the_image(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = LocalSource(write(tmp_path, {"x.jpg": b"123"}))
+    [image] = list_refs(source)
+
+    def fail(path: Path, flags: int) -> int:
+        raise OSError(getattr(errno, name), "message")
+
+    monkeypatch.setattr("common.sources.local.os.open", fail)
+    with pytest.raises(ImageFailure if name == "EIO" else OSError):
+        source.read(image)
+
+
 def test_an_image_whose_folder_became_a_file_is_missing_or_unreadable(tmp_path: Path) -> None:
     source = LocalSource(write(tmp_path, {"a/x.jpg": b"123"}))
     [image] = list_refs(source)
@@ -409,13 +431,54 @@ def test_an_inner_tar_truncated_inside_a_member_is_a_user_error(after: dict[str,
         LocalSource(path).list()
 
 
-def test_a_hard_link_in_a_tar_is_listed_or_counted_as_skipped(tmp_path: Path) -> None:
-    write(tmp_path, {"images/a.jpg": b"1"})
-    os.link(tmp_path / "images" / "a.jpg", tmp_path / "images" / "b.jpg")
+def test_hard_links_in_a_tar_are_read_as_their_targets(tmp_path: Path) -> None:
+    folder = write(tmp_path / "images", {"a.jpg": b"1" * 700, "blob": b"2", "c.tar": tar_bytes({"x.jpg": b"3"})})
+    for target, name in {"a.jpg": "d.jpg", "blob": "e.jpg", "c.tar": "f.tar"}.items():
+        os.link(folder / target, folder / name)
+    (folder / "g.jpg").symlink_to("a.jpg")
+    os.link(folder / "g.jpg", folder / "h.jpg", follow_symlinks=False)
+    files = {"a.jpg": b"1" * 700, "c.tar/x.jpg": b"3", "d.jpg": b"1" * 700, "e.jpg": b"2", "f.tar/x.jpg": b"3"}
+    content = gnu_tar(folder, "--create", *sorted(os.listdir(folder)))
+    with tarfile.open(fileobj=io.BytesIO(content)) as tar:
+        assert sum(header.islnk() for header in tar) == 4
+    source = LocalSource(folder / "packed.tar")
+    assert read_all(source) == files
+    assert source.list().skipped == {"links in tars": 2, "no extension": 1}
+    write(tmp_path, {"outer.tar": tar_bytes({"a.jpg": b"other", "in/inner.tar": content})})
+    expected = {f"in/inner.tar/{name}": data for name, data in files.items()}
+    assert read_all(LocalSource(tmp_path / "outer.tar")) == {"a.jpg": b"other"} | expected
+
+
+def test_a_hard_link_in_a_tar_to_an_absent_file_is_skipped_and_counted(tmp_path: Path) -> None:
+    header = tarfile.TarInfo("x.jpg")
+    header.type, header.linkname = tarfile.LNKTYPE, "absent.jpg"
     with tarfile.open(tmp_path / "images.tar", "w") as tar:
-        tar.add(tmp_path / "images", "images")
+        tar.addfile(header)
     listing = LocalSource(tmp_path / "images.tar").list()
-    assert listing.table.num_rows + sum(listing.skipped.values()) == 2
+    assert (listing.table.num_rows, listing.skipped) == (0, {"links in tars": 1})
+
+
+def test_only_the_last_file_with_a_name_in_a_tar_is_listed(tmp_path: Path) -> None:
+    """A hard link stays what its target was when the link was made, as it does when the tar is extracted."""
+    write(tmp_path, {"a.jpg": b"old", "c.jpg": b"3", "d.tar": tar_bytes({"x.jpg": b"old", "y.jpg": b"old"})})
+    os.link(tmp_path / "a.jpg", tmp_path / "b.jpg")
+    gnu_tar(tmp_path, "--create", "a.jpg", "b.jpg", "c.jpg", "d.tar")
+    (tmp_path / "a.jpg").unlink()
+    (tmp_path / "c.jpg").unlink()
+    (tmp_path / "c.jpg").symlink_to("a.jpg")
+    write(tmp_path, {"a.jpg": b"newer", "d.tar": tar_bytes({"x.jpg": b"new"})})
+    gnu_tar(tmp_path, "--append", "a.jpg", "c.jpg", "d.tar")
+    source = LocalSource(tmp_path / "packed.tar")
+    assert read_all(source) == {"a.jpg": b"newer", "b.jpg": b"old", "d.tar/x.jpg": b"new"}
+    assert list_uris(source) == ["a.jpg", "b.jpg", "d.tar/x.jpg"]
+    assert source.list().skipped == {"replaced files in tars": 3, "links in tars": 1}
+
+
+def test_a_location_is_made_absolute_only_if_it_is_a_local_path(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert absolute_location("images/a.tar") == str(tmp_path / "images/a.tar")
+    for location in ("/data/images", "s3://bucket/images", "demo:photos"):
+        assert absolute_location(location) == location
 
 
 @pytest.mark.parametrize("location", ["gs://bucket/images", "https://example.org/x.tar"])

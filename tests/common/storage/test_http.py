@@ -3,6 +3,7 @@
 import shutil
 import socket
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,6 +22,7 @@ NAME, PATH = "a b.bin", "files/a b.bin"  # a name that has to be quoted
 def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("no_proxy", "*")
     monkeypatch.setattr(http, "backoff", lambda attempt: 0)
+    monkeypatch.setattr(http, "BUSY_PAUSE", 0)
 
 
 @pytest.fixture
@@ -97,6 +99,18 @@ def test_temporary_errors_are_repeated(storage: HttpStorage, server: FileServer)
     server.statuses[PATH] = [503]
     with pytest.raises(HttpError, match=r"the server answers HTTP 503 Service Unavailable, in 5 attempts"):
         storage.read(NAME)
+
+
+@pytest.mark.parametrize(("retry_after", "pause"), [("", 5), ("7", 7), ("3600", 60), ("tomorrow", 5)])
+def test_busy_server_gets_the_pause_that_it_asks_for(
+    storage: HttpStorage, server: FileServer, retry_after: str, pause: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http, "BUSY_PAUSE", 5)
+    pauses: list[float] = []
+    monkeypatch.setattr(time, "sleep", pauses.append)
+    server.statuses[PATH], server.retry_after = [429, 500, 200], retry_after
+    assert storage.read(NAME) == CONTENT
+    assert pauses == [pause, 0]
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from common.errors import Reason
 from common.images.orientation import map_to_stored
 from common.manifest import ShardRecord, sha256
 from common.shards import decode_map, decode_points
-from labeler.labeling.shard import NoSpace, ShardConflict
+from labeler.labeling.shard import NoSpace, ShardConflict, UnreadableInput
 from labeler.planning.space import estimate_shard_bytes
 from labeler.teacher.weights import CustomTeacher
 from tests.support.data.pictures import jpeg
@@ -215,10 +215,42 @@ def test_failed_images_are_recorded_and_the_others_stay_in_order(images: Path, t
 def test_shard_without_usable_images_is_an_empty_tar(images: Path, tmp_path: Path) -> None:
     plan = planned(images, tmp_path / "out")
     for path in images.rglob("*.jpg"):
-        path.unlink()
+        path.write_bytes(bytes(path.stat().st_size))
     record = shard_labeler(plan, tmp_path / "out").label(0)
-    assert (record.samples, len(record.failed)) == (0, 11)
+    assert record.failures == {Reason.NOT_AN_IMAGE: 11}
     assert members(tmp_path / "out" / TAR) == {}
+
+
+def test_shard_of_ten_images_of_which_none_can_be_read_is_not_committed(images: Path, tmp_path: Path) -> None:
+    """On a machine that has not mounted the input, all images are missing; another machine can label them."""
+    output = tmp_path / "out"
+    labeler = shard_labeler(planned(images, output, limit=10), output)
+    first, second, *_ = planned_shard(output)
+    images.rename(tmp_path / "elsewhere")
+    (images / second.ref.uri).mkdir(parents=True)  # is unreadable
+    with pytest.raises(UnreadableInput) as error:
+        labeler.label(0)
+    assert str(error.value) == (
+        f"none of its 10 images could be read on {socket.gethostname()}; the first one is missing ({first.ref.uri}: "
+        f"listed when the job was planned, gone now). Check that the input {images} is mounted there"
+    )
+    assert not (output / TAR).exists()
+    assert not (output / RECORD).exists()
+    assert partial_files(output) == []
+    shutil.rmtree(images)
+    (tmp_path / "elsewhere").rename(images)
+    assert labeler.label(0, attempt=2).samples == 10
+
+
+def test_shard_of_nine_missing_images_or_with_another_failure_is_committed(images: Path, tmp_path: Path) -> None:
+    plans = {limit: planned(images, tmp_path / f"{limit}", limit=limit) for limit in (9, 10)}
+    last = images / planned_shard(tmp_path / "10")[-1].ref.uri
+    for path in images.rglob("*.jpg"):
+        path.unlink()
+    records = [shard_labeler(plans[9], tmp_path / "9").label(0)]
+    last.write_bytes(b"")
+    records.append(shard_labeler(plans[10], tmp_path / "10").label(0))
+    assert [record.failures for record in records] == [{Reason.MISSING: 9}, {Reason.CHANGED: 1, Reason.MISSING: 9}]
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,8 @@
 """Tests of later generations of a data set: images that are retried, and images that are appended."""
 
+import io
 import json
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -66,9 +68,9 @@ def plan_retry(output: Path) -> Plan:
     return plan_retries(storage, plans, find_unretried(storage, plans, read_records(storage, plans)))[-1]
 
 
-def plan_appended(output: Path, images: Path, samples_per_shard: int = 5) -> Plan:
-    """Plan the new images as a further generation, as `labeler.run --append` does."""
-    settings = LabelSettings(input=str(images), append=True, samples_per_shard=samples_per_shard)
+def plan_appended(output: Path, images: Path, samples_per_shard: int = 5, **settings: int) -> Plan:
+    """Plan the new images as a further generation, as `labeler.run --append` does. Returns the last plan."""
+    settings = LabelSettings(input=str(images), append=True, samples_per_shard=samples_per_shard, **settings)
     return plan_input(settings, LocalStorage(output), open_source(str(images)).list(), TEACHER)[-1]
 
 
@@ -163,6 +165,40 @@ def test_images_beyond_a_limit_can_be_appended(images: Path, tmp_path: Path) -> 
     storage = LocalStorage(folder)
     assert publish(storage, read_plans(storage), 1)[0].planned == 12
     assert_valid(folder)
+
+
+def test_appending_with_a_limit_resumes_until_the_images_are_published(images: Path, tmp_path: Path) -> None:
+    folder, storage = tmp_path / "limited", LocalStorage(tmp_path / "limited")
+    first = plan_appended(folder, images, limit=2)
+    assert plan_appended(folder, images, limit=2) == first, "the first plan is resumed as well"
+    label_shards(folder, first)
+    assert publish(storage, [first], 1)[1]
+    second = plan_appended(folder, images, limit=2)
+    assert (second.generation, second.images) == (1, 2)
+    assert plan_appended(folder, images, limit=2) == second
+    other = plan_appended(folder, images, limit=3)
+    assert (other.generation, other.images) == (2, 3), "another command draws images of its own"
+    assert plan_appended(folder, images, limit=2) == other
+    for plan in (second, other):
+        label_shards(folder, plan)
+    assert publish(storage, read_plans(storage), 1)[1]
+    assert plan_appended(folder, images, limit=2).generation == 3
+    assert_valid(folder, complete=False)
+
+
+def test_file_that_a_tar_holds_twice_is_planned_and_retried_once(tmp_path: Path) -> None:
+    images, folder = photographs(tmp_path / "images", 2), tmp_path / "out"
+    with tarfile.open(images / "images.tar", "w") as tar:
+        for content in (b"old", jpeg(80, 60)[:300]):
+            header = tarfile.TarInfo("x.jpg")
+            header.size = len(content)
+            tar.addfile(header, io.BytesIO(content))
+    label_shards(folder, planned(images, folder))
+    storage = LocalStorage(folder)
+    assert publish(storage, read_plans(storage), 1)[0].planned == 3
+    assert failures(folder) == {"images.tar/x.jpg": "truncated"}
+    assert_valid(folder)
+    assert plan_retry(folder).images == 1
 
 
 def test_image_without_class_cannot_join_a_data_set_with_classes(output: Path, images: Path) -> None:

@@ -5,12 +5,13 @@ import pytest
 import torch
 from PIL import Image
 
+from common.shards import encode_points
 from tests.support.data.datasets import disc_sample, write_dataset
 from tests.support.data.pictures import encoded
 from tests.support.training import make_stream
 from trainer.data.augment import draw_augmentation
 from trainer.data.dataset import open_dataset
-from trainer.data.decoding import SampleRequest, ViewSpec, decode_piece
+from trainer.data.decoding import SampleRequest, UnreadableSample, ViewSpec, decode_piece
 from trainer.data.sampler import Sampler
 
 VIEWS = (draw_augmentation, draw_augmentation)
@@ -30,6 +31,15 @@ def framed_photograph(width, height):
 
 def framed_sample(index, width=96, height=60):
     return disc_sample(index, 4)._replace(jpeg=framed_photograph(width, height))
+
+
+@pytest.mark.parametrize(
+    "points", [np.array([[1.2, 0.5, 1]]), np.array([[np.nan, 0.5, 1]]), np.array([0.5, 0.5, 1]), np.array([[0.5]])]
+)
+def test_sample_with_invalid_gaze_points_is_unreadable(points):
+    members = {"__key__": "0", **framed_sample(0).members(), "gaze.npy": encode_points(points)}
+    with pytest.raises(UnreadableSample, match=r"gaze points \[.*expected \[n, 3\], with x and y in \[0, 1\]"):
+        decode_piece([SampleRequest(members, (0,))], ViewSpec(32, VIEWS, None))
 
 
 @pytest.mark.parametrize(("width", "height"), [(96, 60), (60, 96), (64, 64)])

@@ -19,7 +19,7 @@ from trainer.data.device_feed import DeviceFeed
 from trainer.data.memory_cache import fill_memory, load_decoded
 from trainer.data.sampler import Sampler
 from trainer.data.shard_reader import ShardReader
-from trainer.data.shared_memory import SHARED_MEMORY
+from trainer.data.shared_memory import SHARED, SHARED_MEMORY
 
 SIZES = [7, 5, 9, 6]
 VIEWS = (draw_augmentation, draw_augmentation)
@@ -86,6 +86,8 @@ def test_too_little_memory_is_refused_before_any_is_allocated(tmp_path: Path) ->
     size = sum(SIZES) * (3 * 64 * 48 + 32 * 32)  # besides the gaze points
     with pytest.raises(UserError, match=r"--cache memory: .* about 2[78]\d KB, and 80% of the 27\d KB of available"):
         fill_memory(data, ShardReader(data).read, pytest.fail, size)
+    with pytest.raises(UserError, match=r"available shared memory \(/dev/shm; .* --shm-size\) may be used; choose"):
+        fill_memory(data, ShardReader(data).read, pytest.fail, size, SHARED)
     index, _ = fill_memory(data, ShardReader(data).read, lambda size: np.empty(size, np.uint8), 2 * size)
     assert [len(shard) for shard in index] == SIZES
 

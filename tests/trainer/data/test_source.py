@@ -40,8 +40,7 @@ def test_data_set_is_not_decoded_into_memory_that_is_mostly_used(
     decoded, line = choose(folder, capsys)
     assert not decoded
     assert line == (
-        "cache: none (decoded, the data set takes about 369 KB, more than a quarter of the 1 MB of memory that are "
-        "available)\n"
+        "cache: none (decoded, the data set takes about 369 KB, more than a quarter of the 1 MB of available memory)\n"
     )
     assert choose(folder, capsys, cache="memory")[0]  # less than it would take by default is enough
 

@@ -6,7 +6,8 @@ import torch
 
 from common.errors import UserError
 from trainer.evaluate import distribute
-from trainer.evaluate.features import FeatureStore, extract_features
+from trainer.evaluate.extraction import extract_features
+from trainer.evaluate.features import FeatureStore
 from trainer.evaluate.images.image_sets import FolderImages
 from trainer.evaluate.models import open_models
 

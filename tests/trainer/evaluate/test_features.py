@@ -1,5 +1,4 @@
 import hashlib
-import os
 
 import numpy as np
 import pytest
@@ -8,7 +7,8 @@ import torch
 from common.errors import UserError
 from tests.support.data.pictures import write
 from trainer.data.crops import center_crop
-from trainer.evaluate.features import FeatureStore, extract_features
+from trainer.evaluate.extraction import extract_features
+from trainer.evaluate.features import FeatureStore
 from trainer.evaluate.images.image_sets import FolderImages
 from trainer.evaluate.models import open_models
 
@@ -121,23 +121,3 @@ def test_damaged_file_of_features_is_named(model, val, tmp_path):
     path.write_bytes(b"no arrays")
     with pytest.raises(UserError, match=r"\.npz: expected the features that an evaluation saved, .* remove it"):
         store.get(model, images)
-
-
-@pytest.mark.parametrize("readers", [0, 2])
-def test_error_of_the_storage_is_one_sentence_also_from_readers(model, val, readers, monkeypatch):
-    images = FolderImages("", str(val), "val")
-
-    def expired(index):
-        raise UserError("s3://bucket/x: the credentials have expired")
-
-    monkeypatch.setattr(images, "read", expired)
-    with pytest.raises(UserError, match=r"^s3://bucket/x: the credentials have expired$"):
-        list(extract_features([model.network], images, 32, CPU, 4, readers))
-
-
-def test_reader_that_dies_is_reported_in_one_sentence(model, val, monkeypatch):
-    images = FolderImages("", str(val), "val")
-    this_process, read = os.getpid(), images.read
-    monkeypatch.setattr(images, "read", lambda index: read(index) if os.getpid() == this_process else os._exit(9))
-    with pytest.raises(UserError, match=r"a process that reads images died: .* fewer --readers"):
-        list(extract_features([model.network], images, 32, CPU, 4, 2))

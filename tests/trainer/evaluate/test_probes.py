@@ -169,6 +169,18 @@ def test_nearest_neighbors_vote_for_the_classes_of_train():
     assert make_probes().nearest_neighbors(make_model()) == []
 
 
+def test_class_without_a_vote_is_not_among_the_first_five():
+    """All neighbors of the queries are of class 9, which only the last query is of."""
+    names = [str(number) for number in range(10)]
+    store = Store(np.tile(np.eye(1, 4, dtype=np.float32), (20, 1)), np.full(20, 9))
+    features = FeatureSet(np.tile(np.eye(1, 4, dtype=np.float32), (10, 1)), np.arange(10), np.arange(10), {})
+    for classifier in make_probes(names, store).nearest_neighbors(make_model()):
+        assert classifier.accuracy(features, names, CPU) == {"top1": 0.1, "top5": 0.1}
+    few = make_probes(names[:3], Store(store.vectors, np.full(20, 2))).nearest_neighbors(make_model())[0]
+    three = FeatureSet(features.vectors[:3], np.arange(3), np.arange(3), {})
+    assert few.accuracy(three, names[:3], CPU) == {"top1": 1 / 3, "top5": 1 / 3}
+
+
 def test_check_rejects_models_without_a_classifier_and_other_classes():
     with pytest.raises(UserError, match=r"model.pt: has no linear probe of its own; name images with --train"):
         make_probes().check([make_model(["a", "b"]), make_model(outputs=0)], ["a", "b"], "--val")

@@ -6,7 +6,7 @@ from PIL import Image
 from torch import nn
 
 from common.errors import UserError
-from tests.support.data.datasets import make_dataset
+from tests.support.data.datasets import make_dataset, overwrite_member
 from trainer.data.crops import center_crop
 from trainer.data.dataset import open_dataset
 from trainer.studies.accuracy import (
@@ -52,6 +52,27 @@ def test_each_image_of_the_shards_is_read_once_as_a_crop(tmp_path):
     )
     with pytest.raises(UserError, match=r"train-000001\.tar: 000000003 cannot be read"):
         list(read_shard_images(data, 32))
+
+
+def test_damaged_and_missing_shards_are_skipped_with_skip_damaged(tmp_path):
+    data = open_dataset(str(make_dataset(tmp_path, [2, 3, 2], classes=3)))
+    damaged = tmp_path / data.shards[1]
+    damaged.write_bytes(damaged.read_bytes()[: damaged.read_bytes().index(b"000000003.")])
+    with pytest.raises(UserError, match=r"train-000001\.tar: damaged after sample 000000002: expected 3 samples"):
+        list(read_shard_images(data, 32))
+    (tmp_path / data.shards[0]).unlink()
+    with pytest.raises(UserError, match=r"train-000000\.tar: damaged at its first sample: .*No such file"):
+        list(read_shard_images(data, 32))
+    assert [image.label for image in read_shard_images(data, 32, skip_damaged=True)] == [2, 2, 0]
+
+
+@pytest.mark.parametrize(("content", "reason"), [(b"x", "invalid literal"), (b"7", "class 7 of 3")])
+def test_image_whose_class_is_none_of_the_classes_cannot_be_read(content, reason, tmp_path):
+    data = open_dataset(str(make_dataset(tmp_path, [3], classes=3)))
+    overwrite_member(tmp_path, data.shards[0], "000000001", "cls", content)
+    with pytest.raises(UserError, match=rf"train-000000\.tar: 000000001 cannot be read: {reason}"):
+        list(read_shard_images(data, 32))
+    assert [image.label for image in read_shard_images(data, 32, skip_damaged=True)] == [0, 2]
 
 
 def test_labels_of_class_folders_are_class_indices_of_the_model(tmp_path):

@@ -9,7 +9,7 @@ from common.settings import load_settings
 from tests.support.jobs import ROOT
 from trainer.config import TrainConfig
 from trainer.studies.config import CONTROLS, TREATMENT, ControlsSettings
-from trainer.studies.control_decision import PLAN, decide, list_deviations, read_plan
+from trainer.studies.control_decision import PLAN, PLANNED_MEASUREMENTS, decide, list_deviations, read_plan
 
 PERMUTED, CENTER, LOWLEVEL = CONTROLS
 
@@ -68,23 +68,39 @@ def test_seeds_beyond_the_plan_do_not_change_the_decision():
 def test_deviations_from_the_plan_are_named():
     plan = {name: value for name, value in read_plan().items() if name != "seeds"}
     data = {"checksum": "c", "samples": 50_000, "classes": 100}
-    assert list_deviations(plan, data) == []
-    assert list_deviations(plan | {"epochs": 3}, data | {"classes": 10}) == [
+    assert list_deviations(plan, data, {}) == []
+    assert list_deviations(plan | {"epochs": 3}, data | {"classes": 10}, {}) == [
         "epochs 3 instead of 30",
         "classes 10 instead of 100",
     ]
     del plan["epochs"]
-    assert list_deviations(plan, data) == ["epochs None instead of 30"]
+    assert list_deviations(plan, data, {}) == ["epochs None instead of 30"]
 
 
 def test_settings_that_the_plan_does_not_name_and_fewer_images_are_deviations_too():
     plan = {name: value for name, value in read_plan().items() if name != "seeds"}
     settings = TrainConfig(**plan).model_dump(mode="json", exclude={"recipe", "seed", "data"})
     data = {"checksum": "c", "samples": 2_000, "classes": 100}
-    assert list_deviations(settings | {"learning_rate": 9.0, "min_crop": 0.5}, data) == [
+    assert list_deviations(settings | {"learning_rate": 9.0, "min_crop": 0.5}, data, {}) == [
         "learning rate 9.0 instead of None",
         "min crop 0.5 instead of 0.08",
         "samples 2000 instead of 50000",
+    ]
+
+
+def test_other_images_and_corruptions_than_planned_are_deviations_of_the_suites_that_were_measured():
+    plan = {name: value for name, value in read_plan().items() if name != "seeds"}
+    data = {"checksum": "c", "samples": 50_000, "classes": 100}
+    linear, corrupted = {"val": "v", "images": 10_000}, {"corrupted": 500, "severities": [1, 3, 5]}
+    alignment = {"people": "p", "photographs": 7}
+    planned = {"linear": linear, "alignment": alignment, "imagenet-c": linear | corrupted}
+    assert list_deviations(plan, data, planned) == []
+    other = {"linear": linear | {"images": 20}, "imagenet-c": {"images": 20, "corrupted": 2, "severities": [1]}}
+    assert list_deviations(plan, data, other) == [
+        "linear images 20 instead of 10000",
+        "imagenet-c images 20 instead of 10000",
+        "imagenet-c corrupted 2 instead of 500",
+        "imagenet-c severities [1] instead of [1, 3, 5]",
     ]
 
 
@@ -95,4 +111,8 @@ def test_plan_is_valid_and_the_document_states_it():
     assert f"{settings.seeds} seeds" in text
     assert f"{settings.epochs} epochs" in text
     assert f"batches of {settings.batch_size}" in text
+    corrupted = PLANNED_MEASUREMENTS["imagenet-c"]
+    assert (settings.corrupted_images, settings.severities) == (corrupted["corrupted"], corrupted["severities"])
+    assert f"{corrupted['images']:,}\nimages of `val/`" in text
+    assert f"{corrupted['corrupted']} images of `val/`" in text
     assert set(re.findall(r"`(contrastive[\w-]*)`", text)) == set(settings.recipes.split(","))

@@ -19,8 +19,10 @@ def top1(recipe, seed):
     return 0.5 + 0.01 * seed + (0.05 + 0.002 * (seed % 2) if recipe == TREATMENT else 0.001 * (number * seed % 3))
 
 
-def write_study(folder, recipes=(BASELINE, TREATMENT, *CONTROLS), seeds=SEEDS, **settings):
+def write_study(folder, recipes=(BASELINE, TREATMENT, *CONTROLS), seeds=SEEDS, images=10_000, **settings):
     results = [make_result(recipe, seed, top1(recipe, seed), 0.2, **settings) for recipe in recipes for seed in seeds]
+    for result in results:
+        result.measured["linear"].of["images"] = images
     return write_results(folder, *results)
 
 
@@ -49,6 +51,12 @@ def test_summary_of_another_scale_is_called_exploratory(tmp_path):
     text = (tmp_path / "summary/study.md").read_text()
     assert "exploratory, because they deviate from the planned study: epochs 3 instead of 30." in text
     assert not (tmp_path / "results/study.md").exists()
+
+
+def test_summary_of_other_validation_images_is_called_exploratory(tmp_path):
+    summarize.main([str(write_study(tmp_path, images=5_000))])
+    text = (tmp_path / "study.md").read_text()
+    assert "because they deviate from the planned study: linear images 5000 instead of 10000." in text
 
 
 def test_seeds_missing_from_one_arm_are_excluded_and_named(tmp_path):

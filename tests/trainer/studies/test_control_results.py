@@ -48,6 +48,14 @@ def test_results_measured_on_other_images_are_refused(tmp_path):
         read_results(str(tmp_path))
 
 
+def test_results_measured_on_other_images_are_refused_if_the_first_result_lacks_the_suite(tmp_path):
+    results = [make_result("a", seed, 0.5, None if seed == 0 else 0.3) for seed in range(3)]
+    results[2].measured["alignment"].of["people"] = "z"
+    write_results(tmp_path, *results)
+    with pytest.raises(UserError, match=r"a-seed2\.json differs from a-seed1\.json: alignment people is 'z', not 'b'"):
+        read_results(str(tmp_path))
+
+
 def test_results_may_have_different_suites(tmp_path):
     write_results(tmp_path, make_result("a", 0, 0.5, 0.3), make_result("a", 1, 0.5))
     assert len(read_results(str(tmp_path))) == 2

@@ -6,11 +6,14 @@ import shutil
 import pytest
 
 from common.errors import UserError
+from common.settings import load_settings
 from tests.support.data.datasets import make_dataset
 from tests.support.data.people import write_people_csv
 from tests.support.evaluation import CLASSES, write_held_out
 from trainer.step import Trainer
 from trainer.studies import control_runs, controls
+from trainer.studies.config import ControlsSettings
+from trainer.studies.table import list_runs
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +98,9 @@ def test_corruptions_are_measured_at_the_severities_of_the_study(inputs, trained
 
 def test_unsupported_settings_raise_an_error_before_anything_is_trained(inputs, trained, tmp_path):
     output = f"--output={tmp_path / 'study'}"
-    without_val = [flag for flag in inputs if not flag.startswith("--val")]
+    without_val, without_people = (
+        [flag for flag in inputs if not flag.startswith(name)] for name in ("--val", "--people")
+    )
     for flags, message in (
         (
             [*inputs, output, "--recipes=contrastive,contrastive-attn-moon"],
@@ -106,11 +111,22 @@ def test_unsupported_settings_raise_an_error_before_anything_is_trained(inputs, 
         ([*inputs, output, "--suites=retrieval"], "expected some of linear, alignment, imagenet-c"),
         ([*inputs, output, "--people=osie-eye:nowhere"], "--people osie-eye:nowhere: there is no folder"),
         ([*inputs, output, "--seed=1"], "--seed: "),
+        ([*without_people, output, "--suites=alignment"], "--suites alignment needs --people FORMAT:FOLDER"),
+        (
+            [*inputs, output, "--recipes=contrastive,supervised"],
+            "--recipes: .* those of supervised differ from those of contrastive: weight_decay is 0.0001, not 1e-06;",
+        ),
     ):
         with pytest.raises(UserError, match=message):
             controls.main(flags)
     assert not trained
     assert not (tmp_path / "study").exists()
+
+
+def test_learning_rate_applies_to_all_arms(tmp_path):
+    flags = ["--data=x", f"--output={tmp_path}", "--recipes=contrastive,supervised", "--learning-rate=2"]
+    runs = list_runs(load_settings(ControlsSettings, flags))
+    assert [seeds[0].learning_rate for seeds in runs.values()] == [2, 2]
 
 
 def test_folder_with_other_files_is_refused(inputs, trained, tmp_path):

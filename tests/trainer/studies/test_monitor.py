@@ -9,12 +9,14 @@ import torch
 
 from common.errors import UserError
 from common.launch import Rank
+from common.settings import load_settings
 from common.storage.s3_client import get_client
 from tests.support.data.datasets import COLORS, disc_sample, make_dataset, overwrite_member
 from tests.support.faults import FaultProxy
 from tests.support.ranks import run_ranks
 from tests.support.s3_server import S3Server
 from tests.support.training import CPU, make_settings, make_trainer
+from trainer.config import TrainSettings
 from trainer.data.dataset import open_dataset
 from trainer.job import run_training
 from trainer.studies.monitor import draw_bank, effective_rank, gather_rows, make_monitor
@@ -81,6 +83,24 @@ def test_measurements_are_logged_after_every_second_and_the_last_epoch(discs: Pa
     for epoch in (2, 3):
         for label, name in (("20 nearest neighbors", "knn_20"), ("RankMe", "rankme")):
             assert f"<title>{label}, epoch {epoch}: {means[epoch][name]:.4g}</title>" in page
+
+
+@pytest.mark.parametrize(
+    ("flags", "last", "size"),
+    [(["--recipe=supervised", "--data=other", "--image-size=32"], 90, 32), ([], 12, 64)],  # of the recipe, of the demo
+)
+def test_last_epoch_and_image_size_may_be_defaults_of_the_recipe_or_the_demo(
+    flags: list[str], last: int, size: int, discs: Path, val: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = load_settings(TrainSettings, [f"--monitor={val}", "--monitor-every=40", *flags])
+    monitor = make_monitor(settings, open_dataset(str(discs)), Rank(0, 1, CPU))
+    assert monitor is not None
+    model, sizes = make_trainer(discs)[0].model, []
+    features = model.features
+    monkeypatch.setattr(model, "features", lambda pixels: sizes.append(pixels.shape[-1]) or features(pixels))
+    assert not monitor(last - 1, model)
+    assert monitor(last, model)
+    assert set(sizes) == {size}
 
 
 def test_monitor_does_not_change_the_training(discs: Path, val: Path, tmp_path: Path) -> None:

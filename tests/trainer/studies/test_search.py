@@ -7,7 +7,9 @@ from scipy import stats
 
 from common.errors import UserError
 from common.settings import load_settings
-from tests.support.data.datasets import make_dataset
+from common.storage.s3_client import get_client
+from tests.support.data.datasets import make_dataset, overwrite_member
+from tests.support.faults import FaultProxy
 from tests.support.stops import stopped_before
 from trainer import search
 from trainer.checkpoint import load_trained
@@ -74,11 +76,45 @@ def test_accuracy_is_saved_before_a_report_that_stops_the_trial(discs, tmp_path)
     assert len(read_accuracies(str(tmp_path / "trial"))) == 1
 
 
+def test_damaged_held_out_image_is_skipped_with_skip_damaged(tmp_path):
+    data = make_dataset(tmp_path / "data", [8] * 3, classes=2)
+    training, held_out = split_shards(open_dataset(str(data)), 0.2, 0)
+    overwrite_member(data, held_out.shards[0], f"{8 * int(held_out.shards[0][6:12]):09d}", "jpg")
+    reports = []
+    for number, more in enumerate(([], ["--skip-damaged"])):
+        settings = load_settings(SearchSettings, make_flags(data, tmp_path, "--epochs=1", *more))
+        run = settings.run_settings(output=str(tmp_path / f"trial-{number}"))
+        if more:
+            run_trial(run, training, held_out, reports.append)
+        else:
+            with pytest.raises(UserError, match="cannot be read"):
+                run_trial(run, training, held_out, reports.append)
+    assert [report["held_out_accuracy"] * 7 % 1 for report in reports] == [pytest.approx(0)]
+
+
+@pytest.mark.usefixtures("s3_environment")
+def test_held_out_shards_are_read_from_s3_once_if_they_are_cached_on_disk(discs, s3, bucket, tmp_path, monkeypatch):
+    for path in discs.iterdir():
+        s3.client().upload_file(str(path), bucket, f"data/{path.name}")
+    with FaultProxy(s3) as proxy:
+        for name, value in proxy.environment().items():
+            monkeypatch.setenv(name, value)
+        get_client.cache_clear()
+        flags = make_flags(f"s3://{bucket}/data", tmp_path, f"--cache=disk:{tmp_path / 'cache'}")
+        run = load_settings(SearchSettings, flags).run_settings(output=str(tmp_path / "trial"))
+        training, held_out = split_shards(open_dataset(run.data), 0.2, 0)
+        run_trial(run, training, held_out, lambda figures: None)
+        keys = [request.key for request in proxy.requests]
+    assert len(read_accuracies(str(tmp_path / "trial"))) == 2
+    assert [keys.count(f"data/{shard}") for shard in held_out.shards] == [1]
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [
         (["--kld-weight=2"], "--kld-weight: these are searched"),
         (["--workers=2"], "--workers: a trial is one worker; see --concurrent"),
+        (["--monitor=val"], "--monitor: a search measures each trial on the held-out shards"),
         (["--output=s3://bucket/search"], "a search needs a folder that all its workers can reach"),
         (["--no-probe"], "a search compares the accuracy of probes"),
         (
@@ -101,6 +137,13 @@ def test_folder_with_other_files_is_refused(discs, tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"expected a new folder, or a search to resume; .* such as photos/cat\.jpg"):
         search.main(make_flags(discs, tmp_path))
     assert [path.name for path in tmp_path.iterdir()] == ["photos"]
+
+
+def test_search_that_met_a_damaged_sample_can_be_resumed_with_skip_damaged(discs, tmp_path, monkeypatch):
+    monkeypatch.setattr("trainer.studies.search._run_trials", lambda *_: None)
+    for more in ([], ["--skip-damaged"]):
+        with pytest.raises(KeyboardInterrupt):  # no trial was run
+            run_search(load_settings(SearchSettings, make_flags(discs, tmp_path, *more)))
 
 
 def test_search_of_an_earlier_version_continues_with_the_rules_of_that_version(discs, tmp_path, monkeypatch):

@@ -13,7 +13,7 @@ from common.errors import UserError
 from common.storage import s3_client
 from tests.support.data.pictures import jpeg, photograph, write
 from trainer.data.crops import center_crop
-from trainer.evaluate.features import extract_features
+from trainer.evaluate.extraction import extract_features
 from trainer.evaluate.images.corruptions import (
     ALEXNET_ERRORS,
     CORRUPTIONS,
