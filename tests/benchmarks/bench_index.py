@@ -6,6 +6,7 @@ own peak memory. The part of a shard and the figures of a sample are timed as we
 """
 
 import multiprocessing
+import os
 import tempfile
 import time
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 from timing import Row, peak_memory, print_table
 
+from common.cluster import WORKER_VARIABLES
 from common.manifest import (
     INDEX,
     INDEX_PARTS,
@@ -44,6 +46,7 @@ BAR_SECONDS, BAR_GIGABYTES = 30, 1
 
 
 def main() -> None:
+    os.environ.update(WORKER_VARIABLES)
     with tempfile.TemporaryDirectory(prefix="bench") as folder:
         figures = run_in_process(make_parts, folder)
         publishing = run_in_process(publish_dataset, folder)
