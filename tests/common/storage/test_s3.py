@@ -75,6 +75,17 @@ def test_objects_are_read_back_and_listed(storage: S3Storage) -> None:
     assert storage.location.endswith("/data/set")
 
 
+def test_state_of_an_object_is_its_size_and_version(storage: S3Storage) -> None:
+    storage.put("a", b"content")
+    before = storage.stat("a")
+    assert before.size == 7
+    assert storage.stat("a") == before
+    storage.replace("a", b"another")
+    assert storage.stat("a") != before
+    with pytest.raises(FileNotFoundError):
+        storage.stat("b")
+
+
 def test_put_does_not_overwrite(storage: S3Storage) -> None:
     assert storage.put("name", b"first")
     assert not storage.put("name", b"second")
