@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 from timing import Row, peak_memory, print_table
 
-from common.cluster import WORKER_VARIABLES
 from common.manifest import (
     INDEX,
     INDEX_PARTS,
@@ -46,7 +45,7 @@ BAR_SECONDS, BAR_GIGABYTES = 30, 1
 
 
 def main() -> None:
-    os.environ.update(WORKER_VARIABLES)
+    os.environ["OPENBLAS_NUM_THREADS"] = "1"  # as in workers: `common.cluster.WORKER_VARIABLES`
     with tempfile.TemporaryDirectory(prefix="bench") as folder:
         figures = run_in_process(make_parts, folder)
         publishing = run_in_process(publish_dataset, folder)
