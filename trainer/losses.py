@@ -1,5 +1,6 @@
 """Loss functions: those of SimCLR, VICReg and BYOL, and the attention loss, all over the batch of all ranks."""
 
+import warnings
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -75,7 +76,9 @@ def gather_embeddings(embeddings: Tensor) -> tuple[Tensor, Tensor]:
     own_rows = torch.arange(len(embeddings), device=embeddings.device)
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return embeddings, own_rows
-    gathered = torch.cat(torch.distributed.nn.functional.all_gather(embeddings))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # deprecated since torch 2.15, but its replacement is private
+        gathered = torch.cat(torch.distributed.nn.functional.all_gather(embeddings))
     return gathered, own_rows + torch.distributed.get_rank() * len(embeddings)
 
 
