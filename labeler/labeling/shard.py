@@ -168,8 +168,8 @@ class ShardLabeler:
             first = unreadable[0]
             raise UnreadableInput(
                 f"none of its {len(images):,} images could be read on {socket.gethostname()}; the first one is "
-                f"{first.reason} ({first.uri}: {first.message}). Check that the input {self.plan.input} is mounted "
-                "there"
+                f"{first.reason} ({first.uri}: {first.message}). Check that {self.plan.input} can be read there: "
+                "is it mounted?"
             )
 
     def _check_same_bytes(self, name: str, expected: str) -> None:

@@ -232,7 +232,7 @@ def test_shard_of_ten_images_of_which_none_can_be_read_is_not_committed(images: 
         labeler.label(0)
     assert str(error.value) == (
         f"none of its 10 images could be read on {socket.gethostname()}; the first one is missing ({first.ref.uri}: "
-        f"listed when the job was planned, gone now). Check that the input {images} is mounted there"
+        f"listed when the job was planned, gone now). Check that {images} can be read there: is it mounted?"
     )
     assert not (output / TAR).exists()
     assert not (output / RECORD).exists()
