@@ -39,7 +39,7 @@ body { margin: 0 auto; padding: 2rem clamp(1rem, 4vw, 3rem) 4rem; max-width: 150
 h1 { margin: 0; font-size: 1.9rem; line-height: 1.2; } h2 { margin: 2.8rem 0 .4rem; font-size: 1.3rem; }
 h3 { margin: 1.6rem 0 .5rem; font-size: 1rem; } p { margin: .4rem 0 1rem; max-width: 80ch; color: var(--faint); }
 .tiles { display: flex; flex-wrap: wrap; gap: .8rem; margin: 1.4rem 0; }
-.tiles div { flex: 1 1 auto; min-width: 5.5rem; padding: .7rem .9rem; border: 1px solid var(--line);
+.tiles div { flex: 1 1 auto; max-width: 18rem; min-width: 5.5rem; padding: .7rem .9rem; border: 1px solid var(--line);
   border-radius: 10px; background: var(--card); }
 .tiles dt, figcaption { color: var(--faint); font-size: .82rem; } dl, dd { margin: 0; }
 .tiles dd { font-size: 1.35rem; font-weight: 650; line-height: 1.3; }
