@@ -56,8 +56,7 @@ def _plan_new_images(
     plans = read_plans(storage)
     check_compatible(plans, config, teacher)
     storage.check_writable()
-    unpublished = find_unpublished(storage, plans)
-    if config.limit and any((plan.input, plan.config) == (source, config) for plan in unpublished):
+    if config.limit and any((plan.input, plan.config) == (source, config) for plan in find_unpublished(storage, plans)):
         print("nothing to append: the images that this command has drawn before are not published yet")
         return plans
     new = exclude_planned(storage, plans, listing)

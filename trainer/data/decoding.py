@@ -169,14 +169,19 @@ def sample_key(stored: StoredSample) -> str:
 
 def decode_annotations(members: Members, classes: int | None) -> Annotations:
     """Decode all of a sample but its image. Raises as `decode_sample` does."""
-    label = int(members["cls"]) if "cls" in members else NO_CLASS
     attention = torch.from_numpy(decode_map(members["attn.png"]).copy())
     gaze = decode_points(members["gaze.npy"])
     if gaze.ndim != 2 or gaze.shape[1] < 2 or not ((gaze[:, :2] >= 0) & (gaze[:, :2] <= 1)).all():
         raise ValueError(f"gaze points {list(gaze.shape)}: expected [n, 3], with x and y in [0, 1]")
+    return Annotations(attention, gaze, decode_label(members, classes), str(members["__key__"]))
+
+
+def decode_label(members: Members, classes: int | None) -> int:
+    """Return a sample's class index, or NO_CLASS. Raises ValueError if it is not one of `classes`, if there are any."""
+    label = int(members["cls"]) if "cls" in members else NO_CLASS
     if classes is not None and not 0 <= label < classes:
         raise ValueError(f"class {label} of {classes}")
-    return Annotations(attention, gaze, label, str(members["__key__"]))
+    return label
 
 
 def draw_views(size: Sequence[int], seed: tuple[int, ...], spec: ViewSpec) -> ViewDraws:

@@ -14,8 +14,7 @@ from ray.exceptions import RayError
 from common.cluster import gpus_of_this_machine, join_ray, root_cause_message, worker_environment
 from common.errors import UserError
 from common.launch import default_device
-from common.parallel import available_cores
-from trainer.evaluate.extraction import MAX_DEFAULT_READERS, FeatureBatch, extract_features
+from trainer.evaluate.extraction import FeatureBatch, default_readers, extract_features
 from trainer.evaluate.images.image_sets import ImageSet, ImageSubset
 from trainer.evaluate.models import EvaluatedModel
 
@@ -40,7 +39,7 @@ class ExtractionWorker:
         self._shared, self._size, self._batch_size = shared[0], size, batch_size
         if readers is None:
             workers_here = min(workers, int(gpus_of_this_machine()) or workers)  # a GPU has one worker
-            readers = max(min(available_cores() // workers_here, MAX_DEFAULT_READERS), 1)
+            readers = default_readers(workers_here)
         self._readers = readers
 
     def __call__(self, task: dict[str, Any]) -> dict[str, Any]:

@@ -69,6 +69,11 @@ def _collate(items: Sequence[tuple[int, Tensor | ImageFailure | UserError]]) -> 
     return _ReadBatch(torch.stack(list(readable.values())) if readable else None, list(readable), failures, error)
 
 
+def default_readers(workers: int = 1) -> int:
+    """Return the default number of processes that read images for each of the workers that share this machine."""
+    return max(min(available_cores() // workers, MAX_DEFAULT_READERS), 1)
+
+
 def extract_features(
     networks: Sequence[Any], images: ImageSet, size: int, device: torch.device, batch_size: int, readers: int | None
 ) -> Iterator[FeatureBatch]:
@@ -85,7 +90,7 @@ def extract_features(
 
     Raises UserError if the storage of the images fails or a reading process dies.
     """
-    readers = min(available_cores(), MAX_DEFAULT_READERS) if readers is None else readers
+    readers = default_readers() if readers is None else readers
     networks, inputs = [network.to(device) for network in networks], _ModelInputs(images, size)
     inputs[0]  # imports and compiles what the corruptions need, once, before processes are forked
     loader = DataLoader(

@@ -5,7 +5,7 @@ import io
 import itertools
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, BinaryIO, NamedTuple, TypeVar
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from numpy.lib.npyio import NpzFile
@@ -17,8 +17,6 @@ from common.text import join_names, pluralize
 from trainer.evaluate.extraction import FeatureBatch
 from trainer.evaluate.images.image_sets import ImageSet, text_checksum
 from trainer.evaluate.models import EvaluatedModel, to_file_name
-
-T = TypeVar("T")
 
 VERSION = "1"  # part of the checksum of saved features; a new one makes all features be extracted again
 MAX_FEATURE_BYTES = 16 * 2**30  # memory for the features of the models that are extracted together

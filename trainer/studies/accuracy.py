@@ -13,7 +13,7 @@ from common.errors import ImageFailure, UserError, describe_error
 from common.images import read_photograph
 from trainer.data.crops import center_crop
 from trainer.data.dataset import Dataset
-from trainer.data.decoding import Members
+from trainer.data.decoding import Members, decode_label
 from trainer.data.shard_cache import ShardCache
 from trainer.data.shard_reader import ShardReader
 from trainer.evaluate.images.image_sets import MAX_PIXELS, FolderImages, check_classes
@@ -133,9 +133,7 @@ def read_folder_images(
 
 def _read_sample(shard: str, files: Members, size: int, classes: int | None) -> LabeledImage | UserError:
     try:
-        label = int(files["cls"])
-        if classes is not None and not 0 <= label < classes:
-            raise ValueError(f"class {label} of {classes}")
+        label = decode_label(files, classes)
         return LabeledImage(center_crop(read_photograph(files["jpg"], MAX_PIXELS, 1)[0], size), label)
     except (ImageFailure, KeyError, ValueError) as error:
         return UserError(f"{shard}: {files['__key__']!s} cannot be read: {describe_error(error)}")
